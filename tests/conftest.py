@@ -1,0 +1,55 @@
+import os
+import re
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+from token_handlers.demo.server import Channel, LedgerServer
+from token_handlers.errors import raise_faults
+
+FOREIGN = re.compile(
+    r"(HTTPS?|ALL|NO)_PROXY|(OPENAI|AZURE_OPENAI|ANTHROPIC|LANGCHAIN|LANGSMITH|AGENTSIGHT)_.*", re.IGNORECASE
+)
+CHANNELS = count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment() -> Iterator[None]:
+    """No proxy, key, address or setting of the surroundings reaches a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in filter(FOREIGN.fullmatch, list(os.environ)):
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _raised_faults() -> Iterator[None]:
+    """A fault inside a handler fails the test, where an application would find one line in its log."""
+    raise_faults(True)
+    yield
+    raise_faults(False)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[LedgerServer]:
+    """The loopback server that knows what it billed; one for all tests of a worker."""
+    with LedgerServer() as running:
+        yield running
+
+
+@pytest.fixture
+def chan() -> str:
+    """A channel name that no other test of the worker has."""
+    return f"test-{next(CHANNELS)}"
+
+
+@pytest.fixture
+def ledger(server: LedgerServer, chan: str) -> Iterator[Channel]:
+    """The server as a channel of the test's own; who still waits at its gate when the test ends is let through.
+
+    Connections end with each answer: LangChain caches its HTTP clients, and an event loop may end before them.
+    """
+    own = server.channel(chan, close=1)
+    yield own
+    own.release()

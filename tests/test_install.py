@@ -1,0 +1,122 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from token_handlers import install, recording, uninstall
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _stopped():
+    """Stop automatic tracking after each test."""
+    yield
+    uninstall()
+
+
+@pytest.mark.parametrize(
+    ("handler_type", "tracked"),
+    [
+        ("langchain", {"langchain"}),
+        ("LlamaIndex", {"llamaindex"}),
+        (" langchain , llamaindex ", {"langchain", "llamaindex"}),
+        ("auto", {"langchain", "llamaindex"}),
+    ],
+)
+def test_handler_types(handler_type, tracked):
+    """A type, both by a comma, and 'auto'; case and blanks do not matter; twice is the same as once."""
+    install(handler_type)
+    install(handler_type)
+
+    assert tracked == recording.automatic
+
+
+@pytest.mark.parametrize("junk", ["", " ", "langsmith", "langchain;llamaindex", "langchain,", "auto,langchain"])
+def test_an_unknown_type_is_refused(junk):
+    """Anything else is a ValueError that names it and lists the valid ones, and changes nothing."""
+    with pytest.raises(ValueError, match="'langchain', 'llamaindex', 'langchain,llamaindex' or 'auto'") as caught:
+        install(junk)
+
+    assert repr(junk) in str(caught.value)
+    assert set() == recording.automatic
+
+
+def test_a_type_that_is_no_string():
+    """A type that is no string is a TypeError that names it."""
+    with pytest.raises(TypeError, match="not 3"):
+        install(3)
+
+
+@pytest.mark.parametrize(("value", "tracked"), [("langchain", {"langchain"}), ("", set()), (None, set())])
+def test_the_environment(monkeypatch, value, tracked):
+    """install() reads AGENTSIGHT_TOKEN_HANDLER_TYPE when it is called; unset or empty is nothing."""
+    if value is not None:
+        monkeypatch.setenv("AGENTSIGHT_TOKEN_HANDLER_TYPE", value)
+    install()
+
+    assert tracked == recording.automatic
+
+
+def test_an_unknown_type_in_the_environment(monkeypatch):
+    """A misspelt variable is an error that names it."""
+    monkeypatch.setenv("AGENTSIGHT_TOKEN_HANDLER_TYPE", "langchian")
+    with pytest.raises(ValueError, match=r"'langchian' is no handler type: AGENTSIGHT_TOKEN_HANDLER_TYPE"):
+        install()
+
+
+def run(script, **environ):
+    """Run a script in a fresh interpreter and return its output and its errors."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env={"PYTHONPATH": str(ROOT), **environ},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    return done.stdout.strip(), done.stderr.strip()
+
+
+HIDE = """
+import sys
+class Hidden:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in ("langchain_core", "llama_index"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Hidden)
+"""
+
+
+def test_a_missing_framework_is_one_warning():
+    """A framework that is not installed gives one warning with the pip line, and no tracker; 'auto' says nothing."""
+    script = f"""{HIDE}
+from token_handlers import install, recording
+install("auto")
+install("langchain")
+install("langchain,llamaindex")
+print(recording.automatic)
+"""
+    output, errors = run(script)
+
+    assert "set()" == output
+    assert 2 == len(errors.splitlines())
+    assert "pip install 'token-handlers[langchain]'" in errors.splitlines()[0]
+    assert "pip install 'token-handlers[llamaindex]'" in errors.splitlines()[1]
+
+
+def test_importing_auto_counts_the_process(server):
+    """`import token_handlers.auto` and the variable are all it takes; LangChain is not imported by it."""
+    script = f"""
+import sys
+import token_handlers.auto
+assert "langchain_core" not in sys.modules
+from langchain_openai import ChatOpenAI
+ChatOpenAI(model="gpt-4o-mini", base_url={server.url()!r}, api_key="none").invoke("hi")
+from token_handlers import shared_counter
+print(shared_counter().successful_requests, shared_counter().total_tokens > 0)
+"""
+    assert ("1 True", "") == run(script, AGENTSIGHT_TOKEN_HANDLER_TYPE="langchain")
+    assert ("0 False", "") == run(script)

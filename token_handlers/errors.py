@@ -1,0 +1,69 @@
+"""The errors that token_handlers raises.
+
+TokenHandlersError
+ ├─ MissingDependency   (also an ImportError)
+ └─ BudgetExceeded
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+logger = logging.getLogger("token_handlers")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TokenHandlersError(Exception):
+    """Everything that token_handlers raises on purpose, apart from ValueError and TypeError for bad arguments."""
+
+
+class MissingDependency(TokenHandlersError, ImportError):
+    """An optional dependency is not installed; the message is the pip line that installs it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'token-handlers[{extra}]'", name=package)
+
+
+class BudgetExceeded(TokenHandlersError):
+    """A call was not sent because it would pass a limit; the message names the scope, the limit and what was spent."""
+
+
+_seen_faults: set[tuple[str, str]] = set()
+_strict = False
+
+
+def raise_faults(strict: bool) -> None:  # noqa: FBT001 (a switch)
+    """Let shielded functions raise instead of logging: for test suites."""
+    global _strict  # noqa: PLW0603 (the one switch)
+    _strict = strict
+
+
+def shielded(function: Callable[P, R]) -> Callable[P, R | None]:
+    """Make a function of ours harmless to the application that calls it: a fault is logged once and the call goes on.
+
+    BudgetExceeded passes: it is meant for the application.
+    """
+
+    @functools.wraps(function)
+    def shield(*args: P.args, **kwargs: P.kwargs) -> R | None:
+        try:
+            return function(*args, **kwargs)
+        except BudgetExceeded:
+            raise
+        except Exception as error:
+            if _strict:
+                raise
+            _log_once(getattr(function, "__qualname__", repr(type(function))), error)
+            return None
+
+    return shield
+
+
+def _log_once(where: str, error: Exception) -> None:
+    fault = where, type(error).__name__
+    if fault not in _seen_faults:
+        _seen_faults.add(fault)
+        logger.error("%s failed with %s; the application goes on, and this is logged once", *fault, exc_info=error)

@@ -1,0 +1,85 @@
+"""Automatic tracking of a whole process, and the settings: the only reader of the environment."""
+
+import importlib.util
+import logging
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from token_handlers import recording
+
+logger = logging.getLogger("token_handlers")
+
+# handler type -> the distribution's import name, and the extra that installs it
+FRAMEWORKS = {"langchain": ("langchain_core", "langchain"), "llamaindex": ("llama_index.core", "llamaindex")}
+
+_warned: set[str] = set()
+
+
+class Settings(BaseSettings):
+    """What the environment says; read when it is used, so that setting a variable after the import works."""
+
+    model_config = SettingsConfigDict(env_prefix="AGENTSIGHT_", extra="ignore", hide_input_in_errors=True)
+
+    token_handler_type: str | None = None
+    api_key: SecretStr | None = None
+    api_endpoint: str = "https://api.agentsight.io"
+    conversation_id: str | None = None
+    token_ledger: str | None = None
+    token_redis_url: SecretStr | None = None
+
+
+def install(handler_type: str | None = None) -> None:
+    """Track every call of this process, in every thread, into the shared counter, until `uninstall()`.
+
+    ``handler_type`` is 'langchain', 'llamaindex', both separated by a comma, or 'auto' for what is installed; case does
+    not matter. None reads AGENTSIGHT_TOKEN_HANDLER_TYPE, and does nothing where that is unset or empty. Anything else
+    is a ValueError. A framework that is not installed gives one warning and is not tracked. Calling it again adds to
+    what is tracked, and tracks nothing twice.
+    """
+    text = Settings().token_handler_type if handler_type is None else handler_type
+    if text is None or (handler_type is None and not text.strip()):
+        return
+    wanted = _parse(text)
+    present = {name for name in wanted if _is_installed(name)}
+    if text.strip().lower() != "auto":
+        for name in wanted - present:
+            _warn_missing(name)
+    if present:
+        recording.automatic.update(present)
+        recording.watch_frameworks()
+
+
+def uninstall() -> None:
+    """Stop automatic tracking; the shared counter keeps what it has, and blocks and handlers go on counting."""
+    recording.automatic.clear()
+
+
+def _parse(text: str) -> set[str]:
+    if not isinstance(text, str):
+        raise TypeError(f"handler_type must be a string, not {text!r}")
+    names = {name.strip().lower() for name in text.split(",")}
+    if names == {"auto"}:
+        return set(FRAMEWORKS)
+    if not names <= set(FRAMEWORKS):
+        raise ValueError(
+            f"{text!r} is no handler type: AGENTSIGHT_TOKEN_HANDLER_TYPE and install() take 'langchain', 'llamaindex', "
+            "'langchain,llamaindex' or 'auto'"
+        )
+    return names
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(FRAMEWORKS[name][0]) is not None
+    except ModuleNotFoundError:  # the parent package of llama_index.core
+        return False
+
+
+def _warn_missing(name: str) -> None:
+    if name not in _warned:
+        _warned.add(name)
+        module, extra = FRAMEWORKS[name]
+        logger.warning(
+            "%s is not installed, so %s calls are not tracked: pip install 'token-handlers[%s]'", module, name, extra
+        )

@@ -1,0 +1,201 @@
+"""The end of an LLM run -> what it used: reported where anything reports it, else estimated and flagged."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from token_handlers.interruptions import was_rejected
+from token_handlers.langchain.runs import Run, message_text, settle_batch
+from token_handlers.payloads import Reading, add_usage_metadata, read_message, read_payload, read_usage_metadata
+from token_handlers.recording import abandon, drop, record
+
+logger = logging.getLogger("token_handlers")
+
+_PLAIN_USAGE = {
+    "completion_tokens",
+    "prompt_tokens",
+    "total_tokens",
+    "completion_tokens_details",
+    "prompt_tokens_details",
+}
+_warned: set[str] = set()
+_MAX_WARNED = 1_000
+
+
+def record_end(run: Run, response: Any) -> None:
+    """Record a run that ended well."""
+    run.describe()
+    generations = _first(response.generations, [])
+    generation = _first(generations, None)
+    message = getattr(generation, "message", None)
+    output = response.llm_output or {}
+    if message is None:
+        _record_text(run, generations, output)
+    elif _is_cache_hit(run, message, response.llm_output):
+        reading = read_usage_metadata(message.usage_metadata) if message.usage_metadata else None
+        counts = reading.counts if reading is not None else {}
+        record(run, counts, model=_model(run, message, output), outcome="cached")
+    else:
+        texts = [getattr(one, "message", None) for one in generations]
+        _record_reading(run, _reading(run, message, output), _model(run, message, output), texts)
+
+
+def record_error(run: Run, error: BaseException, response: Any) -> None:
+    """Record a run that failed: rejected calls cost nothing, interrupted ones what was received, or an estimate."""
+    run.describe()
+    generation = _first(_first(getattr(response, "generations", ()), ()), None)
+    message = getattr(generation, "message", None)
+    # openai raises with the billed completion attached when the answer was cut by its length or a filter
+    reading = read_payload(getattr(error, "completion", None)) or _streamed(run)
+    if reading is not None and run.finished:
+        _record_reading(run, reading, _model(run, message, {}), [message])
+    elif reading is not None and not run.usages:
+        _record_reading(run, reading, reading.model, [])
+    elif run.chunk is None and not run.parts and was_rejected(error):
+        _record_failed(run)
+    else:
+        _record_interrupted(run, reading, message)
+    settle_batch(run)
+
+
+def _record_failed(run: Run) -> None:
+    if run.batch is not None and run.operation == "text_completion":
+        if run.batch.reported:
+            drop(run)  # one HTTP call is one request, whatever the number of its prompts
+            return
+        run.batch.reported = True
+    record(run, {}, outcome="failed")
+
+
+def _record_interrupted(run: Run, reading: Reading | None, message: Any) -> None:
+    if reading is None:
+        abandon(run)
+        return
+    estimate, method = run.estimate()
+    counts = {**estimate, **reading.counts}
+    # A usage that was reported before the end, as Anthropic's is, tells the prompt but hardly the answer.
+    counts["output_tokens"] = max(reading.counts.get("output_tokens", 0), estimate["output_tokens"])
+    record(run, counts, model=_model(run, message, {}), source="estimated", method=f"partial+{method}")
+
+
+def _record_text(run: Run, generations: Sequence[Any], output: Mapping[str, Any]) -> None:
+    """Record a legacy LLM's run. LangChain puts the usage of all prompts on the first, and {} on the others."""
+    batch, model = run.batch, _text_model(run, output)
+    reading = _streamed(run) or read_payload(output.get("token_usage")) or read_payload(output.get("usage"))
+    if reading is not None:
+        if batch is not None:
+            batch.reported = True
+        record(run, reading.counts, model=model, cost=reading.cost, requests=_http_calls(run))
+    elif batch is not None and batch.reported and not output.get("token_usage"):
+        drop(run)
+    else:
+        counts, method = run.estimate_for("".join(one.text for one in generations))
+        first = batch is None or batch.runs[0] is run or "token_usage" not in output
+        requests = _http_calls(run) if first else 0
+        _warn_unreported(run, model)
+        record(run, counts, model=model, source="estimated", method=method, requests=requests)
+
+
+def _http_calls(run: Run) -> int:
+    if run.batch is None:
+        return 1
+    per_call = ((run.serialized or {}).get("kwargs") or {}).get("batch_size")
+    return math.ceil(len(run.batch.runs) / per_call) if isinstance(per_call, int) and per_call > 0 else 1
+
+
+def _record_reading(run: Run, reading: Reading | None, model: str | None, messages: Sequence[Any]) -> None:
+    """Record what was reported; what was not is estimated from the messages."""
+    if reading is not None and _is_whole(reading.counts):
+        record(run, reading.counts, model=model, cost=reading.cost, service_tier=reading.service_tier)
+        return
+    text = "\n".join(message_text(message)[0] for message in messages if message is not None)
+    counts, method = run.estimate_for(text)
+    _warn_unreported(run, model)
+    if reading is None:
+        record(run, counts, model=model, source="estimated", method=method)
+    else:
+        reported = {name: number for name, number in reading.counts.items() if number or name not in counts}
+        record(run, {**counts, **reported}, model=model, source="estimated", method=f"partial+{method}")
+
+
+def _is_whole(counts: Mapping[str, int]) -> bool:
+    """Return whether both sides were reported; a prompt of no tokens that has an answer is one that was lost."""
+    return "output_tokens" in counts and (counts.get("input_tokens", 0) > 0 or counts["output_tokens"] == 0)
+
+
+def _reading(run: Run, message: Any, output: Mapping[str, Any]) -> Reading | None:
+    """Return what the event says of usage, from wherever it says it."""
+    metadata = message.response_metadata or {}
+    stated = metadata if "token_usage" in metadata or "usage" in metadata else {**output, **metadata}
+    usage = add_usage_metadata(_chunks(run)) if len(run.usages) > 1 else message.usage_metadata
+    if usage and (run.usages or _is_plain(run, stated.get("token_usage"))):
+        reading = read_usage_metadata(usage)
+    else:
+        reading = read_message(usage, stated, run.provider)
+    if reading is not None and reading.service_tier is None and isinstance(stated.get("service_tier"), str):
+        return reading._replace(service_tier=stated["service_tier"])
+    return reading
+
+
+def _is_plain(run: Run, raw: Any) -> bool:
+    """Return whether OpenAI's own client read a usage in which there is nothing that it loses: the common case."""
+    return run.provider in ("openai", "azure") and isinstance(raw, Mapping) and _PLAIN_USAGE.issuperset(raw)
+
+
+def _streamed(run: Run) -> Reading | None:
+    """Return what a stream's chunks reported so far."""
+    return read_usage_metadata(add_usage_metadata(_chunks(run))) if run.usages else None
+
+
+def _chunks(run: Run) -> list[dict[str, Any]]:
+    return [{"usage_metadata": usage} for usage in run.usages]
+
+
+def _is_cache_hit(run: Run, message: Any, output: Any) -> bool:
+    """Return whether LangChain's own cache answered: then nothing was sent.
+
+    The cache marks the message, but may hold the very object that the first, billed run returned: the run itself tells.
+    """
+    if output is not None or run.chunk is not None:
+        return False
+    if message.id is None:
+        # Every answer of a run gets an id; only one that the cache could not restore whole has none.
+        return bool(run.prompt)
+    usage = message.usage_metadata
+    return isinstance(usage, Mapping) and "total_cost" in usage and str(run.run_id) not in message.id
+
+
+def _model(run: Run, message: Any, output: Mapping[str, Any]) -> str | None:
+    metadata = getattr(message, "response_metadata", None) or {}
+    names = (metadata.get("model_name"), metadata.get("model"), output.get("model_name"), output.get("model"))
+    name = next((name for name in names if isinstance(name, str) and name), None)
+    return _once(name) if name and run.chunk is not None else name
+
+
+def _text_model(run: Run, output: Mapping[str, Any]) -> str | None:
+    name = output.get("model_name") or output.get("model")
+    return name if isinstance(name, str) else None
+
+
+def _once(name: str) -> str:
+    """Return a model's name as it was before LangChain joined it to itself: streams with n > 1 do."""
+    period = (name + name).find(name, 1)
+    return name[:period]
+
+
+def _first(items: Any, default: Any) -> Any:
+    return items[0] if isinstance(items, Sequence) and items else default
+
+
+def _warn_unreported(run: Run, model: str | None) -> None:
+    name = model or run.model or "the model"
+    if name in _warned or len(_warned) >= _MAX_WARNED:
+        return
+    _warned.add(name)
+    remedy = (
+        "report_stream_usage(model) makes it exact where the server can"
+        if run.chunk is not None
+        else ("its server or client leaves the usage out")
+    )
+    logger.warning("%s reported no usage: its tokens are estimated and counted in estimated_requests; %s", name, remedy)

@@ -1,0 +1,206 @@
+"""LangChainTokenHandler, and the process-wide handler behind track_tokens()."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from langchain_core.callbacks.base import BaseCallbackHandler
+
+from token_handlers import recording
+from token_handlers.counter import TokenCounter
+from token_handlers.errors import shielded
+from token_handlers.langchain import runs
+from token_handlers.langchain.events import record_end, record_error
+from token_handlers.langchain.metadata import usage_metadata
+from token_handlers.pricing import load_prices
+
+if TYPE_CHECKING:
+    from langchain_core.outputs import LLMResult
+
+
+class RunRecorder(BaseCallbackHandler):
+    """Follows LLM runs from their start to their end, and records each once however many handlers see it.
+
+    Synchronous and ``run_inline``: in async code LangChain would otherwise hand every single event to a thread.
+    """
+
+    run_inline = True
+    raise_error = True  # for BudgetExceeded alone: every other error stops in `shielded`
+
+    def __init__(self, counter: TokenCounter | None) -> None:
+        self._counter = counter
+
+    @shielded
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any] | None,
+        messages: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Remember what only the start tells: the scopes, the model, the prompt for an estimate."""
+        if self._counter is None and not recording.starts_count("langchain"):
+            return
+        invocation = kwargs.get("invocation_params")
+        run = runs.same_start(run_id, messages, invocation)
+        if run is None:
+            run = runs.Run(run_id, messages, serialized, parent_run_id, tags, metadata, invocation)
+            runs.begin(run, kwargs.get("batch_size") or 1)
+        run.handlers.append(self)
+        if self._counter is not None:
+            run.count_for(self._counter)
+
+    on_llm_start = on_chat_model_start  # type: ignore[assignment]  # legacy LLMs: prompts instead of messages
+
+    @shielded
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID | None = None, **kwargs: Any) -> None:
+        """Keep the text, for an estimate, and the usage that the chunk carries."""
+        run = runs.find(run_id, self)
+        if run is None or run.handlers[0] is not self or (chunk is not None and chunk is run.chunk):
+            return
+        run.chunk = chunk
+        if token:
+            run.parts.append(token if isinstance(token, str) else runs.message_text(token)[0])
+        message = getattr(chunk, "message", None)
+        if message is not None:
+            run.add_chunk(message)
+
+    @shielded
+    def on_llm_end(self, response: "LLMResult", *, run_id: UUID | None = None, **kwargs: Any) -> None:
+        """Record what the run used."""
+        run = runs.find(run_id, self)
+        if run is not None:
+            if runs.finish(run, self):
+                record_end(run, response)
+        elif self._counter is not None:
+            record_end(self._unstarted(run_id), response)
+
+    @shielded
+    def on_llm_error(self, error: BaseException, *, run_id: UUID | None = None, **kwargs: Any) -> None:
+        """Record a rejected call as failed, and an interrupted one by what it received."""
+        run = runs.find(run_id, self)
+        if run is not None and runs.finish(run, self):
+            record_error(run, error, kwargs.get("response"))
+
+    @shielded
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Show a chain's open LLM runs as estimates: in async code a chain broken off says nothing of them."""
+        for run in runs.children(run_id):
+            recording.show_everywhere(run)
+
+    @property
+    def ignore_chain(self) -> bool:
+        """Chains matter only while an LLM run is open."""
+        return not runs.any_open()
+
+    @property
+    def ignore_agent(self) -> bool:
+        """Agents' and tools' own events carry no usage."""
+        return True
+
+    @property
+    def ignore_retriever(self) -> bool:
+        """Retrievers' events carry no usage."""
+        return True
+
+    @property
+    def ignore_custom_event(self) -> bool:
+        """Custom events carry no usage."""
+        return True
+
+    def _unstarted(self, run_id: UUID | None) -> runs.Run:
+        run = runs.Run(run_id or UUID(int=0), (), None, None, None, None, None)
+        if self._counter is not None:
+            run.count_for(self._counter)
+        return run
+
+
+class ProcessRecorder(RunRecorder):
+    """The one handler that LangChain's configure hook adds to every run; it looks away where nothing tracks."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    @property
+    def ignore_llm(self) -> bool:
+        """Whether neither a scope, nor automatic tracking, nor an open run wants this event."""
+        return not (recording.starts_count("langchain") or runs.any_open())
+
+    @property
+    def ignore_chat_model(self) -> bool:
+        """As ``ignore_llm``."""
+        return self.ignore_llm
+
+
+class LangChainTokenHandler(RunRecorder):
+    """Counts the LLM calls of the callbacks list it is in, under OpenAICallbackHandler's attribute names.
+
+    ``counter`` is the TokenCounter to count into; without one the handler has its own. Every call also reaches the
+    shared counter and the counters of the blocks around it, once.
+    """
+
+    def __init__(self, counter: TokenCounter | None = None) -> None:
+        if counter is not None and not isinstance(counter, TokenCounter):
+            raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
+        load_prices()  # slow, so now rather than inside the first call
+        self.counter = counter if counter is not None else TokenCounter()
+        super().__init__(self.counter)
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt plus completion tokens."""
+        return self.counter.total_tokens
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Input tokens, cached ones included."""
+        return self.counter.prompt_tokens
+
+    @property
+    def prompt_tokens_cached(self) -> int:
+        """Input tokens that the provider read from its prompt cache."""
+        return self.counter.prompt_tokens_cached
+
+    @property
+    def completion_tokens(self) -> int:
+        """Output tokens, reasoning included."""
+        return self.counter.completion_tokens
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Output tokens spent on reasoning."""
+        return self.counter.reasoning_tokens
+
+    @property
+    def successful_requests(self) -> int:
+        """Requests that were billed."""
+        return self.counter.successful_requests
+
+    @property
+    def total_cost(self) -> float:
+        """USD; 0.0 when nothing could be priced."""
+        return self.counter.total_cost
+
+    @property
+    def usage_metadata(self) -> Mapping[str, Any]:
+        """Model -> LangChain's UsageMetadata, as UsageMetadataCallbackHandler has it."""
+        return usage_metadata(self.counter)
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else that a TokenCounter has: cost, estimated_requests, by_model, ..."""
+        if name.startswith("_") or name == "counter":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.counter, name)
+
+    def __repr__(self) -> str:
+        return str(self.counter)
+
+    def __copy__(self) -> "LangChainTokenHandler":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "LangChainTokenHandler":
+        return self

@@ -1,0 +1,276 @@
+"""The LLM runs that have started: what their start and their chunks carried, until they end."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+from token_handlers.counter import BARE
+from token_handlers.recording import Call, abandon, drop, open_call
+from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens
+
+_BASE_URLS = (
+    "openai_api_base",
+    "base_url",
+    "azure_endpoint",
+    "anthropic_api_url",
+    "endpoint",
+    "endpoint_url",
+    "api_base",
+    "xai_api_base",
+)
+ENDS = frozenset({"finish_reason", "stop_reason", "stopReason", "done_reason"})
+"""What a response's metadata has when the answer is whole."""
+
+# Tags that LangChain and LangGraph put on runs themselves.
+_INTERNAL_TAGS = ("seq:step:", "map:key:", "branch:", "condition:", "graph:step:", "langsmith:")
+
+
+class Batch:
+    """The runs of one `generate`, which start together."""
+
+    __slots__ = ("__weakref__", "reported", "runs")
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+        self.reported = False
+
+
+class Run(Call):
+    """One LLM run."""
+
+    __slots__ = (
+        "batch",
+        "chunk",
+        "finished",
+        "handlers",
+        "invocation",
+        "metadata",
+        "parent_run_id",
+        "parts",
+        "prompt",
+        "run_id",
+        "serialized",
+        "tags",
+        "usages",
+    )
+
+    def __init__(
+        self,
+        run_id: UUID,
+        prompt: Sequence[Any],
+        serialized: Mapping[str, Any] | None,
+        parent_run_id: UUID | None,
+        tags: Sequence[str] | None,
+        metadata: Mapping[str, Any] | None,
+        invocation: Mapping[str, Any] | None,
+    ) -> None:
+        super().__init__("text_completion" if prompt and isinstance(prompt[0], str) else "chat")
+        self.run_id = run_id
+        self.prompt = prompt
+        self.serialized = serialized
+        self.parent_run_id = parent_run_id
+        self.tags = tags
+        self.metadata = metadata
+        self.invocation = invocation
+        self.handlers: list[object] = []
+        self.parts: list[str] = []
+        self.usages: list[Mapping[str, Any]] = []
+        self.chunk: object = None
+        self.finished = False
+        self.batch: Batch | None = None
+
+    def describe(self) -> None:
+        """Fill in model, provider and labels; not done at the start, which is the application's time to first token."""
+        metadata, invocation = self.metadata or {}, self.invocation or {}
+        serialized = self.serialized or {}
+        kwargs = serialized.get("kwargs") or {}
+        name = metadata.get("ls_model_name") or invocation.get("model_name") or invocation.get("model")
+        self.model = name if isinstance(name, str) else kwargs.get("model_name")
+        self.provider = metadata.get("ls_provider") or _maker(serialized)
+        self.base_url = next((kwargs[key] for key in _BASE_URLS if isinstance(kwargs.get(key), str)), None)
+        self.node = metadata.get("langgraph_node")
+        own = [tag for tag in self.tags or () if not tag.startswith(_INTERNAL_TAGS)]
+        if own:
+            self.labels = self.labels._replace(tags={**dict.fromkeys(own, BARE), **self.labels.tags})
+
+    def add_chunk(self, message: Any) -> None:
+        """Keep what one streamed message chunk says of usage and of the stream's end."""
+        usage = message.usage_metadata
+        if usage:
+            self.usages.append(usage)
+        metadata = message.response_metadata
+        if metadata and not ENDS.isdisjoint(metadata):
+            self.finished = True
+        for call in message.tool_call_chunks:
+            self.parts.append(call.get("args") or call.get("name") or "")
+
+    def estimate(self) -> tuple[dict[str, int], str]:
+        """Return the prompt's and the received text's estimated tokens."""
+        return self.estimate_for("".join(self.parts))
+
+    def estimate_for(self, text: str) -> tuple[dict[str, int], str]:
+        """Return the prompt's and a given answer's estimated tokens."""
+        prompt = self.estimate_input()
+        answer = estimate_tokens(text, self.model).tokens if text else 0
+        return {"input_tokens": prompt.tokens, "output_tokens": answer}, prompt.method
+
+    def estimate_input(self) -> Estimate:
+        """Return the prompt's estimated tokens, tools included."""
+        self.describe()
+        first = self.prompt[0] if self.prompt else ""
+        if isinstance(first, str):
+            return estimate_tokens(first, self.model)
+        pairs, media = [], False
+        for message in first:
+            text, left_out = message_text(message)
+            pairs.append((str(getattr(message, "type", "user")), text))
+            media = media or left_out
+        tools = (self.invocation or {}).get("tools") or (self.invocation or {}).get("functions") or ()
+        return estimate_prompt(pairs, tools, self.model, media=media)
+
+    def forget(self) -> None:
+        """Drop this run from the table of open ones."""
+        _remove(self)
+
+
+_runs: dict[UUID, list[Run]] = {}
+# By the identity of the invocation parameters, one object for all runs of a `generate`, which its runs keep alive.
+_batches: WeakValueDictionary[int, Batch] = WeakValueDictionary()
+
+
+def begin(run: Run, batch_size: int) -> Run:
+    """Put a run into the table and return it, or the one that another handler of the same start has put there."""
+    twins = _runs.get(run.run_id)
+    if twins is None:
+        _runs[run.run_id] = [run]
+    else:
+        twins.append(run)
+    if batch_size > 1:
+        _join_batch(run)
+    open_call(run)
+    run.watch_task()
+    return run
+
+
+def same_start(run_id: UUID, prompt: Sequence[Any], invocation: object) -> Run | None:
+    """Return the open run of this very start event, which another handler has seen already.
+
+    A caller may give one run_id to two calls: they have the id in common, but not the invocation parameters, of which
+    each call makes its own (and where there are none, not the prompt).
+    """
+    for run in _runs.get(run_id, ()):
+        if run.invocation is invocation and (invocation is not None or run.prompt[:1] == prompt[:1]):
+            return run
+    return None
+
+
+def find(run_id: UUID | None, handler: object) -> Run | None:
+    """Return the open run with this id whose start the handler saw."""
+    if run_id is not None:
+        for run in _runs.get(run_id, ()):
+            if handler in run.handlers:
+                return run
+    return None
+
+
+def finish(run: Run, handler: object) -> bool:
+    """Note that a handler saw the run's end; return whether it is the first to see it."""
+    run.handlers.remove(handler)
+    if not run.handlers:
+        _remove(run)
+    return not run.settled
+
+
+def note_usage(run_id: UUID, usage: Any) -> None:
+    """Keep the usage of a legacy LLM's stream, which its client reads and LangChain does not pass on."""
+    counts = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
+    for run in _runs.get(run_id, ()):
+        run.usages.append(counts)
+
+
+def children(parent_run_id: UUID) -> list[Run]:
+    """Return the open runs of a chain."""
+    return [run for twins in list(_runs.values()) for run in twins if run.parent_run_id == parent_run_id]
+
+
+def any_open() -> bool:
+    """Return whether any run is open."""
+    return bool(_runs)
+
+
+def settle_batch(run: Run) -> None:
+    """Settle the others of a sync `generate` in which this run failed: they get no event any more.
+
+    Those before it were answered, and what they used is lost; those after it were never sent. The async form and the
+    legacy LLMs tell each run how it ended.
+    """
+    batch = run.batch
+    if batch is None or run.operation != "chat" or not _in_generate():
+        return
+    position = batch.runs.index(run)
+    for index, other in enumerate(batch.runs):
+        if index != position and not other.settled:
+            _remove(other)
+            if index < position:
+                abandon(other)
+            else:
+                drop(other)
+
+
+def _in_generate() -> bool:
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (the event does not tell, and this is a rare path)
+    while frame is not None and frame.f_code.co_name != "generate":
+        frame = frame.f_back
+    return frame is not None
+
+
+def message_text(message: Any) -> tuple[str, bool]:
+    """Return a message's text with its tool calls, and whether images, audio or files were left out of it."""
+    texts, media = [], False
+    for text in _texts(getattr(message, "content", message)):
+        if text is None:
+            media = True
+        else:
+            texts.append(text)
+    calls = getattr(message, "tool_calls", None) or ()
+    texts.extend(f"{call.get('name', '')} {call.get('args', '')}" for call in calls)
+    return "\n".join(texts), media
+
+
+def _texts(content: Any) -> Iterator[str | None]:
+    if isinstance(content, str):
+        yield content
+        return
+    for block in content if isinstance(content, Iterable) else ():
+        if isinstance(block, str):
+            yield block
+        elif isinstance(block, Mapping):
+            text = next(
+                (block[key] for key in ("text", "thinking", "reasoning") if isinstance(block.get(key), str)), None
+            )
+            if text is not None or block.get("type") not in ("tool_use", "tool_call", "function_call", "reasoning"):
+                yield text
+
+
+def _maker(serialized: Mapping[str, Any]) -> str | None:
+    path = serialized.get("id")
+    return str(path[-2]) if isinstance(path, list) and len(path) > 1 else None
+
+
+def _join_batch(run: Run) -> None:
+    batch = _batches.get(id(run.invocation))
+    if batch is None:
+        batch = _batches[id(run.invocation)] = Batch()
+    batch.runs.append(run)
+    run.batch = batch
+
+
+def _remove(run: Run) -> None:
+    twins = _runs.get(run.run_id)
+    if twins is not None and run in twins:
+        twins.remove(run)
+        if not twins:
+            _runs.pop(run.run_id, None)

@@ -1,0 +1,43 @@
+"""Any provider's or framework's usage payload as a Usage: one small reader per shape, in an ordered tuple."""
+
+from typing import Any
+
+from token_handlers.payloads.fields import entries, view, views
+from token_handlers.payloads.finding import COMPOSITES, READERS, Walk, read_chunks, read_message, read_model_map
+from token_handlers.payloads.langchain import add_usage_metadata, read_usage_metadata
+from token_handlers.payloads.reading import Reading, reported_cost
+from token_handlers.usage import Usage
+
+__all__ = [
+    "READERS",
+    "Reading",
+    "add_usage_metadata",
+    "read_message",
+    "read_payload",
+    "read_usage_metadata",
+    "reported_cost",
+    "usage_from_payload",
+]
+
+
+def usage_from_payload(payload: Any, provider: str | None = None) -> Usage | None:
+    """What a provider's or framework's payload says a call used; None where it does not say so, never an error.
+
+    The payload is a usage object, a response, message or event that contains one, or a list of one stream's chunks,
+    each a JSON-like dict or an SDK's object. ``provider`` settles shapes that two providers share.
+    """
+    reading = read_payload(payload, provider)
+    return None if reading is None else Usage(**reading.counts)
+
+
+def read_payload(payload: Any, provider: str | None = None) -> Reading | None:
+    """As usage_from_payload, with the cost, service tier and model that the payload states."""
+    hint = provider.lower() if isinstance(provider, str) else None
+    listed = entries(payload)
+    if listed is not None:
+        chunks = list(views(listed))
+        return read_chunks(chunks, hint) if chunks else Walk(hint, COMPOSITES).find({"generations": listed})
+    fields = view(payload)
+    if fields is None:
+        return None
+    return Walk(hint, COMPOSITES).find(fields) or read_model_map(payload, hint)

@@ -1,0 +1,354 @@
+"""Calls from start to end: the shared counter, the sinks, and record(), the one place that every call passes through.
+
+All of the package's state is here and in `scopes`: the shared counter, the process-wide sinks, the frameworks that are
+tracked automatically, and the calls that have started and not yet ended.
+"""
+
+import asyncio
+import atexit
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import wrapt
+
+from token_handlers import pricing
+from token_handlers.counter import Entry, TokenCounter, label_pairs, make_entry
+from token_handlers.errors import shielded
+from token_handlers.scopes import NO_LABELS, Sinks, active_scopes, any_scope
+from token_handlers.usage import Operation, Outcome, Source, Usage, UsageRecord
+
+MAX_OPEN_CALLS = 10_000
+"""How many calls may be open at once; beyond it the oldest is recorded as an estimate."""
+
+automatic: set[str] = set()
+"""The frameworks whose every call is recorded: 'langchain', 'llamaindex'."""
+
+_shared = TokenCounter()
+_sinks: Sinks = ()
+_open_calls: "dict[Call, None]" = {}
+_settling = threading.Lock()
+_watching = threading.Lock()
+_watched = False
+
+
+def shared_counter() -> TokenCounter:
+    """Return the process-wide counter, which every recorded call reaches."""
+    return _shared
+
+
+def add_sink(sink: Callable[[UsageRecord], object]) -> None:
+    """Give every record of this process to a sink, a callable of one UsageRecord, once even if it is added twice."""
+    global _sinks  # noqa: PLW0603 (the process-wide state is in this module)
+    if not callable(sink):
+        raise TypeError(f"a sink is a callable of one UsageRecord, not {sink!r}")
+    _sinks = (*(other for other in _sinks if other is not sink), sink)
+    # Last registered is first called: the sink, which may flush itself at exit, is still to get the open calls.
+    atexit.unregister(_record_open_calls)
+    atexit.register(_record_open_calls)
+
+
+def remove_sink(sink: Callable[[UsageRecord], object]) -> None:
+    """Stop giving records to a sink; one that was never added is fine."""
+    global _sinks  # noqa: PLW0603 (as above)
+    _sinks = tuple(other for other in _sinks if other is not sink)
+
+
+def starts_count(framework: str) -> bool:
+    """Return whether a call that starts here is to be recorded."""
+    return framework in automatic or any_scope()
+
+
+def is_tracking(framework: str) -> bool:
+    """Return whether a call that starts here is to be recorded, or one that started earlier may end here."""
+    return framework in automatic or any_scope() or bool(_open_calls)
+
+
+def watch_frameworks() -> None:
+    """Attach to LangChain and LlamaIndex, now or when the application imports them; done once in a process' life."""
+    global _watched  # noqa: PLW0603 (as above)
+    if _watched:
+        return
+    with _watching:
+        if _watched:
+            return
+        pricing.load_prices()  # slow, so before the first call rather than inside it
+        # By name: tracking is below the frameworks' packages and must not import them.
+        wrapt.register_post_import_hook("token_handlers.langchain.hook:attach", "langchain_core.tracers.context")
+        wrapt.register_post_import_hook(
+            "token_handlers.langchain.embeddings:attach", "langchain_openai.embeddings.base"
+        )
+        wrapt.register_post_import_hook("token_handlers.llama_index.hook:attach", "llama_index_instrumentation")
+        _watched = True
+
+
+class Call:
+    """A call that has started: what its end does not tell. A framework's package adds what it knows of the call."""
+
+    __slots__ = (
+        "base_url",
+        "counters",
+        "labels",
+        "model",
+        "node",
+        "operation",
+        "provider",
+        "provisional",
+        "settled",
+        "sinks",
+        "started_at",
+        "task",
+    )
+
+    def __init__(self, operation: Operation = "chat") -> None:
+        self.operation: Operation = operation
+        self.model: str | None = None
+        self.provider: str | None = None
+        self.base_url: str | None = None
+        self.node: str | None = None
+        self.started_at = time.time()
+        self.settled = False
+        self.task: asyncio.Task[object] | None = None
+        self.provisional: dict[TokenCounter, tuple[Entry, int]] | None = None
+        scopes = active_scopes()
+        self.labels = scopes[-1].labels if scopes else NO_LABELS
+        self.sinks: Sinks = ()
+        self.counters: list[TokenCounter] = [_shared]
+        for scope in scopes:
+            self.count_for(scope.counter)
+            for sink in scope.sinks:
+                if sink not in self.sinks:
+                    self.sinks = (*self.sinks, sink)
+
+    def count_for(self, counter: TokenCounter) -> None:
+        """Add this call to one more counter, once."""
+        if counter not in self.counters:
+            self.counters.append(counter)
+            counter.open_calls.add(self)
+
+    def watch_task(self) -> None:
+        """Show this call as an estimate everywhere if the asyncio task that started it ends without ending the call.
+
+        A cancelled ``ainvoke`` fires no event at all after its start, and is billed.
+        """
+        try:
+            self.task = asyncio.current_task()
+        except RuntimeError:
+            return
+        if self.task is not None:
+            self.task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: "asyncio.Task[object]") -> None:
+        self.task = None
+        if task.cancelled():
+            abandon(self)
+        else:
+            show_everywhere(self)
+
+    def estimate(self) -> tuple[dict[str, int], str]:
+        """Return counts from what the events carried so far, and how they were estimated."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Drop what the framework's package keeps of this call."""
+
+    def describe(self) -> None:
+        """Fill in model, provider and labels from what the start event carried."""
+
+
+def open_call(call: Call) -> None:
+    """Keep a call until it is recorded or dropped; the oldest becomes an estimate when there are too many."""
+    _open_calls[call] = None
+    if len(_open_calls) > MAX_OPEN_CALLS:
+        oldest = next(iter(_open_calls), None)
+        if oldest is not None:
+            abandon(oldest)
+
+
+def drop(call: Call) -> None:
+    """Forget a call that was never sent, or that another call's record includes."""
+    if _claim(call):
+        _close(call)
+        for counter, (entry, epoch) in (call.provisional or {}).items():
+            counter.take_back(entry, epoch)
+
+
+def abandon(call: Call) -> None:
+    """Record a call that will not end as an estimate of what its events carried, and forget it."""
+    call.forget()
+    record_estimate(call)
+
+
+@shielded
+def record_estimate(call: Call) -> None:
+    """Record a call by what its events carried."""
+    counts, method = call.estimate()
+    record(call, counts, source="estimated", method=method)
+
+
+def record(
+    call: Call,
+    counts: Mapping[str, int],
+    *,
+    model: str | None = None,
+    source: Source = "reported",
+    method: str | None = None,
+    outcome: Outcome = "success",
+    cost: Decimal | None = None,
+    service_tier: str | None = None,
+    requests: int = 1,
+) -> None:
+    """Record the end of a call, once: into its counters and the shared one, then into the sinks.
+
+    ``model`` is the name that the provider answered with, ``cost`` what the provider itself reported, in USD.
+    """
+    if not _claim(call):
+        return
+    _close(call)
+    call.describe()
+    model = model or call.model
+    cost, cost_source = _price(call, counts, model, outcome, cost, service_tier)
+    entry = _entry(call, counts, model, source, outcome, cost, requests)
+    for counter in call.counters:
+        if call.provisional and counter in call.provisional:
+            counter.settle(*call.provisional[counter], entry)
+        else:
+            counter.apply(entry)
+    listeners = [listener for counter in call.counters for listener in counter.listeners]
+    if _sinks or call.sinks or listeners:
+        kept = _record(call, counts, model, source, method, outcome, cost, cost_source, requests)
+        for sink in dict.fromkeys((*_sinks, *call.sinks, *listeners)):
+            shielded(sink)(kept)
+
+
+def show_open(counter: TokenCounter) -> None:
+    """Show the calls of a counter that are still open as estimates, until they end."""
+    for call in list(counter.open_calls):
+        if isinstance(call, Call):
+            _show(call, (counter,))
+
+
+def show_everywhere(call: Call) -> None:
+    """Show an open call in all its counters, the shared one too, as an estimate until it ends."""
+    _show(call, call.counters)
+
+
+@shielded
+def _show(call: Call, counters: "tuple[TokenCounter, ...] | list[TokenCounter]") -> None:
+    counts, _ = call.estimate()
+    call.describe()
+    cost, _ = _price(call, counts, call.model, "success", None, None)
+    entry = _entry(call, counts, call.model, "estimated", "success", cost, 1)
+    with _settling:
+        if call.settled:
+            return
+        if call.provisional is None:
+            call.provisional = {}
+        for counter in counters:
+            if counter not in call.provisional:
+                call.provisional[counter] = entry, counter.apply_provisional(entry)
+
+
+def _claim(call: Call) -> bool:
+    """Settle a call and return whether this is the first to do so; what is shown of it does not change any more."""
+    with _settling:
+        first, call.settled = not call.settled, True
+    return first
+
+
+def _close(call: Call) -> None:
+    _open_calls.pop(call, None)
+    if call.task is not None:
+        call.task.remove_done_callback(call._task_done)  # noqa: SLF001 (this module's own)
+        call.task = None
+    for counter in call.counters:
+        counter.open_calls.discard(call)
+
+
+def _price(
+    call: Call,
+    counts: Mapping[str, int],
+    model: str | None,
+    outcome: Outcome,
+    reported: Decimal | None,
+    service_tier: str | None,
+) -> tuple[Decimal | None, str | None]:
+    if outcome == "failed":
+        return None, None
+    if reported is not None:
+        return reported, "reported"
+    price = pricing.price_call(
+        counts,
+        model,
+        call.provider,
+        requested=call.model,
+        base_url=call.base_url,
+        service_tier=service_tier,
+        at=call.started_at,
+    )
+    return price if price is not None else (None, None)
+
+
+def _entry(
+    call: Call,
+    counts: Mapping[str, int],
+    model: str | None,
+    source: Source,
+    outcome: Outcome,
+    cost: Decimal | None,
+    requests: int,
+) -> Entry:
+    session, user, tags = call.labels
+    return make_entry(
+        counts,
+        operation=call.operation,
+        outcome=outcome,
+        source=source,
+        cost=cost,
+        saved=cost,
+        requests=requests,
+        labels=label_pairs(model, session, user, call.node, tags),
+    )
+
+
+def _record(
+    call: Call,
+    counts: Mapping[str, int],
+    model: str | None,
+    source: Source,
+    method: str | None,
+    outcome: Outcome,
+    cost: Decimal | None,
+    cost_source: str | None,
+    requests: int,
+) -> UsageRecord:
+    cached = outcome == "cached"
+    return UsageRecord(
+        usage=Usage(**counts),
+        model=model,
+        provider=call.provider,
+        operation=call.operation,
+        outcome=outcome,
+        source=source,
+        method=method,
+        session=call.labels.session,
+        user=call.labels.user,
+        tags=dict(call.labels.tags),
+        node=call.node,
+        cost=None if cached else cost,
+        cost_source=cost_source,
+        saved_cost=cost if cached else None,
+        requests=requests,
+        event_id=uuid.uuid4().hex,
+        started_at=datetime.fromtimestamp(call.started_at, UTC),
+        ended_at=datetime.now(UTC),
+    )
+
+
+def _record_open_calls() -> None:
+    """Record what is still open when the process ends, so that a ledger has it."""
+    for call in list(_open_calls):
+        abandon(call)

@@ -1,0 +1,1 @@
+"""Where records go: a durable ledger, a fleet's counters, metrics."""

@@ -1,0 +1,117 @@
+"""Tool schemas as OpenAI's models read them: functions of a TypeScript namespace."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeGuard
+
+_DEEPEST = 8  # levels of nesting
+_LARGEST = 2_000  # properties, of all tools together
+_NAMES = {"integer": "number", "int": "number", "float": "number", "str": "string", "bool": "boolean", "dict": "object"}
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
+    return isinstance(value, Mapping)
+
+
+def _listed(value: object) -> Iterable[object]:
+    return value if isinstance(value, (list, tuple)) else ()
+
+
+def _functions(tool: object) -> Iterator[Mapping[object, object]]:
+    """Yield the functions of a tool as OpenAI, Anthropic, Gemini or Bedrock write it: with name and description."""
+    if not _is_mapping(tool):
+        return
+    for key in ("function_declarations", "functionDeclarations"):
+        for function in _listed(tool.get(key)):
+            yield from _functions(function)
+    for key in ("function", "toolSpec"):
+        if _is_mapping(inner := tool.get(key)):
+            yield inner
+            return
+    if isinstance(tool.get("name"), str):
+        yield tool
+
+
+def _parameters(function: Mapping[object, object]) -> Mapping[object, object]:
+    for key in ("parameters", "input_schema", "inputSchema", "parametersJsonSchema"):
+        if _is_mapping(schema := function.get(key)):
+            inner = schema.get("json")
+            return inner if _is_mapping(inner) else schema
+    return {}
+
+
+class _Schema:
+    """Renders the types of one function's parameters; junk is any, and what goes on and on is cut off."""
+
+    def __init__(self, root: Mapping[object, object], room: int) -> None:
+        self._root = root
+        self.room = room
+
+    def properties(self, schema: Mapping[object, object], depth: int) -> list[str]:
+        found = schema.get("properties")
+        required = set(map(str, _listed(schema.get("required"))))
+        lines = []
+        for name, value in found.items() if _is_mapping(found) else ():
+            if self.room <= 0:
+                break
+            self.room -= 1
+            value = self._resolved(value)  # noqa: PLW2901 - the reference is of no further use
+            if depth < 2 and _is_mapping(value) and isinstance(text := value.get("description"), str):
+                lines.append(f"// {text}")
+            optional = "" if str(name) in required else "?"
+            lines.append(f"{name}{optional}: {self._type(value, depth)},")
+        return ["  " * depth + line for line in lines]
+
+    def _resolved(self, value: object) -> object:
+        """Follow a reference of the form #/$defs/Name, one step; the text beside it stays."""
+        if not _is_mapping(value) or not isinstance(reference := value.get("$ref"), str):
+            return value
+        found: object = self._root
+        for key in reference.removeprefix("#/").split("/"):
+            found = found.get(key) if _is_mapping(found) else None
+        return {**found, **{k: v for k, v in value.items() if k != "$ref"}} if _is_mapping(found) else value
+
+    def _type(self, value: object, depth: int) -> str:
+        value = self._resolved(value)
+        if not _is_mapping(value) or depth >= _DEEPEST or self.room <= 0:
+            return "any"
+        if choices := [*_listed(value.get("enum"))] or ([value["const"]] if "const" in value else []):
+            return " | ".join(json.dumps(choice, ensure_ascii=False, default=str) for choice in choices)
+        for key in ("anyOf", "oneOf", "allOf"):
+            if options := _listed(value.get(key)):
+                self.room -= 1
+                return " | ".join(dict.fromkeys(self._type(option, depth + 1) for option in options))
+        kind = value.get("type")
+        if kinds := _listed(kind):
+            return " | ".join(_NAMES.get(str(one), str(one)) for one in kinds)
+        return self._named(value, kind, depth)
+
+    def _named(self, value: Mapping[object, object], kind: object, depth: int) -> str:
+        if kind == "array":
+            self.room -= 1
+            return self._type(value.get("items"), depth + 1) + "[]"
+        if kind == "object" or "properties" in value:
+            lines = self.properties(value, depth + 1)
+            return "\n".join(["{", *lines, "}"]) if lines else "object"
+        return _NAMES.get(kind, kind) if isinstance(kind, str) else "any"
+
+
+def _rendered(function: Mapping[object, object], room: int) -> tuple[list[str], int]:
+    root = _parameters(function)
+    schema = _Schema(root, room)
+    lines = schema.properties(root, 0)
+    head = [f"// {text}"] if isinstance(text := function.get("description"), str) and text else []
+    name = function.get("name")
+    body = [f"type {name} = (_: {{", *lines, "}) => any;"] if lines else [f"type {name} = () => any;"]
+    return [*head, *body, ""], schema.room
+
+
+def render_tools(tools: Iterable[object]) -> str:
+    """Return tools as text to count, or "" when none of them has a function's name."""
+    lines: list[str] = []
+    room = _LARGEST
+    for tool in tools:
+        for function in _functions(tool):
+            more, room = _rendered(function, room)
+            lines += more
+    return "\n".join(["namespace functions {", "", *lines, "} // namespace functions"]) if lines else ""
