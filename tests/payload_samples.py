@@ -17,12 +17,13 @@ class Sample(NamedTuple):
     service_tier: str | None = None
     model: str | None = None
     provider: str | None = None
+    billed: dict[str, int] | None = None
 
     @property
     def expected(self) -> Reading | None:
         if self.counts is None:
             return None
-        return Reading(self.counts, self.cost and Decimal(self.cost), self.service_tier, self.model)
+        return Reading(self.counts, self.cost and Decimal(self.cost), self.service_tier, self.model, self.billed)
 
 
 # Hand-written payloads of every shape, one a line, and what each says.

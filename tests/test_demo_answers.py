@@ -134,6 +134,7 @@ class Node(BaseModel):
         Annotated[float, Field(gt=2, lt=2.5)],
         Annotated[str, Field(max_length=2)],
     ],
+    ids=str,
 )
 def test_examples_match_their_schema(kind):
     """A made-up value is valid for the type whose schema it was made from."""

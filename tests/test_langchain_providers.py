@@ -178,7 +178,22 @@ def test_payload_shapes(provider):
         counter.reasoning_tokens,
         next(iter(counter.by_model)),
     )
-    assert (1, 0) == (counter.successful_requests, counter.estimated_requests)
+    assert (1, provider == "cohere") == (counter.successful_requests, counter.estimated_requests)
+
+
+def test_cohere_is_priced_by_its_billed_units():
+    """Cohere bills other units than tokens: they price a call, and where they are lost it counts as estimated."""
+    units = {
+        "billed_units": {"input_tokens": 23, "output_tokens": 41},
+        "tokens": {"input_tokens": 906, "output_tokens": 77},
+    }
+    message = AIMessage("hello", response_metadata={"model_name": "command-r-08-2024", "usage": units})
+    with track_tokens() as counter:
+        Shaped(provider="cohere", message=message).invoke("hi")
+
+    assert (906, 77, 0) == (counter.prompt_tokens, counter.completion_tokens, counter.estimated_requests)
+    # command-r-08-2024: input 0.15, output 0.60 USD per million tokens
+    assert (23 * Decimal("0.15") + 41 * Decimal("0.60")) / 10**6 == counter.cost
 
 
 def test_five_minute_and_one_hour_writes_have_their_prices():

@@ -82,6 +82,7 @@ def test_usage_from_payload_without_usage_is_none():
 @pytest.mark.parametrize(
     ("value", "expected"),
     [(0, 0), (7, 7), (12.0, 12), (Seven.SEVEN, 7), (2**53 - 1, 2**53 - 1)],
+    ids=["0", "7", "12.0", "an enum of 7", "the most"],
 )
 def test_counts_are_whole_numbers(value, expected):
     """A reported 0 stays; an integral float is a count, as JSON has one type of number."""
@@ -89,7 +90,9 @@ def test_counts_are_whole_numbers(value, expected):
 
 
 @pytest.mark.parametrize(
-    "value", [True, False, -1, 1.5, float("nan"), float("inf"), 1e300, 2**53, "7", None, [], {}, b"7", Decimal(7)]
+    "value",
+    [True, False, -1, 1.5, float("nan"), float("inf"), 1e300, 2**53, "7", None, [], {}, b"7", Decimal(7)],
+    ids=repr,
 )
 def test_what_is_no_count_is_ignored(value):
     """Bools, texts, fractions, negatives and what no JSON number carries are as if they were missing."""
@@ -258,6 +261,7 @@ class Slots:
         lambda payload: Mock(**payload),
         lambda payload: Mock(usage=Mock(**payload["usage"])),
     ],
+    ids=["proxy", "user dict", "default dict", "dataclass", "slots", "model", "nested model", "mock", "nested mock"],
 )
 def test_reads_anything_with_fields(wrap):
     """Mappings, dataclasses, slots, models and mocks that were given a usage are read alike."""

@@ -84,7 +84,7 @@ HOSTILE = [Raises, RaisingProperty, Itself, Another, Mock, MagicMock, no_truth]
 
 
 @pytest.mark.parametrize(
-    "junk", [None, 5, "usage", b"usage", object(), SimpleNamespace, {}, [], (), [[]], [{}], {1: 2}]
+    "junk", [None, 5, "usage", b"usage", object, SimpleNamespace, {}, [], (), [[]], [{}], {1: 2}], ids=repr
 )
 def test_junk_is_none(junk):
     """What has no usage is None."""

@@ -1,23 +1,35 @@
 """Telling a call that the provider rejected, which costs nothing, from one that was broken off, which is billed."""
 
 import asyncio
+import re
+import traceback
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 # By name: httpx, httpx2, requests, aiohttp and botocore each have their own.
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ConnectionRefusedError", "EndpointConnectionError")
-_BROKEN = ("ReadError", "RemoteProtocolError", "IncompleteRead", "APIConnectionError", "ConnectionResetError")
+# What clients call the functions in which they make a request of messages; an error in one is before the sending.
+_BEFORE_SENDING = re.compile(r"payload|convert_(to_|message)|format_message|_to_dict|build_request|token_ids")
 
 
 def was_rejected(error: BaseException) -> bool:
-    """Return whether a call that received nothing was rejected or never sent, as opposed to interrupted."""
+    """Return whether a call that received nothing was rejected or never sent, as opposed to interrupted.
+
+    Without evidence it was not: a client that stumbles over an answer has been billed for it.
+    """
     if isinstance(error, (GeneratorExit, asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
         return False
     chain = list(_causes(error))
     if any(_status(cause) is not None or _is(cause, _NEVER_SENT) for cause in chain):
         return True
-    return not any(
-        isinstance(cause, TimeoutError) or "Timeout" in _names(cause) or _is(cause, _BROKEN) for cause in chain
-    )
+    return any(map(_was_before_sending, chain))
+
+
+def _was_before_sending(error: BaseException) -> bool:
+    if isinstance(error, NotImplementedError) or (isinstance(error, TypeError) and "keyword argument" in str(error)):
+        return True
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(_BEFORE_SENDING.search(frame.f_code.co_name) for frame, _ in frames)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -30,7 +42,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _status(error: BaseException) -> int | None:
     """Return the HTTP status that an SDK's error carries."""
-    for holder in (error, getattr(error, "response", None)):
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore's
+        response = SimpleNamespace(status_code=response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    for holder in (error, response):
         for name in ("status_code", "http_status", "code"):
             status = getattr(holder, name, None)
             if isinstance(status, int) and 400 <= status < 600:
@@ -40,7 +55,3 @@ def _status(error: BaseException) -> int | None:
 
 def _is(error: BaseException, names: tuple[str, ...]) -> bool:
     return any(kind.__name__ in names for kind in type(error).__mro__)
-
-
-def _names(error: BaseException) -> str:
-    return " ".join(kind.__name__ for kind in type(error).__mro__)

@@ -199,18 +199,20 @@ def record(
     outcome: Outcome = "success",
     cost: Decimal | None = None,
     service_tier: str | None = None,
+    billed: Mapping[str, int] | None = None,
     requests: int = 1,
 ) -> None:
     """Record the end of a call, once: into its counters and the shared one, then into the sinks.
 
-    ``model`` is the name that the provider answered with, ``cost`` what the provider itself reported, in USD.
+    ``model`` is the name that the provider answered with, ``cost`` what the provider itself reported, in USD, and
+    ``billed`` what prices the call where that is not what it used.
     """
     if not _claim(call):
         return
     _close(call)
     call.describe()
     model = model or call.model
-    cost, cost_source = _price(call, counts, model, outcome, cost, service_tier)
+    cost, cost_source = _price(call, counts if billed is None else billed, model, outcome, cost, service_tier)
     entry = _entry(call, counts, model, source, outcome, cost, requests)
     for counter in call.counters:
         if call.provisional and counter in call.provisional:

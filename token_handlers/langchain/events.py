@@ -106,8 +106,8 @@ def _http_calls(run: Run) -> int:
 
 def _record_reading(run: Run, reading: Reading | None, model: str | None, messages: Sequence[Any]) -> None:
     """Record what was reported; what was not is estimated from the messages."""
-    if reading is not None and _is_whole(reading.counts):
-        record(run, reading.counts, model=model, cost=reading.cost, service_tier=reading.service_tier)
+    if reading is not None and _is_whole(run, reading.counts):
+        _record_whole(run, reading, model)
         return
     text = "\n".join(message_text(message)[0] for message in messages if message is not None)
     counts, method = run.estimate_for(text)
@@ -119,9 +119,27 @@ def _record_reading(run: Run, reading: Reading | None, model: str | None, messag
         record(run, {**counts, **reported}, model=model, source="estimated", method=f"partial+{method}")
 
 
-def _is_whole(counts: Mapping[str, int]) -> bool:
-    """Return whether both sides were reported; a prompt of no tokens that has an answer is one that was lost."""
-    return "output_tokens" in counts and (counts.get("input_tokens", 0) > 0 or counts["output_tokens"] == 0)
+def _record_whole(run: Run, reading: Reading, model: str | None) -> None:
+    # langchain-cohere tells the tokens of an answer, but not the units that Cohere bills instead
+    told = reading.billed is not None or run.provider != "cohere"
+    record(
+        run,
+        reading.counts,
+        model=model,
+        source="reported" if told else "estimated",
+        method=None if told else "tokens instead of billed units",
+        cost=reading.cost,
+        service_tier=reading.service_tier,
+        billed=reading.billed,
+    )
+
+
+def _is_whole(run: Run, counts: Mapping[str, int]) -> bool:
+    """Return whether both sides were reported. A 0 is believed, but for the one that langchain-anthropic invents: in
+    streams of older servers the prompt's tokens come in an event that it does not read.
+    """
+    lost = run.provider == "anthropic" and run.chunk is not None and not counts.get("input_tokens")
+    return "input_tokens" in counts and "output_tokens" in counts and not lost
 
 
 def _reading(run: Run, message: Any, output: Mapping[str, Any]) -> Reading | None:

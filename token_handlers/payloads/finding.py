@@ -12,7 +12,7 @@ from token_handlers.payloads.bedrock import (
     read_llama,
     read_titan,
 )
-from token_handlers.payloads.cohere import read_cohere
+from token_handlers.payloads.cohere import read_billed_units, read_cohere
 from token_handlers.payloads.fields import Fields, entries, part, text, view, views
 from token_handlers.payloads.google import read_gemini, read_interactions, read_vertex_embeddings
 from token_handlers.payloads.javascript import read_token_usage, read_vercel
@@ -127,18 +127,18 @@ def read_usage(usage: Fields, provider: str | None) -> Reading | None:
     if counts is None:
         return None
     tier = served_tier(usage) or implied_tier(usage)
-    return Reading(counts, reported_cost(usage), tier, text(usage, *MODELS))
+    return Reading(counts, reported_cost(usage), tier, text(usage, *MODELS), read_billed_units(usage))
 
 
 def complete(reading: Reading, around: tuple[Fields, ...]) -> Reading:
     """A reading with the cost, tier, model and searches that its surroundings state, the nearest first."""
-    counts, cost, tier, model = reading
+    counts, cost, tier, model, billed = reading
     for node in around:
         counts = {**output_fees(node), **counts}
         cost = reported_cost(node) if cost is None else cost
         tier = tier or served_tier(node)
         model = model or text(node, *MODELS)
-    return Reading(counts, cost, tier, model)
+    return Reading(counts, cost, tier, model, billed)
 
 
 def read_result(result: Fields, provider: str | None) -> Reading | None:
@@ -164,7 +164,8 @@ def _result(reading: Reading, whole: Reading, *, several: bool) -> Reading:
         counts = {**whole.counts, **reading.counts}
         settle(counts, "LangChain LLMResult")
     cost = whole.cost if reading.cost is None else reading.cost
-    return Reading(counts, cost, reading.service_tier or whole.service_tier, reading.model or whole.model)
+    tier, model = reading.service_tier or whole.service_tier, reading.model or whole.model
+    return Reading(counts, cost, tier, model, whole.billed if several else reading.billed or whole.billed)
 
 
 def read_node(message: Fields, provider: str | None) -> Reading | None:

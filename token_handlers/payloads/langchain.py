@@ -151,7 +151,11 @@ def combine(reading: Reading | None, raw: Reading | None, metadata: Fields) -> R
         return None
     cost, tier = reported_cost(metadata), served_tier(metadata)
     model = text(metadata, "model_name", "model", "model_id", "modelName")
-    return Reading(found.counts, found.cost if cost is None else cost, tier or found.service_tier, model or found.model)
+    return found._replace(
+        cost=found.cost if cost is None else cost,
+        service_tier=tier or found.service_tier,
+        model=model or found.model,
+    )
 
 
 def _joined(reading: Reading, raw: Reading) -> Reading:
@@ -161,7 +165,7 @@ def _joined(reading: Reading, raw: Reading) -> Reading:
         settle(counts, "LangChain message")
     elif _size(raw.counts) > _size(counts):
         counts = raw.counts
-    return Reading(counts, raw.cost, raw.service_tier or reading.service_tier, raw.model)
+    return raw._replace(counts=counts, service_tier=raw.service_tier or reading.service_tier)
 
 
 def same_call(left: dict[str, int], right: dict[str, int]) -> bool:

@@ -20,13 +20,15 @@ class Reading(NamedTuple):
     """What one payload reports.
 
     ``counts`` are keyed by Usage's fields and inclusive: a reported 0 is there as 0, what was not reported is absent.
-    ``cost`` is USD that the provider itself stated.
+    ``cost`` is USD that the provider itself stated; ``billed`` are the counts that price the call where they are
+    others than those it used, which is so at Cohere.
     """
 
     counts: dict[str, int]
     cost: Decimal | None = None
     service_tier: str | None = None
     model: str | None = None
+    billed: dict[str, int] | None = None
 
 
 def count(value: Any) -> int | None:
