@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -19,39 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.benchmarks.tokenizer import texts
+from tests.test_token_tools import WEATHER
 from token_handlers import token_vocabulary, tokenizer
 from token_handlers.token_classes import count_by_class
-from token_handlers.token_tools import render_tools
 from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens, prepare, set_tokenizer
 
 SHIPPED = Path(importlib.util.find_spec("llama_index").submodule_search_locations[0], "core/_static/tiktoken_cache")
-WEATHER = {
-    "name": "get_current_weather",
-    "description": "Get the current weather in a given location",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "location": {"type": "string", "description": "The city and state, e.g. San Francisco, CA"},
-            "unit": {
-                "type": "string",
-                "description": "The unit of temperature to return",
-                "enum": ["celsius", "fahrenheit"],
-            },
-        },
-        "required": ["location"],
-    },
-}
-RENDERED = """namespace functions {
-
-// Get the current weather in a given location
-type get_current_weather = (_: {
-// The city and state, e.g. San Francisco, CA
-location: string,
-// The unit of temperature to return
-unit?: "celsius" | "fahrenheit",
-}) => any;
-
-} // namespace functions"""
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +59,7 @@ def loaded(monkeypatch, encodings):
 def folders(monkeypatch, tmp_path):
     """An empty folder of tiktoken's, and no other place that has vocabularies."""
     monkeypatch.setattr(token_vocabulary, "find_spec", lambda name: None)
-    monkeypatch.setattr(token_vocabulary.tempfile, "gettempdir", lambda: str(tmp_path / "none"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "none"))
     monkeypatch.delenv("DATA_GYM_CACHE_DIR", raising=False)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     return tmp_path
@@ -166,6 +140,7 @@ def test_by_class_is_additive_across_lines(first, second):
         ("claude-sonnet-4-20250514", "claude"),
         ("anthropic/claude-4.6-sonnet-20260217", "claude"),
         ("claude-v1", "claude"),
+        ("claude-20250514", "claude"),
         ("us.anthropic.claude-opus-4-7-v1:0", "claude-4.8"),
         ("claude-opus-4-8", "claude-4.8"),
         ("claude-sonnet-5", "claude-4.8"),
@@ -296,6 +271,14 @@ def test_vocabularies_are_looked_for_in_tiktokens_cache(folders, encodings):
     assert counted(encodings["o200k_base"], "some text") == counted(encoding, "some text")
 
 
+def test_vocabularies_of_llama_index_are_found(monkeypatch, tmp_path):
+    """llama-index-core ships both, which are found without importing it."""
+    for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        monkeypatch.setenv(variable, "")
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    assert [tmp_path / "data-gym-cache", SHIPPED] == list(token_vocabulary._folders())
+
+
 @pytest.mark.parametrize("variable", ["DATA_GYM_CACHE_DIR", None])
 def test_older_places_are_looked_at_too(monkeypatch, folders, variable):
     """Data gym's folder and the temporary one are where tiktoken keeps vocabularies when it is told nothing."""
@@ -322,7 +305,7 @@ def test_places_that_cannot_be_asked_are_passed_over(monkeypatch, folders):
     def no_spec(name):
         raise ValueError(f"{name}.__spec__ is None")
 
-    monkeypatch.setattr(token_vocabulary.tempfile, "gettempdir", no_folder)
+    monkeypatch.setattr(tempfile, "gettempdir", no_folder)
     monkeypatch.setattr(token_vocabulary, "find_spec", no_spec)
     assert [folders] == list(token_vocabulary._folders())
     monkeypatch.setattr(token_vocabulary, "find_spec", lambda name: ModuleSpec(name, None))
@@ -439,6 +422,11 @@ def test_an_empty_prompt_is_nothing():
     assert 7 == estimate_prompt([("user", "")]).tokens
 
 
+def test_a_word_is_what_openai_billed(loaded):
+    """One message of one token is billed as 8: markup, role and the beginning of the answer are 7."""
+    assert Estimate(8, "tiktoken:o200k_base") == estimate_prompt([("user", "hello")])
+
+
 @pytest.mark.parametrize(("model", "billed"), [("gpt-4o", 101), ("gpt-4o-mini", 101), ("gpt-4", 105)])
 def test_a_prompt_with_a_tool_is_what_openai_billed(loaded, model, billed):
     """OpenAI's cookbook has this request with the prompt tokens that its API reported."""
@@ -453,7 +441,7 @@ def test_tools_without_a_system_message_are_four_tokens_more(loaded):
     """Without a system message to stand in, the tools have one made for them."""
     tool = {"type": "function", "function": WEATHER}
     alone = estimate_prompt([("user", "hi")], [tool], "gpt-4o").tokens - estimate_prompt([("user", "hi")]).tokens
-    pair = [("developer", "be brief"), ("user", "hi")]
+    pair = [("developer", "Be brief."), ("user", "hi")]
     beside = estimate_prompt(pair, [tool], "gpt-4o").tokens - estimate_prompt(pair).tokens
     assert 4 == alone - beside
 
@@ -463,96 +451,6 @@ def test_what_was_left_out_is_said():
     messages = [("user", "What is in this picture?")]
     without, with_media = estimate_prompt(messages), estimate_prompt(messages, media=True)
     assert Estimate(without.tokens, f"{without.method}+no-media") == with_media
-
-
-@pytest.mark.parametrize(
-    "tool",
-    [
-        WEATHER,
-        {"type": "function", "function": WEATHER},
-        {"type": "function", "strict": True, **WEATHER},
-        {"name": WEATHER["name"], "description": WEATHER["description"], "input_schema": WEATHER["parameters"]},
-        {"functionDeclarations": [WEATHER]},
-        {"function_declarations": [WEATHER]},
-        {
-            "toolSpec": {
-                "name": WEATHER["name"],
-                "description": WEATHER["description"],
-                "inputSchema": {"json": WEATHER["parameters"]},
-            }
-        },
-    ],
-    ids=["legacy", "chat", "responses", "anthropic", "gemini", "google", "bedrock"],
-)
-def test_every_providers_schemas_are_read(tool):
-    """One function reads the same, whichever provider's way it is written."""
-    assert RENDERED == render_tools([tool])
-
-
-@pytest.mark.parametrize(
-    ("schema", "rendered"),
-    [
-        ({"type": "integer"}, "number"),
-        ({"type": ["string", "null"]}, "string | null"),
-        ({"type": "array", "items": {"type": "boolean"}}, "boolean[]"),
-        ({"type": "array"}, "any[]"),
-        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "string | null"),
-        ({"const": "fixed"}, '"fixed"'),
-        ({"enum": [1, None, "ü"]}, '1 | null | "ü"'),
-        ({"type": "object"}, "object"),
-        ({"properties": {"x": {"type": "number"}}}, "{\n  x?: number,\n}"),
-        ({"$ref": "#/$defs/Colour"}, '"red" | "blue"'),
-        ({"$ref": "#/$defs/Missing"}, "any"),
-        ({}, "any"),
-        ("junk", "any"),
-        (None, "any"),
-    ],
-    ids=str,
-)
-def test_types_are_written_as_in_typescript(schema, rendered):
-    """JSON schema's types have names of their own in TypeScript; what is unknown is any."""
-    root = {"properties": {"argument": schema}, "$defs": {"Colour": {"enum": ["red", "blue"]}}}
-    assert f"\nargument?: {rendered},\n}})" in render_tools([{"name": "f", "parameters": root}])
-
-
-def test_a_function_without_parameters_has_none():
-    """A tool that takes nothing is one line."""
-    assert "type now = () => any;" in render_tools([{"name": "now"}])
-
-
-@pytest.mark.parametrize("tool", [None, "search", 7, [], {}, {"type": "web_search"}, {"name": 7}], ids=str)
-def test_what_is_no_function_is_left_out(tool):
-    """Tools that the provider runs itself, and junk, add nothing."""
-    assert "" == render_tools([tool])
-    assert estimate_prompt([("user", "hi")]) == estimate_prompt([("user", "hi")], [tool])
-
-
-def test_schemas_without_an_end_are_cut_off():
-    """References in a circle, objects that contain themselves and very large schemas have an end."""
-    tree = {"properties": {"left": {"$ref": "#/$defs/Tree"}, "right": {"$ref": "#/$defs/Tree"}}}
-    tree["$defs"] = {"Tree": tree}
-    inside = {str(number): {} for number in range(9)}
-    loop = {"type": "object", "properties": inside}
-    inside |= {"again": loop, "items": {"type": "array", "items": loop}, "either": {"anyOf": [loop, loop]}}
-    large = {"properties": {f"field_{number}": {"type": "string"} for number in range(100_000)}}
-    for schema in (tree, loop, large):
-        assert 100 < len(render_tools([{"name": "f", "parameters": schema}])) < 200_000
-
-
-KEYS = "name function description parameters properties required type enum const items anyOf $ref $defs"
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.sampled_from(KEYS.split()), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-
-
-@given(st.lists(st.fixed_dictionaries({"name": st.text()}, optional={"description": JSON, "parameters": JSON}) | JSON))
-def test_junk_in_schemas_is_no_error(tools):
-    """Whatever a tool's schema is made of, there is an estimate."""
-    assert estimate_prompt([("user", "hi")], tools).tokens >= estimate_prompt([("user", "hi")]).tokens
 
 
 def test_tools_cost_about_what_their_size_says(loaded):

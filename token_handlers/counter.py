@@ -1,6 +1,7 @@
 """TokenCounter: thread-safe cumulative totals, in all and by label."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
 from typing import NamedTuple
@@ -10,6 +11,9 @@ from token_handlers.usage import Operation, Outcome, Source, UsageRecord, UsageT
 
 MAX_VALUES = 10_000
 """How many values of one label (models, sessions, ...) a counter holds apart; what comes later adds to OTHER."""
+
+MAX_PENDING = 100
+"""How many entries a counter keeps before it sums them up by itself."""
 
 OTHER = "(other)"
 UNKNOWN_MODEL = "(unknown)"
@@ -31,7 +35,6 @@ class Entry(NamedTuple):
 
 def make_entry(
     counts: Mapping[str, int],
-    *,
     operation: Operation = "chat",
     outcome: Outcome = "success",
     source: Source = "reported",
@@ -79,6 +82,14 @@ class _Tally:
         if entry.saved is not None:
             self.saved = _add(self.saved, entry.saved)
 
+    def merge(self, other: "_Tally") -> None:
+        numbers = self.numbers
+        for name, number in other.numbers.items():
+            numbers[name] = numbers.get(name, 0) + number
+        self.cost = _add(self.cost, other.cost)
+        self.saved = _add(self.saved, other.saved)
+        self.priced += other.priced
+
     def take_back(self, entry: Entry) -> None:
         for name, number in entry.numbers.items():
             self.numbers[name] -= number
@@ -116,11 +127,12 @@ class TokenCounter:
     (``failed_requests``) or answered from LangChain's own cache (``cached_responses``). Reading a total is O(1).
     """
 
-    __slots__ = ("__weakref__", "_epoch", "_labels", "_lock", "_total", "block", "listeners", "open_calls")
+    __slots__ = ("__weakref__", "_epoch", "_labels", "_lock", "_pending", "_total", "block", "listeners", "open_calls")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._total = _Tally()
+        self._pending: deque[Entry] = deque()
         self._labels: dict[str, dict[str, _Tally]] = {}
         self._epoch = 0
         # Kept here for tracking, which alone writes them: what track_tokens(counter=...) enters again, who listens, and
@@ -138,14 +150,17 @@ class TokenCounter:
         self.apply(entry_of(record))
 
     def apply(self, entry: Entry) -> None:
-        """Add an entry, atomically."""
-        with self._lock:
-            self._add(entry)
+        """Add an entry. It is put in a queue, which is summed up when it is long, or when a total is read."""
+        self._pending.append(entry)
+        if len(self._pending) > MAX_PENDING:
+            with self._lock:
+                self._sum_up()
 
     def apply_provisional(self, entry: Entry) -> int:
         """Add an entry that `settle` will take back; return the counter's epoch, which a reset ends."""
         with self._lock:
-            self._add(entry)
+            self._pending.append(entry)
+            self._sum_up()
             return self._epoch
 
     def take_back(self, provisional: Entry, epoch: int) -> None:
@@ -157,7 +172,7 @@ class TokenCounter:
         """Replace a provisional entry by the final one, atomically; what a reset took away is not taken again."""
         with self._lock:
             self._take_back(provisional, epoch)
-            self._add(entry)
+            self._pending.append(entry)
 
     def _take_back(self, entry: Entry, epoch: int) -> None:
         if epoch == self._epoch:
@@ -165,10 +180,26 @@ class TokenCounter:
             for label, value in entry.labels:
                 self._tally(label, value).take_back(entry)
 
-    def _add(self, entry: Entry) -> None:
-        self._total.add(entry)
-        for label, value in entry.labels:
-            self._tally(label, value).add(entry)
+    def _sum_up(self) -> None:
+        """Add the queued entries up; those with the same labels first among themselves. The caller has the lock."""
+        pending = self._pending
+        by_labels: dict[tuple[tuple[str, str], ...], _Tally] = {}
+        while pending:
+            entry = pending.popleft()
+            tally = by_labels.get(entry.labels)
+            if tally is None:
+                tally = by_labels[entry.labels] = _Tally()
+            tally.add(entry)
+        for labels, tally in by_labels.items():
+            self._total.merge(tally)
+            for label, value in labels:
+                self._tally(label, value).merge(tally)
+
+    def _read(self) -> _Tally:
+        """Return the sum of everything; the caller has the lock."""
+        if self._pending:
+            self._sum_up()
+        return self._total
 
     def _tally(self, label: str, value: str) -> _Tally:
         values = self._labels.setdefault(label, {})
@@ -180,7 +211,8 @@ class TokenCounter:
         return tally
 
     def _number(self, name: str) -> int:
-        return self._total.numbers.get(name, 0)
+        with self._lock:
+            return self._read().numbers.get(name, 0)
 
     @property
     def prompt_tokens(self) -> int:
@@ -196,7 +228,8 @@ class TokenCounter:
     def total_tokens(self) -> int:
         """Prompt plus completion tokens, without embeddings."""
         with self._lock:
-            return self._number("input_tokens") + self._number("output_tokens")
+            numbers = self._read().numbers
+            return numbers.get("input_tokens", 0) + numbers.get("output_tokens", 0)
 
     @property
     def prompt_tokens_cached(self) -> int:
@@ -247,7 +280,7 @@ class TokenCounter:
     def cost(self) -> Decimal | None:
         """USD, exact; None when there were requests and none could be priced."""
         with self._lock:
-            return self._total.known_cost()
+            return self._read().known_cost()
 
     @property
     def total_cost(self) -> float:
@@ -257,7 +290,8 @@ class TokenCounter:
     @property
     def saved_cost(self) -> Decimal:
         """USD that answers from LangChain's own cache would have cost."""
-        return self._total.saved
+        with self._lock:
+            return self._read().saved
 
     @property
     def by_model(self) -> dict[str, UsageTotals]:
@@ -272,22 +306,30 @@ class TokenCounter:
     def by(self, label: str) -> dict[str, UsageTotals]:
         """Return the totals by the values of a label: 'model', 'session', 'user', 'langgraph_node', or a tag's name."""
         with self._lock:
+            self._read()
             return {value: tally.totals() for value, tally in self._labels.get(label, {}).items()}
 
-    def numbers_by(self, label: str) -> dict[str, dict[str, int]]:
-        """Return the numbers under Usage's names, with those that were reported, by the values of a label."""
+    def numbers_by(self, label: str, prefix: str = "") -> dict[str, dict[str, int]]:
+        """Return the numbers under Usage's names, with those that were reported, by a label's values with a prefix."""
         with self._lock:
-            return {value: dict(tally.numbers) for value, tally in self._labels.get(label, {}).items()}
+            self._read()
+            values = self._labels.get(label, {})
+            return {value: dict(tally.numbers) for value, tally in values.items() if value.startswith(prefix)}
+
+    def reading(self) -> tuple[UsageTotals, int]:
+        """Return all totals as of one moment, and how many resets came before it."""
+        with self._lock:
+            return self._read().totals(), self._epoch
 
     def snapshot(self) -> UsageTotals:
         """Return all totals as of one moment."""
         with self._lock:
-            return self._total.totals()
+            return self._read().totals()
 
     def reset(self) -> UsageTotals:
         """Set everything to zero, and return what it was: no call is lost or counted twice between the two."""
         with self._lock:
-            totals = self._total.totals()
+            totals = self._read().totals()
             self._total = _Tally()
             self._labels = {}
             self._epoch += 1
@@ -328,17 +370,26 @@ def entry_of(record: UsageRecord) -> Entry:
         cost=record.cost,
         saved=record.saved_cost,
         requests=record.requests,
-        labels=label_pairs(record.model, record.session, record.user, record.node, record.tags),
+        labels=label_pairs(record.model, record.session, record.user, record.node, record.tags, record.provider),
     )
 
 
 def label_pairs(
-    model: str | None, session: str | None, user: str | None, node: str | None, tags: Mapping[str, str]
+    model: str | None,
+    session: str | None,
+    user: str | None,
+    node: str | None,
+    tags: Mapping[str, str],
+    provider: str | None = None,
 ) -> tuple[tuple[str, str], ...]:
     """Return the labels under which a call is summed; 'tag' sums every tag, a bare one by its name."""
-    pairs = [("model", model or UNKNOWN_MODEL)]
+    named = ("model", model or UNKNOWN_MODEL)
+    if session is None and user is None and node is None and not tags:
+        return (named,)
+    pairs = [named]
     if session is not None:
         pairs.append(("session", session))
+        pairs.append((SESSION_MODEL, f"{session}\0{provider or ''}\0{model or UNKNOWN_MODEL}"))
     if user is not None:
         pairs.append(("user", user))
     if node is not None:
@@ -349,5 +400,7 @@ def label_pairs(
     return tuple(pairs)
 
 
+SESSION_MODEL = "\0session"
+"""A label within: a session, a provider and a model, divided by NULs."""
 BARE = "true"
 """The value of a tag that was given without one."""

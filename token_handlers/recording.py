@@ -9,16 +9,16 @@ import atexit
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import wrapt
 
 from token_handlers import pricing
-from token_handlers.counter import Entry, TokenCounter, label_pairs, make_entry
+from token_handlers.counter import Entry, TokenCounter, entry_of, label_pairs, make_entry
 from token_handlers.errors import shielded
-from token_handlers.scopes import NO_LABELS, Sinks, active_scopes, any_scope
+from token_handlers.scopes import NO_LABELS, Labels, Sinks, active_scopes, any_scope
 from token_handlers.usage import Operation, Outcome, Source, Usage, UsageRecord
 
 MAX_OPEN_CALLS = 10_000
@@ -88,40 +88,30 @@ def watch_frameworks() -> None:
 class Call:
     """A call that has started: what its end does not tell. A framework's package adds what it knows of the call."""
 
-    __slots__ = (
-        "base_url",
-        "counters",
-        "labels",
-        "model",
-        "node",
-        "operation",
-        "provider",
-        "provisional",
-        "settled",
-        "sinks",
-        "started_at",
-        "task",
-    )
+    # Class attributes are the defaults: a call is made in the application's time, and most of them stay as they are.
+    operation: Operation = "chat"
+    model: str | None = None
+    provider: str | None = None
+    base_url: str | None = None
+    node: str | None = None
+    labels: Labels = NO_LABELS
+    sinks: Sinks = ()
+    settled = False
+    task: "asyncio.Task[object] | None" = None
+    provisional: dict[TokenCounter, tuple[Entry, int]] | None = None
 
     def __init__(self, operation: Operation = "chat") -> None:
-        self.operation: Operation = operation
-        self.model: str | None = None
-        self.provider: str | None = None
-        self.base_url: str | None = None
-        self.node: str | None = None
+        if operation != "chat":
+            self.operation = operation
         self.started_at = time.time()
-        self.settled = False
-        self.task: asyncio.Task[object] | None = None
-        self.provisional: dict[TokenCounter, tuple[Entry, int]] | None = None
-        scopes = active_scopes()
-        self.labels = scopes[-1].labels if scopes else NO_LABELS
-        self.sinks: Sinks = ()
         self.counters: list[TokenCounter] = [_shared]
-        for scope in scopes:
-            self.count_for(scope.counter)
-            for sink in scope.sinks:
-                if sink not in self.sinks:
-                    self.sinks = (*self.sinks, sink)
+        scopes = active_scopes()
+        if scopes:
+            self.labels = scopes[-1].labels
+            for scope in scopes:
+                self.count_for(scope.counter)
+                if scope.sinks:
+                    self.sinks = tuple(dict.fromkeys((*self.sinks, *scope.sinks)))
 
     def count_for(self, counter: TokenCounter) -> None:
         """Add this call to one more counter, once."""
@@ -134,12 +124,11 @@ class Call:
 
         A cancelled ``ainvoke`` fires no event at all after its start, and is billed.
         """
-        try:
-            self.task = asyncio.current_task()
-        except RuntimeError:
-            return
-        if self.task is not None:
-            self.task.add_done_callback(self._task_done)
+        loop = asyncio._get_running_loop()  # noqa: SLF001 (the one that does not raise without a loop)
+        if loop is not None:
+            self.task = asyncio.current_task(loop)
+            if self.task is not None:
+                self.task.add_done_callback(self._task_done)
 
     def _task_done(self, task: "asyncio.Task[object]") -> None:
         self.task = None
@@ -210,19 +199,22 @@ def record(
     if not _claim(call):
         return
     _close(call)
-    call.describe()
+    if call.model is None:
+        call.describe()
     model = model or call.model
     cost, cost_source = _price(call, counts if billed is None else billed, model, outcome, cost, service_tier)
     entry = _entry(call, counts, model, source, outcome, cost, requests)
+    sinks = (*_sinks, *call.sinks)
     for counter in call.counters:
-        if call.provisional and counter in call.provisional:
+        if call.provisional is not None and counter in call.provisional:
             counter.settle(*call.provisional[counter], entry)
         else:
             counter.apply(entry)
-    listeners = [listener for counter in call.counters for listener in counter.listeners]
-    if _sinks or call.sinks or listeners:
+        if counter.listeners:
+            sinks = (*sinks, *counter.listeners)
+    if sinks:
         kept = _record(call, counts, model, source, method, outcome, cost, cost_source, requests)
-        for sink in dict.fromkeys((*_sinks, *call.sinks, *listeners)):
+        for sink in dict.fromkeys(sinks):
             shielded(sink)(kept)
 
 
@@ -312,7 +304,7 @@ def _entry(
         cost=cost,
         saved=cost,
         requests=requests,
-        labels=label_pairs(model, session, user, call.node, tags),
+        labels=label_pairs(model, session, user, call.node, tags, call.provider),
     )
 
 
@@ -354,3 +346,14 @@ def _record_open_calls() -> None:
     """Record what is still open when the process ends, so that a ledger has it."""
     for call in list(_open_calls):
         abandon(call)
+
+
+def record_manual(record: UsageRecord, counters: Iterable[TokenCounter] = (), sinks: Sinks = ()) -> None:
+    """Record usage that the application counted itself: into the shared counter and these, then into the sinks."""
+    entry = entry_of(record)
+    reached = tuple(dict.fromkeys((_shared, *counters)))
+    for counter in reached:
+        counter.apply(entry)
+    listeners = [listener for counter in reached for listener in counter.listeners]
+    for sink in dict.fromkeys((*_sinks, *sinks, *listeners)):
+        shielded(sink)(record)

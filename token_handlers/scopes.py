@@ -48,13 +48,27 @@ NO_LABELS = Labels()
 class Scope:
     """One entered block."""
 
-    __slots__ = ("closed", "counter", "flow", "frame", "labels", "left", "left_in", "outer", "sinks", "token")
+    __slots__ = (
+        "closed",
+        "counter",
+        "flow",
+        "frame",
+        "labels",
+        "left",
+        "left_in",
+        "outer",
+        "recorder",
+        "sinks",
+        "token",
+    )
 
     def __init__(self, counter: TokenCounter, labels: Labels, sinks: Sinks, outer: "tuple[Scope, ...]") -> None:
         self.counter = counter
         self.labels: Labels = outer[-1].labels.merged(labels) if outer else labels
         self.sinks = sinks
         self.outer = outer
+        # A framework's own handler for this block, which the framework's package alone knows.
+        self.recorder: object = None
         self.left = False
         self.left_in: tuple[int, int | None] | None = None
         self.closed = False
@@ -69,7 +83,8 @@ _in_generators: dict[FrameType, list[Scope]] = {}
 
 def any_scope() -> bool:
     """Return whether a call that starts here may belong to a scope; cheap, for gates."""
-    return bool(_in_generators) or any(not scope.closed for scope in _active.get())
+    scopes = _active.get()
+    return bool(_in_generators or (scopes and (not scopes[-1].closed or active_scopes())))
 
 
 def active_scopes() -> tuple[Scope, ...]:
@@ -81,6 +96,12 @@ def active_scopes() -> tuple[Scope, ...]:
         if scope.closed:
             return tuple(scope for scope in scopes if not scope.closed)
     return scopes
+
+
+def innermost() -> Scope | None:
+    """Return the scope that was entered last in this context."""
+    scopes = _active.get()
+    return scopes[-1] if scopes else None
 
 
 def is_entered_here(scope: Scope) -> bool:

@@ -45,9 +45,11 @@ class _Schema:
 
     def __init__(self, root: Mapping[object, object], room: int) -> None:
         self._root = root
+        self._depth = 0
         self.room = room
 
-    def properties(self, schema: Mapping[object, object], depth: int) -> list[str]:
+    def properties(self, schema: Mapping[object, object], indent: int) -> list[str]:
+        """Return a line per property; only those of the function itself keep their descriptions."""
         found = schema.get("properties")
         required = set(map(str, _listed(schema.get("required"))))
         lines = []
@@ -55,15 +57,14 @@ class _Schema:
             if self.room <= 0:
                 break
             self.room -= 1
-            value = self._resolved(value)  # noqa: PLW2901 - the reference is of no further use
-            if depth < 2 and _is_mapping(value) and isinstance(text := value.get("description"), str):
-                lines.append(f"// {text}")
+            if not indent and _is_mapping(seen := self._resolved(value)) and isinstance(seen.get("description"), str):
+                lines.append(f"// {seen['description']}")
             optional = "" if str(name) in required else "?"
-            lines.append(f"{name}{optional}: {self._type(value, depth)},")
-        return ["  " * depth + line for line in lines]
+            lines.append(f"{name}{optional}: {self._type(value, indent)},")
+        return [" " * indent + line for line in lines]
 
     def _resolved(self, value: object) -> object:
-        """Follow a reference of the form #/$defs/Name, one step; the text beside it stays."""
+        """Follow a reference of the form #/$defs/Name, one step; what stands beside it overrules."""
         if not _is_mapping(value) or not isinstance(reference := value.get("$ref"), str):
             return value
         found: object = self._root
@@ -71,27 +72,31 @@ class _Schema:
             found = found.get(key) if _is_mapping(found) else None
         return {**found, **{k: v for k, v in value.items() if k != "$ref"}} if _is_mapping(found) else value
 
-    def _type(self, value: object, depth: int) -> str:
+    def _type(self, value: object, indent: int) -> str:
         value = self._resolved(value)
-        if not _is_mapping(value) or depth >= _DEEPEST or self.room <= 0:
+        if not _is_mapping(value) or self._depth >= _DEEPEST or self.room <= 0:
             return "any"
-        if choices := [*_listed(value.get("enum"))] or ([value["const"]] if "const" in value else []):
-            return " | ".join(json.dumps(choice, ensure_ascii=False, default=str) for choice in choices)
+        self._depth += 1
+        rendered = self._choices(value, indent) or self._named(value, indent)
+        self._depth -= 1
+        return rendered
+
+    def _choices(self, value: Mapping[object, object], indent: int) -> str:
+        """Return what is one of several, or ""."""
+        if fixed := [*_listed(value.get("enum"))] or ([value["const"]] if "const" in value else []):
+            return " | ".join(json.dumps(choice, ensure_ascii=False, default=str) for choice in fixed)
         for key in ("anyOf", "oneOf", "allOf"):
             if options := _listed(value.get(key)):
                 self.room -= 1
-                return " | ".join(dict.fromkeys(self._type(option, depth + 1) for option in options))
-        kind = value.get("type")
-        if kinds := _listed(kind):
-            return " | ".join(_NAMES.get(str(one), str(one)) for one in kinds)
-        return self._named(value, kind, depth)
+                return " | ".join(dict.fromkeys(self._type(option, indent) for option in options))
+        return " | ".join(_NAMES.get(str(one), str(one)) for one in _listed(value.get("type")))
 
-    def _named(self, value: Mapping[object, object], kind: object, depth: int) -> str:
+    def _named(self, value: Mapping[object, object], indent: int) -> str:
+        kind = value.get("type")
         if kind == "array":
-            self.room -= 1
-            return self._type(value.get("items"), depth + 1) + "[]"
+            return self._type(value.get("items"), indent) + "[]"
         if kind == "object" or "properties" in value:
-            lines = self.properties(value, depth + 1)
+            lines = self.properties(value, indent + 2)
             return "\n".join(["{", *lines, "}"]) if lines else "object"
         return _NAMES.get(kind, kind) if isinstance(kind, str) else "any"
 

@@ -75,14 +75,12 @@ def _is_linear() -> bool:
 
 
 def _build(name: str) -> "Encoding | None":
-    published = _PUBLISHED[name]
-    if (data := _read(published)) is None:
-        return None
     try:
         from tiktoken import Encoding
     except ImportError:
         return None
-    if not _is_linear():
+    published = _PUBLISHED[name]
+    if not _is_linear() or (data := _read(published)) is None:
         return None
     columns = data.split()
     ranks = dict(zip(map(b64decode, columns[::2]), map(int, columns[1::2]), strict=True))

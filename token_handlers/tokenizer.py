@@ -42,14 +42,14 @@ _CLAUDE_NEWER = _Family("claude-4.8", factor=1.43)
 _FAMILIES: tuple[tuple[re.Pattern[str], _Family], ...] = tuple(
     (re.compile(pattern), family)
     for pattern, family in (
-        (r"gpt-?3|gpt-4(?![.o\d])|embedding-(3|ada)|(davinci|babbage)-002", _Family("cl100k", "cl100k")),
+        (r"gpt-?3|gpt-4(?![.o\d])|embedding-(3|ada)|davinci|babbage|curie", _Family("cl100k", "cl100k")),
         (r"gemini|gemma", _Family("gemini", factor=1.04)),
-        (r"(mi[sx]tr|minist?r|magistr|codestr|devstr|pixtr|voxtr)al|ministral", _Family("mistral", factor=1.04)),
+        (r"(mis|mix|minis|magis|codes|devs|pix|vox)tral", _Family("mistral", factor=1.04)),
         (r"llama", _Family("llama", factor=1.03)),
         (r"nova", _Family("nova")),
     )
 )
-_CLAUDE_VERSION = re.compile(r"claude\D*(\d{1,2})(?:[-.](\d{1,2})(?!\d))?")
+_CLAUDE_VERSION = re.compile(r"claude\D*(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
 
 # A message is 3 tokens of markup and 1 for its role, the beginning of the answer 3.
 _PER_MESSAGE = 4
@@ -80,8 +80,9 @@ def set_tokenizer(count: Callable[[str], int] | None) -> None:
 def prepare(model: str | None = None) -> None:
     """Load the model's tiktoken vocabulary, if it is on this machine: about 0.3 s and 75 MB.
 
-    Called when a handler is made. Estimates never load one: they count by class until it is loaded, by this or by the
-    application. On an event loop or beside the main thread this does nothing, as everybody else would wait too.
+    Estimates never load one: they count by class until it is loaded, by this or by the application. The handlers call
+    it when a first call of theirs reported nothing. On an event loop or beside the main thread it does nothing, as
+    everybody else would wait too: an application that is all coroutines or threads calls it before it starts serving.
     """
     if may_wait():
         load(_family(model).vocabulary + "_base")
@@ -110,7 +111,10 @@ def estimate_prompt(
         texts.append(text)
     overhead = _PER_PROMPT + _PER_MESSAGE * len(roles) if roles else 0
     if rendered := render_tools(tools):
-        overhead += _TOOLS_IN_SYSTEM if {"system", "developer"}.intersection(roles) else _TOOLS
+        host = next((index for index, role in enumerate(roles) if role in {"system", "developer"}), None)
+        if host is not None:
+            texts[host] += "\n"
+        overhead += _TOOLS if host is None else _TOOLS_IN_SYSTEM
         texts.append(rendered)
     tokens, method = _estimate(texts, model)
     return Estimate(tokens + overhead, f"{method}+no-media" if media else method)
@@ -122,7 +126,7 @@ def _estimate(texts: Sequence[str], model: str | None) -> Estimate:
     family = _family(model)
     encoding = loaded(family.vocabulary + "_base")
     if encoding is None:
-        tokens, method = sum(count_by_class(text, family.vocabulary) for text in texts), f"bytes:{family.name}"
+        tokens, method = count_by_class("".join(texts), family.vocabulary), f"bytes:{family.name}"
     else:
         tokens, method = _encode(encoding, texts, family)
     return Estimate(max(round(tokens * family.factor), int(any(texts))), method)

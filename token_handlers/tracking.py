@@ -38,7 +38,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
     As a decorator it puts a block around each call of the function; give it a ``counter`` to read what they used.
     """
 
-    __slots__ = ("_counter", "_labels", "_scopes", "_sinks")
+    __slots__ = ("_counter", "_labels", "_recorder", "_scopes", "_sinks")
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
             raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
         self._counter = counter
         self._sinks = tuple(sinks)
+        self._recorder: object = None
         self._scopes: list[Scope] = []
 
     def __enter__(self) -> TokenCounter:
@@ -97,6 +98,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         else:
             counter.block = Block(labels, sinks, outer)
         scope = Scope(counter, labels, sinks, outer)
+        scope.recorder = self._recorder
         self._scopes.append(scope)
         enter(scope, caller)
         return counter

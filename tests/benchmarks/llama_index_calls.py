@@ -1,6 +1,6 @@
-"""What tracking adds to a LlamaIndex call and to a stream's chunk, beside TokenCountingHandler and a no-op handler.
+"""Microseconds that tracking adds to a LlamaIndex call and to a stream's chunk, next to LlamaIndex's own handlers.
 
-    python tests/benchmarks/llama_index_calls.py
+``python tests/benchmarks/llama_index_calls.py``
 """
 
 import contextlib
@@ -44,11 +44,11 @@ class Silent(CustomLLM):
         return (ANSWER for _ in range(CHUNKS))
 
     @llm_completion_callback()
-    def complete(self, prompt, formatted=False, **kwargs):
+    def complete(self, prompt, **kwargs):
         return CompletionResponse(text="Fine.")
 
     @llm_completion_callback()
-    def stream_complete(self, prompt, formatted=False, **kwargs):
+    def stream_complete(self, prompt, **kwargs):
         yield CompletionResponse(text="Fine.")
 
 
@@ -60,6 +60,7 @@ class NoOp:
 
 
 def chats(llm: Silent) -> float:
+    """Return the time of one chat."""
     start = time.perf_counter()
     for _ in range(CALLS):
         llm.chat(MESSAGES)
@@ -67,6 +68,7 @@ def chats(llm: Silent) -> float:
 
 
 def chunks(llm: Silent) -> float:
+    """Return the time of one chunk."""
     start = time.perf_counter()
     for _ in llm.stream_chat(MESSAGES):
         pass
@@ -75,6 +77,7 @@ def chunks(llm: Silent) -> float:
 
 @contextlib.contextmanager
 def no_op():
+    """Add an event handler that does nothing."""
     before = root_dispatcher.event_handlers
     root_dispatcher.event_handlers = [*before, NoOp()]
     yield
@@ -83,6 +86,7 @@ def no_op():
 
 @contextlib.contextmanager
 def tracked():
+    """Track everything."""
     hook.attach()
     with track_tokens():
         yield
@@ -91,6 +95,7 @@ def tracked():
 
 @contextlib.contextmanager
 def carried():
+    """Let the LLM's own handler attach what it needs."""
     yield
     hook.detach()
 

@@ -23,7 +23,7 @@ class get_openai_callback(track_tokens):  # noqa: N801 (used like a function)
 
     def _enter_handler(self, caller: FrameType) -> LangChainTokenHandler:
         handler = LangChainTokenHandler()
-        self._counter = handler.counter
+        self._counter, self._recorder = handler.counter, handler
         self._enter(caller)
         return handler
 

@@ -29,16 +29,27 @@ def record_end(run: Run, response: Any) -> None:
     generations = _first(response.generations, [])
     generation = _first(generations, None)
     message = getattr(generation, "message", None)
-    output = response.llm_output or {}
+    output = response.llm_output
     if message is None:
-        _record_text(run, generations, output)
-    elif _is_cache_hit(run, message, response.llm_output):
-        reading = read_usage_metadata(message.usage_metadata) if message.usage_metadata else None
-        counts = reading.counts if reading is not None else {}
-        record(run, counts, model=_model(run, message, output), outcome="cached")
+        _record_text(run, generations, output or {})
+    elif output is None and run.chunk is None and _is_cache_hit(run, message):
+        _record_hit(run, message)
     else:
-        texts = [getattr(one, "message", None) for one in generations]
-        _record_reading(run, _reading(run, message, output), _model(run, message, output), texts)
+        metadata = message.response_metadata or {}
+        output = output or {}
+        reading = _reading(run, message, metadata, output)
+        tier = reading.service_tier if reading is not None else None
+        model = _model(run, metadata, output)
+        if reading is not None and _is_whole(run, reading.counts):
+            _record_whole(run, reading, model, tier or metadata.get("service_tier") or output.get("service_tier"))
+        else:
+            _record_half(run, reading, model, [getattr(one, "message", None) for one in generations])
+
+
+def _record_hit(run: Run, message: Any) -> None:
+    reading = read_usage_metadata(message.usage_metadata) if message.usage_metadata else None
+    counts = reading.counts if reading is not None else {}
+    record(run, counts, model=_model(run, message.response_metadata or {}, {}), outcome="cached")
 
 
 def record_error(run: Run, error: BaseException, response: Any) -> None:
@@ -48,10 +59,8 @@ def record_error(run: Run, error: BaseException, response: Any) -> None:
     message = getattr(generation, "message", None)
     # openai raises with the billed completion attached when the answer was cut by its length or a filter
     reading = read_payload(getattr(error, "completion", None)) or _streamed(run)
-    if reading is not None and run.finished:
-        _record_reading(run, reading, _model(run, message, {}), [message])
-    elif reading is not None and not run.usages:
-        _record_reading(run, reading, reading.model, [])
+    if reading is not None and (run.finished or not run.usages) and _is_whole(run, reading.counts):
+        _record_whole(run, reading, reading.model or _error_model(run, message), reading.service_tier)
     elif run.chunk is None and not run.parts and was_rejected(error):
         _record_failed(run)
     else:
@@ -76,7 +85,11 @@ def _record_interrupted(run: Run, reading: Reading | None, message: Any) -> None
     counts = {**estimate, **reading.counts}
     # A usage that was reported before the end, as Anthropic's is, tells the prompt but hardly the answer.
     counts["output_tokens"] = max(reading.counts.get("output_tokens", 0), estimate["output_tokens"])
-    record(run, counts, model=_model(run, message, {}), source="estimated", method=f"partial+{method}")
+    record(run, counts, model=_error_model(run, message), source="estimated", method=f"partial+{method}")
+
+
+def _error_model(run: Run, message: Any) -> str | None:
+    return _model(run, getattr(message, "response_metadata", None) or {}, {})
 
 
 def _record_text(run: Run, generations: Sequence[Any], output: Mapping[str, Any]) -> None:
@@ -104,11 +117,8 @@ def _http_calls(run: Run) -> int:
     return math.ceil(len(run.batch.runs) / per_call) if isinstance(per_call, int) and per_call > 0 else 1
 
 
-def _record_reading(run: Run, reading: Reading | None, model: str | None, messages: Sequence[Any]) -> None:
+def _record_half(run: Run, reading: Reading | None, model: str | None, messages: Sequence[Any]) -> None:
     """Record what was reported; what was not is estimated from the messages."""
-    if reading is not None and _is_whole(run, reading.counts):
-        _record_whole(run, reading, model)
-        return
     text = "\n".join(message_text(message)[0] for message in messages if message is not None)
     counts, method = run.estimate_for(text)
     _warn_unreported(run, model)
@@ -119,7 +129,7 @@ def _record_reading(run: Run, reading: Reading | None, model: str | None, messag
         record(run, {**counts, **reported}, model=model, source="estimated", method=f"partial+{method}")
 
 
-def _record_whole(run: Run, reading: Reading, model: str | None) -> None:
+def _record_whole(run: Run, reading: Reading, model: str | None, tier: object) -> None:
     # langchain-cohere tells the tokens of an answer, but not the units that Cohere bills instead
     told = reading.billed is not None or run.provider != "cohere"
     record(
@@ -129,7 +139,7 @@ def _record_whole(run: Run, reading: Reading, model: str | None) -> None:
         source="reported" if told else "estimated",
         method=None if told else "tokens instead of billed units",
         cost=reading.cost,
-        service_tier=reading.service_tier,
+        service_tier=tier if isinstance(tier, str) else None,
         billed=reading.billed,
     )
 
@@ -142,18 +152,14 @@ def _is_whole(run: Run, counts: Mapping[str, int]) -> bool:
     return "input_tokens" in counts and "output_tokens" in counts and not lost
 
 
-def _reading(run: Run, message: Any, output: Mapping[str, Any]) -> Reading | None:
+def _reading(run: Run, message: Any, metadata: Mapping[str, Any], output: Mapping[str, Any]) -> Reading | None:
     """Return what the event says of usage, from wherever it says it."""
-    metadata = message.response_metadata or {}
-    stated = metadata if "token_usage" in metadata or "usage" in metadata else {**output, **metadata}
     usage = add_usage_metadata(_chunks(run)) if len(run.usages) > 1 else message.usage_metadata
-    if usage and (run.usages or _is_plain(run, stated.get("token_usage"))):
-        reading = read_usage_metadata(usage)
-    else:
-        reading = read_message(usage, stated, run.provider)
-    if reading is not None and reading.service_tier is None and isinstance(stated.get("service_tier"), str):
-        return reading._replace(service_tier=stated["service_tier"])
-    return reading
+    if usage and (run.usages or _is_plain(run, metadata.get("token_usage") or output.get("token_usage"))):
+        return read_usage_metadata(usage)
+    if "token_usage" not in metadata and "usage" not in metadata:
+        metadata = {**output, **metadata}
+    return read_message(usage, metadata, run.provider)
 
 
 def _is_plain(run: Run, raw: Any) -> bool:
@@ -170,13 +176,11 @@ def _chunks(run: Run) -> list[dict[str, Any]]:
     return [{"usage_metadata": usage} for usage in run.usages]
 
 
-def _is_cache_hit(run: Run, message: Any, output: Any) -> bool:
-    """Return whether LangChain's own cache answered: then nothing was sent.
+def _is_cache_hit(run: Run, message: Any) -> bool:
+    """Return whether LangChain's own cache answered a run that has neither chunks nor an llm_output: nothing was sent.
 
     The cache marks the message, but may hold the very object that the first, billed run returned: the run itself tells.
     """
-    if output is not None or run.chunk is not None:
-        return False
     if message.id is None:
         # Every answer of a run gets an id; only one that the cache could not restore whole has none.
         return bool(run.prompt)
@@ -184,11 +188,11 @@ def _is_cache_hit(run: Run, message: Any, output: Any) -> bool:
     return isinstance(usage, Mapping) and "total_cost" in usage and str(run.run_id) not in message.id
 
 
-def _model(run: Run, message: Any, output: Mapping[str, Any]) -> str | None:
-    metadata = getattr(message, "response_metadata", None) or {}
-    names = (metadata.get("model_name"), metadata.get("model"), output.get("model_name"), output.get("model"))
-    name = next((name for name in names if isinstance(name, str) and name), None)
-    return _once(name) if name and run.chunk is not None else name
+def _model(run: Run, metadata: Mapping[str, Any], output: Mapping[str, Any]) -> str | None:
+    name = metadata.get("model_name") or metadata.get("model") or output.get("model_name") or output.get("model")
+    if not isinstance(name, str):
+        return None
+    return name if run.chunk is None else _once(name)
 
 
 def _text_model(run: Run, output: Mapping[str, Any]) -> str | None:

@@ -120,20 +120,10 @@ class RunRecorder(BaseCallbackHandler):
 
 
 class ProcessRecorder(RunRecorder):
-    """The one handler that LangChain's configure hook adds to every run; it looks away where nothing tracks."""
+    """The one handler that LangChain's configure hook adds to the runs that a scope or automatic tracking wants."""
 
     def __init__(self) -> None:
         super().__init__(None)
-
-    @property
-    def ignore_llm(self) -> bool:
-        """Whether neither a scope, nor automatic tracking, nor an open run wants this event."""
-        return not (recording.starts_count("langchain") or runs.any_open())
-
-    @property
-    def ignore_chat_model(self) -> bool:
-        """As ``ignore_llm``."""
-        return self.ignore_llm
 
 
 class LangChainTokenHandler(RunRecorder):

@@ -1,19 +1,34 @@
 """LangChain's configure hook: one for the life of the process, read by LangChain whenever it configures a run."""
 
-from contextvars import ContextVar
 from types import ModuleType
 
-from token_handlers.langchain.handler import ProcessRecorder
+from token_handlers.langchain.handler import ProcessRecorder, RunRecorder
+from token_handlers.recording import starts_count
+from token_handlers.scopes import innermost
 
-_attached: list[ContextVar[ProcessRecorder]] = []
+_recorder = ProcessRecorder()
+_attached = False
+
+
+class RecorderVariable:
+    """Stands where LangChain expects a context variable; asked, it answers with who is to record what starts here.
+
+    A real variable can only be set in a context or have one default for good: this one is seen in every thread and in
+    an empty context, and while nothing is tracked there is no handler at all.
+    """
+
+    @staticmethod
+    def get() -> RunRecorder | None:
+        """Return the innermost get_openai_callback's handler, else the process's own, or None where nothing tracks."""
+        if not starts_count("langchain"):
+            return None
+        scope = innermost()
+        return scope.recorder if scope is not None and isinstance(scope.recorder, RunRecorder) else _recorder
 
 
 def attach(context: ModuleType) -> None:
-    """Register the hook with langchain_core.tracers.context, once.
-
-    A variable's default is visible in every thread, in an empty context and after a fork, unlike a value that is set.
-    """
+    """Register the hook with langchain_core.tracers.context, once."""
+    global _attached  # noqa: PLW0603 (once in a process' life)
     if not _attached:
-        recorder = ProcessRecorder()
-        _attached.append(ContextVar("token_handlers_recorder", default=recorder))
-        context.register_configure_hook(_attached[0], inheritable=True)
+        _attached = True
+        context.register_configure_hook(RecorderVariable(), inheritable=True)

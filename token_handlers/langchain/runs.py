@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 from token_handlers.counter import BARE
 from token_handlers.recording import Call, abandon, drop, open_call
-from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens
+from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens, prepare
 
 _BASE_URLS = (
     "openai_api_base",
@@ -41,21 +41,13 @@ class Batch:
 class Run(Call):
     """One LLM run."""
 
-    __slots__ = (
-        "batch",
-        "chunk",
-        "finished",
-        "handlers",
-        "invocation",
-        "metadata",
-        "parent_run_id",
-        "parts",
-        "prompt",
-        "run_id",
-        "serialized",
-        "tags",
-        "usages",
-    )
+    parts: list[str]
+    usages: Sequence[Mapping[str, Any]] = ()
+    chunk: object = None
+    finished = False
+    batch: Batch | None = None
+    twin: "Run | None" = None
+    described = False
 
     def __init__(
         self,
@@ -76,36 +68,45 @@ class Run(Call):
         self.metadata = metadata
         self.invocation = invocation
         self.handlers: list[object] = []
-        self.parts: list[str] = []
-        self.usages: list[Mapping[str, Any]] = []
-        self.chunk: object = None
-        self.finished = False
-        self.batch: Batch | None = None
+        self.parts = []
 
     def describe(self) -> None:
         """Fill in model, provider and labels; not done at the start, which is the application's time to first token."""
-        metadata, invocation = self.metadata or {}, self.invocation or {}
-        serialized = self.serialized or {}
+        if self.described:
+            return
+        self.described = True
+        metadata, invocation, serialized = self.metadata or {}, self.invocation or {}, self.serialized or {}
         kwargs = serialized.get("kwargs") or {}
         name = metadata.get("ls_model_name") or invocation.get("model_name") or invocation.get("model")
         self.model = name if isinstance(name, str) else kwargs.get("model_name")
         self.provider = metadata.get("ls_provider") or _maker(serialized)
-        self.base_url = next((kwargs[key] for key in _BASE_URLS if isinstance(kwargs.get(key), str)), None)
+        for key in _BASE_URLS:
+            if key in kwargs and isinstance(kwargs[key], str):
+                self.base_url = kwargs[key]
+                break
         self.node = metadata.get("langgraph_node")
-        own = [tag for tag in self.tags or () if not tag.startswith(_INTERNAL_TAGS)]
-        if own:
-            self.labels = self.labels._replace(tags={**dict.fromkeys(own, BARE), **self.labels.tags})
+        if self.tags:
+            own = [tag for tag in self.tags if not tag.startswith(_INTERNAL_TAGS)]
+            if own:
+                self.labels = self.labels._replace(tags={**dict.fromkeys(own, BARE), **self.labels.tags})
 
     def add_chunk(self, message: Any) -> None:
         """Keep what one streamed message chunk says of usage and of the stream's end."""
         usage = message.usage_metadata
         if usage:
-            self.usages.append(usage)
+            self.note(usage)
         metadata = message.response_metadata
         if metadata and not ENDS.isdisjoint(metadata):
             self.finished = True
         for call in message.tool_call_chunks:
             self.parts.append(call.get("args") or call.get("name") or "")
+
+    def note(self, usage: Mapping[str, Any]) -> None:
+        """Keep one usage that the stream reported."""
+        if isinstance(self.usages, list):
+            self.usages.append(usage)
+        else:
+            self.usages = [usage]
 
     def estimate(self) -> tuple[dict[str, int], str]:
         """Return the prompt's and the received text's estimated tokens."""
@@ -120,6 +121,7 @@ class Run(Call):
     def estimate_input(self) -> Estimate:
         """Return the prompt's estimated tokens, tools included."""
         self.describe()
+        prepare(self.model)
         first = self.prompt[0] if self.prompt else ""
         if isinstance(first, str):
             return estimate_tokens(first, self.model)
@@ -136,23 +138,20 @@ class Run(Call):
         _remove(self)
 
 
-_runs: dict[UUID, list[Run]] = {}
+# By the run's id as a number, which Python hashes without calling UUID.__hash__. Runs with one id hang on each other.
+_runs: dict[int, Run] = {}
 # By the identity of the invocation parameters, one object for all runs of a `generate`, which its runs keep alive.
 _batches: WeakValueDictionary[int, Batch] = WeakValueDictionary()
 
 
-def begin(run: Run, batch_size: int) -> Run:
-    """Put a run into the table and return it, or the one that another handler of the same start has put there."""
-    twins = _runs.get(run.run_id)
-    if twins is None:
-        _runs[run.run_id] = [run]
-    else:
-        twins.append(run)
+def begin(run: Run, batch_size: int) -> None:
+    """Put a run into the table."""
+    run.twin = _runs.get(run.run_id.int)
+    _runs[run.run_id.int] = run
     if batch_size > 1:
         _join_batch(run)
     open_call(run)
     run.watch_task()
-    return run
 
 
 def same_start(run_id: UUID, prompt: Sequence[Any], invocation: object) -> Run | None:
@@ -161,19 +160,20 @@ def same_start(run_id: UUID, prompt: Sequence[Any], invocation: object) -> Run |
     A caller may give one run_id to two calls: they have the id in common, but not the invocation parameters, of which
     each call makes its own (and where there are none, not the prompt).
     """
-    for run in _runs.get(run_id, ()):
+    run = _runs.get(run_id.int)
+    while run is not None:
         if run.invocation is invocation and (invocation is not None or run.prompt[:1] == prompt[:1]):
             return run
+        run = run.twin
     return None
 
 
 def find(run_id: UUID | None, handler: object) -> Run | None:
     """Return the open run with this id whose start the handler saw."""
-    if run_id is not None:
-        for run in _runs.get(run_id, ()):
-            if handler in run.handlers:
-                return run
-    return None
+    run = None if run_id is None else _runs.get(run_id.int)
+    while run is not None and handler not in run.handlers:
+        run = run.twin
+    return run
 
 
 def finish(run: Run, handler: object) -> bool:
@@ -187,13 +187,14 @@ def finish(run: Run, handler: object) -> bool:
 def note_usage(run_id: UUID, usage: Any) -> None:
     """Keep the usage of a legacy LLM's stream, which its client reads and LangChain does not pass on."""
     counts = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
-    for run in _runs.get(run_id, ()):
-        run.usages.append(counts)
+    run = _runs.get(run_id.int)
+    if run is not None:
+        run.note(counts)
 
 
 def children(parent_run_id: UUID) -> list[Run]:
     """Return the open runs of a chain."""
-    return [run for twins in list(_runs.values()) for run in twins if run.parent_run_id == parent_run_id]
+    return [run for run in list(_runs.values()) if run.parent_run_id == parent_run_id]
 
 
 def any_open() -> bool:
@@ -269,8 +270,13 @@ def _join_batch(run: Run) -> None:
 
 
 def _remove(run: Run) -> None:
-    twins = _runs.get(run.run_id)
-    if twins is not None and run in twins:
-        twins.remove(run)
-        if not twins:
-            _runs.pop(run.run_id, None)
+    first = _runs.get(run.run_id.int)
+    if first is run:
+        if run.twin is None:
+            _runs.pop(run.run_id.int, None)
+        else:
+            _runs[run.run_id.int] = run.twin
+    while first is not None:
+        if first.twin is run:
+            first.twin = run.twin
+        first = first.twin
