@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from token_handlers import install, recording, uninstall
+from token_handlers import install, recording, track_tokens, uninstall
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,3 +120,30 @@ print(shared_counter().successful_requests, shared_counter().total_tokens > 0)
 """
     assert ("1 True", "") == run(script, AGENTSIGHT_TOKEN_HANDLER_TYPE="langchain")
     assert ("0 False", "") == run(script)
+
+
+def test_uninstall_leaves_the_dispatcher_as_it_was():
+    """LlamaIndex's dispatcher has the user's handlers alone before and after, in whatever order things are undone."""
+    from llama_index.core.instrumentation import get_dispatcher
+
+    uninstall()
+    root = get_dispatcher()
+    before = list(root.event_handlers), list(root.span_handlers)
+    for _ in range(2):
+        install("llamaindex")
+        assert (len(before[0]) + 1, len(before[1]) + 1) == (len(root.event_handlers), len(root.span_handlers))
+        uninstall()
+        assert before == (root.event_handlers, root.span_handlers)
+
+
+def test_a_block_outlives_uninstall():
+    """uninstall() inside a block leaves what the block needs."""
+    from llama_index.core.instrumentation import get_dispatcher
+
+    root = get_dispatcher()
+    with track_tokens():
+        attached = list(root.event_handlers)
+        uninstall()
+        assert attached == root.event_handlers
+    uninstall()
+    assert len(attached) - 1 == len(root.event_handlers)

@@ -13,7 +13,9 @@ from token_handlers import track_tokens
 def anthropic(ledger, **modes):
     """Return a ChatAnthropic that talks to the test's channel."""
     url = ledger.url(close=1, **modes)
-    return ChatAnthropic(model="claude-haiku-4-5", base_url=url, api_key="none", max_retries=0)
+    return ChatAnthropic(
+        model_name="claude-haiku-4-5", base_url=url, api_key="none", max_retries=0, timeout=None, stop=None
+    )
 
 
 @pytest.mark.parametrize("streaming", [False, True])

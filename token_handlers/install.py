@@ -7,6 +7,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from token_handlers import recording
+from token_handlers.scopes import any_entered
 
 logger = logging.getLogger("token_handlers")
 
@@ -53,6 +54,8 @@ def install(handler_type: str | None = None) -> None:
 def uninstall() -> None:
     """Stop automatic tracking; the shared counter keeps what it has, and blocks and handlers go on counting."""
     recording.automatic.clear()
+    if not any_entered():
+        recording.unwatch_llama_index()
 
 
 def _parse(text: str) -> set[str]:

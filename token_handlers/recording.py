@@ -6,6 +6,7 @@ tracked automatically, and the calls that have started and not yet ended.
 
 import asyncio
 import atexit
+import sys
 import threading
 import time
 import uuid
@@ -27,6 +28,11 @@ MAX_OPEN_CALLS = 10_000
 automatic: set[str] = set()
 """The frameworks whose every call is recorded: 'langchain', 'llamaindex'."""
 
+_HOOKS = {
+    "langchain.hook": "langchain_core.tracers.context",
+    "langchain.embeddings": "langchain_openai.embeddings.base",
+    "llama_index.hook": "llama_index_instrumentation",
+}
 _shared = TokenCounter()
 _sinks: Sinks = ()
 _open_calls: "dict[Call, None]" = {}
@@ -68,7 +74,7 @@ def is_tracking(framework: str) -> bool:
 
 
 def watch_frameworks() -> None:
-    """Attach to LangChain and LlamaIndex, now or when the application imports them; done once in a process' life."""
+    """Attach to LangChain and LlamaIndex, now or when the application imports them, if that is not done."""
     global _watched  # noqa: PLW0603 (as above)
     if _watched:
         return
@@ -76,13 +82,20 @@ def watch_frameworks() -> None:
         if _watched:
             return
         pricing.load_prices()  # slow, so before the first call rather than inside it
-        # By name: tracking is below the frameworks' packages and must not import them.
-        wrapt.register_post_import_hook("token_handlers.langchain.hook:attach", "langchain_core.tracers.context")
-        wrapt.register_post_import_hook(
-            "token_handlers.langchain.embeddings:attach", "langchain_openai.embeddings.base"
-        )
-        wrapt.register_post_import_hook("token_handlers.llama_index.hook:attach", "llama_index_instrumentation")
+        # By name: this module is below the frameworks' packages and must not import them.
+        for hook, module in _HOOKS.items():
+            wrapt.register_post_import_hook(f"token_handlers.{hook}:attach", module)
         _watched = True
+
+
+def unwatch_llama_index() -> None:
+    """Leave LlamaIndex's dispatcher as it was, until something is to be tracked again; LangChain's hook can stay."""
+    global _watched  # noqa: PLW0603 (as above)
+    hook = sys.modules.get("token_handlers.llama_index.hook")
+    if hook is not None:
+        with _watching:
+            hook.detach()
+            _watched = False
 
 
 class Call:

@@ -79,6 +79,12 @@ class Scope:
 
 _active: ContextVar[tuple[Scope, ...]] = ContextVar("token_handlers_scopes", default=())
 _in_generators: dict[FrameType, list[Scope]] = {}
+_entered: set[Scope] = set()
+
+
+def any_entered() -> bool:
+    """Return whether any block is entered anywhere in the process."""
+    return bool(_entered)
 
 
 def any_scope() -> bool:
@@ -115,12 +121,14 @@ def enter(scope: Scope, caller: FrameType) -> None:
     if frame is not None:
         scope.frame, scope.flow = frame, _flow()
         _in_generators.setdefault(frame, []).append(scope)
+    _entered.add(scope)
     scope.token = _active.set((*scope.outer, scope))
 
 
 def leave(scope: Scope) -> None:
     """Undo `enter`, in whatever order and context the blocks are left."""
     scope.left = True
+    _entered.discard(scope)
     if scope.frame is not None:
         _forget_frame(scope, scope.frame)
     current = _active.get()

@@ -30,7 +30,7 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str | int]], *, wi
 def usage_table(totals: Mapping[str, UsageTotals]) -> str:
     """Return an aligned table of named totals, the dearest first, without the columns in which all is zero."""
     dearest_first = sorted(totals.items(), key=lambda item: (-(item[1].cost or 0), item[0]))
-    rows = [(name, *_numbers(total), money(total.cost)) for name, total in dearest_first]
+    rows: list[tuple[str | int, ...]] = [(name, *_numbers(total), money(total.cost)) for name, total in dearest_first]
     kept = [index for index in range(len(_COLUMNS)) if index < _ALWAYS or any(row[index] for row in rows)]
     return text_table([_COLUMNS[index] for index in kept], [[row[index] for index in kept] for row in rows])
 

@@ -1,4 +1,6 @@
-"""What each tracker adds to a LangChain call, in µs, in one run: python tests/benchmarks/langchain.py [rounds]
+"""What each tracker adds to a LangChain call, in µs, in one run.
+
+    python tests/benchmarks/langchain.py [rounds]
 
 Rows are trackers, columns ways of calling a chat model that answers at once. A figure is the median, over rounds in
 which the trackers take turns, of what a call takes above one without any handler; the last line is that baseline.
@@ -65,8 +67,8 @@ class Instant(BaseChatModel):
 
     def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         for _ in range(CHUNKS):
-            yield ChatGenerationChunk(message=AIMessageChunk("word "))
-        yield ChatGenerationChunk(message=AIMessageChunk("", usage_metadata=USAGE))
+            yield ChatGenerationChunk(message=AIMessageChunk(content="word "))
+        yield ChatGenerationChunk(message=AIMessageChunk(content="", usage_metadata=USAGE))
 
     async def _astream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
         for chunk in self._stream(messages):

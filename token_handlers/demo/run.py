@@ -13,7 +13,7 @@ from token_handlers.tables import text_table, usage_table
 Sums = tuple[int, int, int]
 """Requests, prompt tokens (of embeddings too), completion tokens."""
 
-CALLS = ("langchain_calls",)
+CALLS = ("langchain_calls", "llama_index_calls")
 
 
 def run_demo(api_key: SecretStr | None = None) -> int:
@@ -26,7 +26,7 @@ def run_demo(api_key: SecretStr | None = None) -> int:
         print(_report(counter))
         return 0
     with LedgerServer() as server:
-        counter, records = _tracked_calls(server.url(), SecretStr("none"))
+        counter, records = _tracked_calls(server.url(close=1), SecretStr("none"))
         ledger = server.ledger()
     print(_report(counter))
     return _compare(records, ledger)

@@ -84,6 +84,7 @@ class EmbeddingCall(Call):
             record_estimate(self)
 
 
+_attached = False
 _watched: ContextVar[_Watch | None] = ContextVar("token_handlers_embeddings", default=None)
 
 
@@ -132,6 +133,10 @@ def attach(module: ModuleType) -> None:
     """Watch langchain_openai's embeddings without a wrapper, and the requests that their clients make, once."""
     from openai.resources import embeddings as clients
 
+    global _attached  # noqa: PLW0603 (once in a process' life)
+    if _attached:
+        return
+    _attached = True
     wrapt.wrap_function_wrapper(module, "OpenAIEmbeddings.embed_documents", _embed)
     wrapt.wrap_function_wrapper(module, "OpenAIEmbeddings.aembed_documents", _aembed)
     wrapt.wrap_function_wrapper(clients, "Embeddings.create", _create)

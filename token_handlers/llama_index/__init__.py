@@ -1,0 +1,29 @@
+"""LlamaIndex's callbacks and instrumentation, turned into usage records."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from token_handlers.errors import MissingDependency
+
+if TYPE_CHECKING:
+    from token_handlers.llama_index.handler import LlamaIndexTokenHandler
+    from token_handlers.llama_index.streams import report_stream_usage
+
+__all__ = ["LlamaIndexTokenHandler", "report_stream_usage"]
+
+try:
+    _installed = all(find_spec(name) for name in ("llama_index.core", "llama_index_instrumentation"))
+except ModuleNotFoundError:  # the parent package of llama_index.core
+    _installed = False
+if not _installed:
+    raise MissingDependency("llama-index-core", "llamaindex")
+
+_MODULES = {"LlamaIndexTokenHandler": "handler", "report_stream_usage": "streams"}
+
+
+def __getattr__(name: str) -> object:
+    # `hook` is imported in the middle of LlamaIndex's own import, when these can't be.
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,267 @@
+"""The LLM calls that have started: what their start and their chunks carried, until they end."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from token_handlers.llama_index.texts import message_pairs, response_text
+from token_handlers.recording import Call, abandon, drop, open_call
+from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens
+from token_handlers.usage import Operation
+
+if TYPE_CHECKING:
+    from token_handlers.llama_index.spans import Span
+
+_BASE_URLS = ("api_base", "base_url", "azure_endpoint", "endpoint", "endpoint_url")
+_MOST_TYPES = 1_000
+_url_fields: dict[type, tuple[str, ...]] = {}
+
+
+class ModelCall(Call):
+    """One call of an LLM.
+
+    ``inner`` are the counts of LLM calls that it made itself, None where it made none. ``response`` is the latest
+    chunk of a stream, ``answer`` what the provider's client returned, for when LlamaIndex then fails to read it.
+    """
+
+    __slots__ = (
+        "answer",
+        "event_id",
+        "inner",
+        "instance",
+        "kwargs",
+        "model_dict",
+        "outer",
+        "prompt",
+        "response",
+        "span_id",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        span_id: str | None,
+        operation: Operation,
+        prompt: Any,
+        kwargs: Mapping[str, Any] | None,
+        model_dict: Mapping[str, Any] | None,
+    ) -> None:
+        super().__init__(operation)
+        self.span_id = span_id
+        self.prompt = prompt
+        self.kwargs = kwargs
+        self.model_dict = model_dict
+        self.instance: Any = None
+        self.outer: tuple[ModelCall, ...] = ()
+        self.inner: list[Mapping[str, int]] | None = None
+        self.response: Any = None
+        self.answer: Any = None
+        self.stream: ref[Any] | None = None
+        self.event_id: str | None = None
+
+    def describe(self) -> None:
+        """Fill in model, provider and base URL; not done at the start, which is the application's waiting time."""
+        self.model = self._model()
+        self.provider = self.provider_name()
+        self.base_url = base_url(self.instance)
+
+    def _model(self) -> str | None:
+        """Return the model that was asked for; a name given to the call itself overrides the LLM's."""
+        if self.kwargs:
+            name = self.kwargs.get("model")
+            if isinstance(name, str) and name:
+                return name
+        name = self.model_dict.get("model_name") if self.model_dict else None
+        return name if isinstance(name, str) and name else None
+
+    def provider_name(self) -> str | None:
+        """Return the LLM's class name as LlamaIndex tells it, which is all that it tells of the provider."""
+        name = self.model_dict.get("class_name") if self.model_dict else None
+        return name if isinstance(name, str) else None
+
+    def estimate(self) -> tuple[dict[str, int], str]:
+        """Return the estimated tokens of the prompt and of what was received so far."""
+        return self.estimate_for(self.response)
+
+    def estimate_for(self, response: Any) -> tuple[dict[str, int], str]:
+        """Return the estimated tokens of the prompt and of a given response."""
+        prompt = self.estimate_input()
+        text = response_text(response)
+        answer = estimate_tokens(text, self.model).tokens if text else 0
+        return {"input_tokens": prompt.tokens, "output_tokens": answer}, prompt.method
+
+    def estimate_input(self) -> Estimate:
+        """Return the prompt's estimated tokens, tools and schemas included."""
+        self.describe()
+        if isinstance(self.prompt, str):
+            return estimate_prompt([("user", self.prompt)], (), self.model)
+        pairs, media = message_pairs(self.prompt)
+        return estimate_prompt(pairs, _tools(self.kwargs or {}), self.model, media=media)
+
+    def forget(self) -> None:
+        """Drop this call from the table of open ones."""
+        _remove(self)
+
+    def same_prompt(self, prompt: Any) -> bool:
+        """Return whether this call's prompt is that of another event: LlamaIndex copies the list, not its messages."""
+        if isinstance(prompt, str) or isinstance(self.prompt, str):
+            return bool(self.prompt == prompt)
+        return len(self.prompt) == len(prompt) and all(map(_same, self.prompt, prompt))
+
+
+_open: dict[str | None, list[ModelCall]] = {}
+
+
+def begin(
+    span: "Span | None",
+    span_id: str | None,
+    operation: Operation,
+    prompt: Any,
+    kwargs: Mapping[str, Any] | None,
+    model_dict: Mapping[str, Any],
+) -> ModelCall:
+    """Open a call and return it; the calls around it, which only pass it on, are told that it is inside them."""
+    call = ModelCall(span_id, operation, prompt, kwargs, model_dict)
+    if span is not None:
+        _place(call, span)
+    twins = _open.get(span_id)
+    if twins is None:
+        _open[span_id] = [call]
+    else:
+        twins.append(call)
+    open_call(call)
+    return call
+
+
+def _place(call: ModelCall, span: "Span") -> None:
+    around: Span | None = span
+    if span.span_id == call.span_id:
+        call.instance = span.instance
+        span.call = call
+        span.seen = True
+        around = span.outer
+        if around is None:
+            return
+    outer = []
+    while around is not None:
+        around.seen = True
+        if around.call is not None and not around.call.settled and around.call is not call:
+            outer.append(around.call)
+            if around.call.inner is None:
+                around.call.inner = []
+        around = around.outer
+    call.outer = tuple(outer)
+
+
+def find(span_id: str | None, prompt: Any) -> ModelCall | None:
+    """Return the open call of a span; where several share one, the one with this prompt, else the newest."""
+    twins = _open.get(span_id)
+    if not twins:
+        return None
+    if len(twins) > 1:
+        for call in reversed(twins):
+            if prompt is not None and call.same_prompt(prompt):
+                return call
+    return twins[-1]
+
+
+def with_response(response: Any) -> ModelCall | None:
+    """Return the open call whose latest chunk is this very response."""
+    return next((call for twins in list(_open.values()) for call in twins if call.response is response), None)
+
+
+def progress(span_id: str | None, response: Any) -> None:
+    """Keep the latest chunk of a stream, which holds the text accumulated so far."""
+    twins = _open.get(span_id)
+    if twins:
+        twins[-1].response = response
+
+
+def close(call: ModelCall, counts: Mapping[str, int] | None) -> None:
+    """Take an ended call out of the table, and tell those around it what it used."""
+    _remove(call)
+    if call.outer and counts is not None:
+        for outer in call.outer:
+            if outer.inner is not None:
+                outer.inner.append(counts)
+
+
+def follow(call: ModelCall, stream: Any) -> None:
+    """Settle a call whose stream is thrown away unread: most LLMs send the request at the first chunk."""
+
+    def unread(_: object) -> None:
+        if call.response is not None or call.settled:
+            return
+        if call.answer is not None:
+            abandon(call)
+        else:
+            _remove(call)
+            drop(call)
+
+    try:
+        call.stream = ref(stream, unread)
+    except TypeError:
+        return
+
+
+def hand_over(call: ModelCall) -> bool:
+    """Leave a stream to another open one that passes on the very same chunk, and return whether there is one.
+
+    LlamaIndex runs the inner of two such streams outside the outer one's span when the outer one is async.
+    """
+    response = call.response
+    if response is None:
+        return False
+    for others in list(_open.values()):
+        for other in others:
+            if other is not call and other.response is response:
+                if call.inner is not None:
+                    other.inner = [*(other.inner or ()), *call.inner]
+                return True
+    return False
+
+
+def base_url(instance: Any) -> str | None:
+    """Return the server that an LLM or embedding model talks to, where it says so."""
+    if instance is None:
+        return None
+    kind = type(instance)
+    names = _url_fields.get(kind)
+    if names is None:
+        if len(_url_fields) >= _MOST_TYPES:
+            _url_fields.clear()
+        fields = getattr(kind, "model_fields", {})
+        names = _url_fields[kind] = tuple(name for name in _BASE_URLS if name in fields)
+    for name in names:
+        url = getattr(instance, name, None)
+        if isinstance(url, str) and url:
+            return url
+    return None
+
+
+def _tools(kwargs: Mapping[str, Any]) -> Sequence[Any]:
+    tools = kwargs.get("tools") or kwargs.get("functions") or ()
+    tools = list(tools) if isinstance(tools, Sequence) and not isinstance(tools, str) else []
+    return [*tools, *_schemas(kwargs.get("response_format"))]
+
+
+def _schemas(response_format: Any) -> list[dict[str, Any]]:
+    """Return the schema of a structured answer as the tool that it costs as much as."""
+    named = response_format.get("json_schema") if isinstance(response_format, Mapping) else None
+    if not isinstance(named, Mapping):
+        return []
+    return [{"type": "function", "function": {"name": named.get("name"), "parameters": named.get("schema")}}]
+
+
+def _same(one: object, other: object) -> bool:
+    return one is other
+
+
+def _remove(call: ModelCall) -> None:
+    twins = _open.get(call.span_id)
+    if twins is None or call not in twins:
+        return
+    if len(twins) == 1:
+        _open.pop(call.span_id, None)
+    else:
+        twins.remove(call)

@@ -1,0 +1,318 @@
+"""Providers' clients, watched for what LlamaIndex says nothing of: embeddings' usage, and calls without events.
+
+The wraps look at a request only inside a recorded LlamaIndex span that no event speaks for, so what others send through
+the same clients is never counted here.
+"""
+
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import wrapt
+
+from token_handlers.errors import shielded
+from token_handlers.llama_index import calls, embeddings, silent
+from token_handlers.llama_index.calls import ModelCall
+from token_handlers.llama_index.embeddings import EmbeddingCall
+from token_handlers.llama_index.gate import is_tracked
+from token_handlers.llama_index.handlers import count_for_handlers
+from token_handlers.llama_index.outcomes import record_end, record_error
+from token_handlers.llama_index.spans import Span, current
+from token_handlers.payloads import read_payload
+
+_USAGE_EVENTS = ("message_start", "message_delta")
+_EMBEDDING_METHODS = ("get_", "aget_")
+
+
+class _Answer(NamedTuple):
+    """A client's response as LlamaIndex's own responses look; ``text`` is for estimates alone."""
+
+    raw: Any
+    text: str = ""
+
+
+class _Witness(NamedTuple):
+    """A request of a call that events speak for; its answer tells what was billed if LlamaIndex fails to read it."""
+
+    call: ModelCall
+
+
+_Begun = ModelCall | EmbeddingCall | _Witness
+
+
+def watch() -> None:
+    """Wrap the clients that are imported, and those that will be."""
+    for name, wrap in _WRAPS.items():
+        if name not in _watched:
+            _watched.add(name)
+            wrapt.register_post_import_hook(_when_imported(wrap), name)
+        elif name in sys.modules:
+            wrap(sys.modules[name])
+
+
+def restore() -> None:
+    """Give the clients their own methods back; a wrap that someone else has wrapped in turn stays, and does nothing."""
+    for owner, name, wrapper in _wrapped:
+        if owner.__dict__.get(name) is wrapper:
+            setattr(owner, name, wrapper.__wrapped__)
+    _wrapped.clear()
+
+
+_watched: set[str] = set()
+_wrapped: list[tuple[Any, str, Any]] = []
+
+
+def _when_imported(wrap: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+    def imported(module: ModuleType) -> None:
+        from token_handlers.llama_index import hook  # it imports this module
+
+        if hook.is_attached():
+            wrap(module)
+
+    return imported
+
+
+def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+    original = owner.__dict__.get(name)
+    if original is None or any(entry[:2] == (owner, name) for entry in _wrapped):
+        return
+    made = wrapt.FunctionWrapper(original, wrapper)
+    setattr(owner, name, made)
+    _wrapped.append((owner, name, made))
+
+
+def _wrap_sdk(module: ModuleType) -> None:
+    _wrap(module.SyncAPIClient, "request", _request)
+    _wrap(module.AsyncAPIClient, "request", _arequest)
+
+
+def _wrap_google(module: ModuleType) -> None:
+    _wrap(module.Models, "generate_content", _request)
+    _wrap(module.AsyncModels, "generate_content", _arequest)
+    _wrap(module.Models, "generate_content_stream", _stream)
+    _wrap(module.AsyncModels, "generate_content_stream", _astream)
+
+
+def _wrap_mistral(module: ModuleType) -> None:
+    _wrap(module.MistralAI, "fill_in_middle", _fill_in_middle)
+
+
+_WRAPS: Mapping[str, Callable[[ModuleType], None]] = {
+    "openai._base_client": _wrap_sdk,
+    "anthropic._base_client": _wrap_sdk,
+    "google.genai.models": _wrap_google,
+    "llama_index.llms.mistralai.base": _wrap_mistral,
+}
+
+
+def _request(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    call = _begin(args, kwargs) if current.get() is not None else None
+    if call is None:
+        return wrapped(*args, **kwargs)
+    try:
+        response = wrapped(*args, **kwargs)
+    except BaseException as error:
+        _failed(call, error)
+        raise
+    _answered(call, response)
+    return response
+
+
+def _arequest(
+    wrapped: Callable[..., Awaitable[Any]], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Awaitable[Any]:
+    call = _begin(args, kwargs) if current.get() is not None else None
+    if call is None:
+        return wrapped(*args, **kwargs)
+    return _awaited(call, wrapped(*args, **kwargs))
+
+
+async def _awaited(call: _Begun, pending: Awaitable[Any]) -> Any:
+    try:
+        response = await pending
+    except BaseException as error:
+        _failed(call, error)
+        raise
+    _answered(call, response)
+    return response
+
+
+@shielded
+def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
+    """Open a call for a request that no event speaks for, or None."""
+    span = current.get()
+    while span is not None:
+        if span.call is not None and not (span.call.settled and silent.is_silent(span)):
+            return _Witness(span.call)
+        if _embeds(span):
+            return _begin_embedding(span, args, kwargs) if span.seen else None
+        if silent.is_silent(span):
+            tracked = is_tracked() or count_for_handlers(None, span.instance)
+            return silent.open_silent(span) if tracked else None
+        span = span.outer
+    return None
+
+
+def _embeds(span: Span) -> bool:
+    return hasattr(span.instance, "embed_batch_size") and span.method.startswith(_EMBEDDING_METHODS)
+
+
+def _begin_embedding(span: Span, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EmbeddingCall:
+    call = embeddings.take(span)
+    options = kwargs.get("options", args[1] if len(args) > 1 else None)
+    body = getattr(options, "json_data", None)
+    texts = body.get("input") if isinstance(body, Mapping) else None
+    if isinstance(texts, str):
+        texts = [texts]
+    call.texts = [text for text in texts or () if isinstance(text, str)]
+    return call
+
+
+@shielded
+def _answered(call: _Begun, response: Any) -> None:
+    if isinstance(call, _Witness):
+        if not hasattr(type(response), "__next__") and not hasattr(type(response), "__anext__"):
+            call.call.answer = response
+        elif type(response).__module__.partition(".")[0] == "anthropic":
+            _watch_events(call.call, response)
+    elif isinstance(call, EmbeddingCall):
+        embeddings.sent(call, response)
+    else:
+        record_end(call, _Answer(response, _text(response)))
+
+
+def _watch_events(call: ModelCall, stream: Any) -> None:
+    """Keep the two events of an Anthropic stream that state usage: LlamaIndex shows the last, without cache tokens."""
+    events: list[Any] = []
+    call.answer = events
+    iterator = stream._iterator  # noqa: SLF001 (every way of reading the stream goes through it)
+    if hasattr(iterator, "__anext__"):
+        stream._iterator = _akept(iterator, events)  # noqa: SLF001 (as above)
+    else:
+        stream._iterator = _kept(iterator, events)  # noqa: SLF001 (as above)
+
+
+def _kept(iterator: Iterator[Any], events: list[Any]) -> Iterator[Any]:
+    for event in iterator:
+        if event.type in _USAGE_EVENTS:
+            events.append(event)
+        yield event
+
+
+async def _akept(iterator: AsyncIterator[Any], events: list[Any]) -> AsyncIterator[Any]:
+    async for event in iterator:
+        if event.type in _USAGE_EVENTS:
+            events.append(event)
+        yield event
+
+
+@shielded
+def _failed(call: _Begun, error: BaseException) -> None:
+    if isinstance(call, EmbeddingCall):
+        embeddings.refused(call, error)
+    elif isinstance(call, ModelCall):
+        record_error(call, error)
+
+
+def _text(response: Any) -> str:
+    """Return a response's text where it reports no usage, for an estimate."""
+    if read_payload(response) is not None:
+        return ""
+    for name in ("output_text", "text"):
+        text = getattr(response, name, None)
+        if isinstance(text, str):
+            return text
+    blocks = getattr(response, "content", None)
+    return "".join(str(getattr(block, "text", "")) for block in blocks) if isinstance(blocks, list) else ""
+
+
+def _stream(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    call = _begin_stream(sys._getframe(1), kwargs)  # noqa: SLF001 (its generator runs outside the span that made it)
+    chunks = wrapped(*args, **kwargs)
+    return chunks if call is None else _followed(call, chunks)
+
+
+def _astream(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    call = _begin_stream(sys._getframe(1), kwargs)  # noqa: SLF001 (as above)
+    pending = wrapped(*args, **kwargs)
+    return pending if call is None else _afollowed(call, pending)
+
+
+@shielded
+def _begin_stream(frame: Any, kwargs: dict[str, Any]) -> ModelCall | None:
+    """Open a call for a stream that LlamaIndex's GoogleGenAI reads in structured prediction, without any event."""
+    code = frame.f_code
+    if "stream_structured_predict" not in code.co_qualname or not code.co_qualname.startswith("GoogleGenAI."):
+        return None
+    llm = frame.f_locals.get("self")
+    if not (is_tracked() or count_for_handlers(None, llm)):
+        return None
+    facts = llm.to_payload() if llm is not None else {"class_name": "GenAI", "model_name": kwargs.get("model")}
+    call = calls.begin(None, None, "chat", str(kwargs.get("contents") or ""), {}, facts)
+    call.instance = llm
+    count_for_handlers(call, llm)
+    return call
+
+
+def _followed(call: ModelCall, chunks: Iterator[Any]) -> Iterator[Any]:
+    texts: list[str] = []
+    try:
+        for chunk in chunks:
+            _note(call, chunk, texts)
+            yield chunk
+    except BaseException as error:
+        _failed(call, error)
+        raise
+    shielded(record_end)(call, call.response)
+
+
+async def _afollowed(call: ModelCall, pending: Awaitable[AsyncIterator[Any]]) -> AsyncIterator[Any]:
+    try:
+        chunks = await pending
+    except BaseException as error:
+        _failed(call, error)
+        raise
+    return _anoted(call, chunks)
+
+
+async def _anoted(call: ModelCall, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    texts: list[str] = []
+    try:
+        async for chunk in chunks:
+            _note(call, chunk, texts)
+            yield chunk
+    except BaseException as error:
+        _failed(call, error)
+        raise
+    shielded(record_end)(call, call.response)
+
+
+@shielded
+def _note(call: ModelCall, chunk: Any, texts: list[str]) -> None:
+    texts.append(str(getattr(chunk, "text", None) or ""))
+    call.response = _Answer(chunk, "".join(texts))
+
+
+def _fill_in_middle(wrapped: Callable[..., Any], llm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    call = _begin_fill(llm, args, kwargs)
+    if call is None:
+        return wrapped(*args, **kwargs)
+    try:
+        response = wrapped(*args, **kwargs)
+    except BaseException as error:
+        _failed(call, error)
+        raise
+    shielded(record_end)(call, response)
+    return response
+
+
+@shielded
+def _begin_fill(llm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall | None:
+    if not (is_tracked() or count_for_handlers(None, llm)):
+        return None
+    texts = [text for text in (*args[:2], kwargs.get("prompt"), kwargs.get("suffix")) if isinstance(text, str)]
+    call = calls.begin(current.get(), None, "text_completion", "\n".join(texts), {}, llm.to_payload())
+    call.instance = llm
+    count_for_handlers(call, llm)
+    return call

@@ -1,0 +1,164 @@
+"""Embedding calls: by the usage in the client's own response where it is seen, else by the texts that were sent."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from token_handlers.interruptions import was_rejected
+from token_handlers.llama_index.calls import base_url
+from token_handlers.llama_index.spans import Span
+from token_handlers.payloads import read_payload
+from token_handlers.recording import Call, drop, open_call, record
+from token_handlers.tokenizer import estimate_tokens
+
+# Integrations whose every request goes through openai's client, where `clients` sees it.
+_THROUGH_OPENAI = ("llama_index.embeddings.openai", "llama_index.embeddings.azure_openai")
+_MEMORY_STORES = ("MutableMappingKVStore", "SimpleKVStore")
+
+
+class EmbeddingCall(Call):
+    """One batch of texts, which one request usually sends."""
+
+    __slots__ = ("event_id", "facts", "instance", "span", "texts")
+
+    def __init__(self, span: Span | None, facts: Any) -> None:
+        super().__init__("embeddings")
+        self.span = span
+        self.instance = None if span is None else span.instance
+        self.facts = facts
+        self.texts: Sequence[str] = ()
+        self.event_id: str | None = None
+
+    def describe(self) -> None:
+        """Fill in model, provider and base URL."""
+        facts = self.facts if isinstance(self.facts, dict) else {}
+        name, provider = facts.get("model_name"), facts.get("class_name")
+        self.model = name if isinstance(name, str) else None
+        self.provider = provider if isinstance(provider, str) else None
+        self.base_url = base_url(self.instance)
+
+    def estimate(self) -> tuple[dict[str, int], str]:
+        """Return the estimated tokens of the texts, with blanks for newlines as OpenAI's clients send them."""
+        self.describe()
+        found = [estimate_tokens(text.replace("\n", " "), self.model) for text in self.texts]
+        method = found[0].method if found else "none"
+        return {"input_tokens": sum(one.tokens for one in found)}, method
+
+    def forget(self) -> None:
+        """Drop this call from its span."""
+        if self.span is not None and self in self.span.waiting:
+            self.span.waiting.remove(self)
+
+
+def begin(span: Span, facts: Any) -> EmbeddingCall:
+    """Open a batch, which waits for its request."""
+    call = EmbeddingCall(span, facts)
+    span.waiting.append(call)
+    for around in span.chain():
+        around.seen = True
+    open_call(call)
+    return call
+
+
+def take(span: Span) -> EmbeddingCall:
+    """Return the batch that a request is sent for, or a new one where a model sends more requests than batches."""
+    if span.waiting:
+        return span.waiting.pop(0)  # type: ignore[return-value]  # only this module puts calls there
+    call = EmbeddingCall(span, span.instance.to_payload() if hasattr(span.instance, "to_payload") else {})
+    open_call(call)
+    return call
+
+
+def sent(call: EmbeddingCall, response: Any) -> None:
+    """Record a request that was answered: by what the response says it used, else by the texts it sent."""
+    span = call.span
+    if span is not None:
+        span.covered += len(call.texts)
+    call.describe()
+    reading = read_payload(response, call.provider)
+    if reading is not None and "input_tokens" in reading.counts:
+        counts = {"input_tokens": reading.counts["input_tokens"]}
+        record(call, counts, model=reading.model, cost=reading.cost)
+    else:
+        counts, method = call.estimate()
+        record(call, counts, source="estimated", method=method)
+
+
+def refused(call: EmbeddingCall, error: BaseException) -> None:
+    """Record a request that was interrupted; one that was rejected may be tried again, and waits for that."""
+    span = call.span
+    if not was_rejected(error):
+        counts, method = call.estimate()
+        record(call, counts, source="estimated", method=method)
+    elif span is not None and not span.closed:
+        span.error = error
+        span.waiting.append(call)
+    else:
+        record(call, {}, outcome="failed")
+
+
+def end(span: Span, chunks: Sequence[str]) -> None:
+    """Settle a batch that was embedded, unless its request is recorded already."""
+    span.ended += len(chunks)
+    if span.covered:
+        span.covered = max(0, span.covered - len(chunks))
+        return
+    if not span.waiting:
+        return
+    call = take(span)
+    fresh = [text for text in chunks if text not in _cached(span)]
+    if not fresh or is_through_openai(span.instance):
+        drop(call)  # the model's own cache answered, and nothing was sent
+        return
+    estimated(call, fresh)
+
+
+def estimated(call: EmbeddingCall, texts: Iterable[str]) -> None:
+    """Record a batch by its texts."""
+    call.texts = [text for text in texts if isinstance(text, str)]
+    counts, method = call.estimate()
+    record(call, counts, source="estimated", method=method)
+
+
+def close(span: Span, error: BaseException | None) -> None:
+    """Settle what waits in a span that ends: failed where that is known, estimated where texts may have been sent."""
+    texts = _texts(span)[span.ended :]
+    while span.waiting:
+        call = take(span)
+        failure = span.error or error
+        if failure is not None and was_rejected(failure):
+            record(call, {}, outcome="failed")
+        elif error is None or is_through_openai(span.instance):
+            drop(call)
+        else:
+            count = -(-len(texts) // (len(span.waiting) + 1))
+            estimated(call, texts[:count])
+            texts = texts[count:]
+
+
+def is_through_openai(instance: Any) -> bool:
+    """Return whether all requests of an embedding model are seen in openai's client."""
+    kind = type(instance)
+    methods = (getattr(kind, name, None) for name in ("_get_query_embedding", "_get_text_embeddings"))
+    return "openai" in sys.modules and all(
+        (getattr(method, "__module__", None) or "").startswith(_THROUGH_OPENAI) for method in methods
+    )
+
+
+def note_cached(span: Span) -> None:
+    """Remember which texts an embeddings cache in memory has before the call; other stores may be slow to ask."""
+    cache = getattr(span.instance, "embeddings_cache", None)
+    if cache is None or is_through_openai(span.instance):
+        return
+    if any(kind.__name__ in _MEMORY_STORES for kind in type(cache).__mro__):
+        span.cached = {text for text in _texts(span) if cache.get(key=text, collection="embeddings") is not None}
+
+
+def _cached(span: Span) -> set[str]:
+    return span.cached or set()
+
+
+def _texts(span: Span) -> list[str]:
+    arguments = getattr(span.arguments, "arguments", None) or {}
+    found = arguments.get("texts") or [arguments.get("query"), arguments.get("text")]
+    return [text for text in found if isinstance(text, str)]

@@ -1,0 +1,43 @@
+"""Whether a LlamaIndex call that starts here is to be recorded.
+
+A query engine's `StreamingResponse` starts its LLM call only when it is read, which may be after its scope was left.
+The call belongs to the scope of whoever reads it; where there is none it is still to reach the shared counter, so these
+generators are remembered until they are read or thrown away.
+"""
+
+from inspect import isasyncgen, isgenerator
+from typing import Any
+from weakref import WeakSet
+
+from token_handlers import recording
+from token_handlers.scopes import any_scope
+
+_STREAMING = ("StreamingResponse", "AsyncStreamingResponse")
+_unread: WeakSet[Any] = WeakSet()
+
+listening: list[None] = []
+"""Not empty once a LlamaIndexTokenHandler was made: then spans matter outside scopes too."""
+
+
+def is_tracked() -> bool:
+    """Return whether a call that starts here is recorded without a handler of its own asking for it."""
+    return "llamaindex" in recording.automatic or any_scope() or (bool(_unread) and _is_read())
+
+
+def is_passed_on(class_name: object) -> bool:
+    """Return whether an LLM only calls another one, which is recorded: LlamaIndex's, or LangChain's by its own hook."""
+    if class_name == "LangChainLLM":
+        return "langchain" in recording.automatic or any_scope()
+    return class_name == "structured_llm"
+
+
+def watch(result: Any) -> None:
+    """Remember a streaming response that a query in a scope has returned."""
+    if result is not None and type(result).__name__ in _STREAMING and any_scope():
+        stream = result.response_gen
+        if isgenerator(stream) or isasyncgen(stream):
+            _unread.add(stream)
+
+
+def _is_read() -> bool:
+    return any(getattr(stream, "gi_running", False) or getattr(stream, "ag_running", False) for stream in list(_unread))

@@ -1,0 +1,245 @@
+"""LlamaIndexTokenHandler: the handler for a CallbackManager, under TokenCountingHandler's attribute names."""
+
+import os
+from typing import Any
+
+from llama_index.core.callbacks.base_handler import BaseCallbackHandler
+from llama_index.core.callbacks.schema import CBEventType, EventPayload
+from llama_index_instrumentation.span import active_span_id
+
+from token_handlers import recording
+from token_handlers.counter import TokenCounter
+from token_handlers.errors import shielded
+from token_handlers.llama_index import calls, embeddings, gate, hook, workers
+from token_handlers.llama_index.calls import ModelCall
+from token_handlers.llama_index.embeddings import EmbeddingCall
+from token_handlers.llama_index.handlers import CountsCalls
+from token_handlers.llama_index.outcomes import record_end, record_error
+from token_handlers.llama_index.spans import current
+
+_MOST_EVENTS = 10_000
+_LLM, _EMBEDDING = CBEventType.LLM, CBEventType.EMBEDDING
+_IGNORED = [kind for kind in CBEventType if kind not in (_LLM, _EMBEDDING)]
+
+
+class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
+    """Counts the calls of the LLMs and embedding models that carry it, under TokenCountingHandler's attribute names.
+
+    ``counter`` is the TokenCounter to count into; without one the handler has its own. Every call also reaches the
+    shared counter and the counters of the blocks around it, once. A copy of the handler is the handler itself, and in a
+    worker process it sends home what it counts. Everything that a TokenCounter has is an attribute of it too.
+    """
+
+    def __init__(self, counter: TokenCounter | None = None) -> None:
+        if counter is not None and not isinstance(counter, TokenCounter):
+            raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
+        super().__init__(_IGNORED, _IGNORED)
+        recording.watch_frameworks()
+        hook.attach()
+        gate.listening[:] = [None]
+        self.counter = counter if counter is not None else TokenCounter()
+        # The call of each event that has started; None where another call is recorded in its stead.
+        self._events: dict[str, ModelCall | EmbeddingCall | None] = {}
+        # A handler that is in a manager twice sees each event twice.
+        self._again: list[str] = []
+
+    @property
+    def prompt_llm_token_count(self) -> int:
+        """Input tokens of LLM calls, cached ones included."""
+        return self.counter.prompt_tokens
+
+    @property
+    def completion_llm_token_count(self) -> int:
+        """Output tokens of LLM calls, reasoning included."""
+        return self.counter.completion_tokens
+
+    @property
+    def total_llm_token_count(self) -> int:
+        """Input plus output tokens of LLM calls."""
+        return self.counter.total_tokens
+
+    @property
+    def total_embedding_token_count(self) -> int:
+        """Tokens of embedding calls."""
+        return self.counter.embedding_tokens
+
+    def reset_counts(self) -> None:
+        """Set everything to zero."""
+        self.counter.reset()
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else that a TokenCounter has: cost, estimated_requests, by_model, ..."""
+        if name.startswith("_") or name == "counter":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.counter, name)
+
+    def __repr__(self) -> str:
+        return str(self.counter)
+
+    def __copy__(self) -> "LlamaIndexTokenHandler":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "LlamaIndexTokenHandler":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrive, (tuple(workers.address_of(self, self.counter)),)
+
+    def start_trace(self, trace_id: str | None = None) -> None:
+        """Traces carry no usage."""
+
+    def end_trace(self, trace_id: str | None = None, trace_map: dict[str, list[str]] | None = None) -> None:
+        """Traces carry no usage."""
+
+    def on_event_start(
+        self,
+        event_type: CBEventType,
+        payload: dict[str, Any] | None = None,
+        event_id: str = "",
+        parent_id: str = "",
+        **kwargs: Any,
+    ) -> str:
+        """Open the call, or join the one that the dispatcher's event has opened."""
+        if event_type is _LLM or event_type is _EMBEDDING:
+            self._start(event_type, payload or {}, event_id)
+        return event_id
+
+    @shielded
+    def _start(self, event_type: CBEventType, payload: dict[str, Any], event_id: str) -> None:
+        if event_id in self._events:
+            self._again.append(event_id)
+            return
+        hook.attach()
+        call = _llm_call(payload, event_id) if event_type is _LLM else _embedding_call(payload, event_id)
+        if call is not None:
+            call.count_for(self.counter)
+        self._events[event_id] = call
+        if len(self._events) > _MOST_EVENTS:  # LlamaIndex leaves events open where a batch of embeddings failed
+            self._events.pop(next(iter(self._events)), None)
+
+    @shielded
+    def on_event_end(
+        self, event_type: CBEventType, payload: dict[str, Any] | None = None, event_id: str = "", **kwargs: Any
+    ) -> None:
+        """Record the call, where the dispatcher's own end will not."""
+        payload = payload or {}
+        if event_id in self._again:
+            self._again.remove(event_id)
+            return
+        try:
+            call = self._events.pop(event_id)
+        except KeyError:
+            call = self._unstarted(payload) if event_type is _LLM else None
+        if call is None or call.settled:
+            return
+        if isinstance(call, EmbeddingCall):
+            if call.span is None:
+                embeddings.estimated(call, payload.get(EventPayload.CHUNKS) or ())
+        elif EventPayload.EXCEPTION in payload:
+            record_error(call, payload[EventPayload.EXCEPTION])
+        else:
+            record_end(call, _response(payload))
+
+    def _unstarted(self, payload: dict[str, Any]) -> ModelCall | None:
+        """Return a call for an event whose start came before this handler was there."""
+        response = _response(payload)
+        if response is None:
+            return None
+        call = calls.with_response(response) or calls.find(active_span_id.get(), _prompt(payload))
+        if call is None:
+            call = ModelCall(None, _operation(payload), _prompt(payload), None, None)
+        call.count_for(self.counter)
+        return call
+
+
+class Messenger(BaseCallbackHandler):
+    """What a pipeline's models carry into its worker processes where no handler of ours is in them: here it is idle."""
+
+    def __init__(self) -> None:
+        super().__init__(list(CBEventType), list(CBEventType))
+        # Taken here and not when it is pickled: process pools do that in a thread that is in no scope.
+        self._address = workers.address_of(self, None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrive, (tuple(self._address),)
+
+    def __deepcopy__(self, memo: Any) -> "Messenger":
+        return self
+
+    def on_event_start(self, event_type: CBEventType, *args: Any, event_id: str = "", **kwargs: Any) -> str:
+        """Nothing is counted here."""
+        return event_id
+
+    def on_event_end(self, event_type: CBEventType, *args: Any, **kwargs: Any) -> None:
+        """Nothing is counted here."""
+
+    def start_trace(self, trace_id: str | None = None) -> None:
+        """Nothing is counted here."""
+
+    def end_trace(self, trace_id: str | None = None, trace_map: dict[str, list[str]] | None = None) -> None:
+        """Nothing is counted here."""
+
+
+_arrived: dict[tuple[int, str], LlamaIndexTokenHandler] = {}
+
+
+def _arrive(packed: tuple[Any, ...]) -> BaseCallbackHandler:
+    """Unpickle: the handler itself at home, in a worker one that sends home what it counts.
+
+    It never raises: a multiprocessing.Pool hangs for ever where a worker can't unpickle its task.
+    """
+    return _unpack(packed) or Messenger()
+
+
+@shielded
+def _unpack(packed: tuple[Any, ...]) -> BaseCallbackHandler:
+    address = workers.Address(*packed)
+    at_home: BaseCallbackHandler | None = workers.handler_at_home(address)
+    if at_home is not None:
+        return at_home
+    key = os.getpid(), address.target
+    if key not in _arrived:
+        handler = _arrived[key] = LlamaIndexTokenHandler()
+        handler.counter.on_record(workers.Sender(address))
+    return _arrived[key]
+
+
+def _llm_call(payload: dict[str, Any], event_id: str) -> ModelCall | None:
+    facts = payload.get(EventPayload.SERIALIZED) or {}
+    if gate.is_passed_on(facts.get("class_name")):
+        return None
+    span_id, prompt = active_span_id.get(), _prompt(payload)
+    call = calls.find(span_id, prompt)
+    if call is None or call.event_id not in (None, event_id) or not call.same_prompt(prompt):
+        kwargs = payload.get(EventPayload.ADDITIONAL_KWARGS)
+        call = calls.begin(current.get(), span_id, _operation(payload), prompt, kwargs, facts)
+    call.event_id = event_id
+    return call
+
+
+def _embedding_call(payload: dict[str, Any], event_id: str) -> EmbeddingCall:
+    facts = payload.get(EventPayload.SERIALIZED) or {}
+    span = current.get()
+    if span is None or span.span_id != active_span_id.get():
+        call = EmbeddingCall(None, facts)
+        recording.open_call(call)
+    else:
+        newest = span.waiting[-1] if span.waiting else None
+        mine = isinstance(newest, EmbeddingCall) and newest.event_id in (None, event_id)
+        call = newest if mine else embeddings.begin(span, facts)  # type: ignore[assignment]  # checked
+    call.event_id = event_id
+    return call
+
+
+def _prompt(payload: dict[str, Any]) -> Any:
+    messages = payload.get(EventPayload.MESSAGES)
+    return payload.get(EventPayload.PROMPT) or "" if messages is None else messages
+
+
+def _operation(payload: dict[str, Any]) -> Any:
+    return "text_completion" if EventPayload.MESSAGES not in payload else "chat"
+
+
+def _response(payload: dict[str, Any]) -> Any:
+    response = payload.get(EventPayload.RESPONSE)
+    return payload.get(EventPayload.COMPLETION) if response is None else response

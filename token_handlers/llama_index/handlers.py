@@ -1,0 +1,22 @@
+"""Which of our callback handlers an LLM or embedding model carries in its callback manager."""
+
+from typing import Any
+
+from token_handlers.counter import TokenCounter
+from token_handlers.recording import Call
+
+
+class CountsCalls:
+    """What our callback handlers have in common, apart from LlamaIndex's base class: a counter."""
+
+    counter: TokenCounter
+
+
+def count_for_handlers(call: Call | None, instance: Any) -> bool:
+    """Count a call for each of our handlers that the model carries, and return whether there are any."""
+    manager = getattr(instance, "callback_manager", None)
+    ours = [handler for handler in getattr(manager, "handlers", ()) if isinstance(handler, CountsCalls)]
+    if call is not None:
+        for handler in ours:
+            call.count_for(handler.counter)
+    return bool(ours)

@@ -1,0 +1,43 @@
+"""LlamaIndex's root dispatcher: one event handler and one span handler of ours, put there once and taken away whole."""
+
+import threading
+from types import ModuleType
+
+from token_handlers.llama_index import clients
+from token_handlers.llama_index.dispatch import EventRecorder, SpanRecorder
+
+_events, _spans = EventRecorder(), SpanRecorder()
+_attaching = threading.Lock()
+_attached = False
+
+
+def attach(_: ModuleType | None = None) -> None:
+    """Add our handlers to the root dispatcher, once, beside those that are there; after `detach` once more."""
+    global _attached  # noqa: PLW0603 (the one place that says so)
+    if _attached:
+        return
+    from llama_index_instrumentation import root_dispatcher
+
+    with _attaching:
+        if _attached:
+            return
+        _attached = True
+        root_dispatcher.add_event_handler(_events)  # type: ignore[arg-type]  # duck-typed, see dispatch
+        root_dispatcher.add_span_handler(_spans)  # type: ignore[arg-type]  # likewise
+        clients.watch()
+
+
+def is_attached() -> bool:
+    """Return whether our handlers are on the root dispatcher."""
+    return _attached
+
+
+def detach() -> None:
+    """Take our handlers away, and nothing else; the lists are new ones, as LlamaIndex may be going through the old."""
+    global _attached  # noqa: PLW0603 (as above)
+    from llama_index_instrumentation import root_dispatcher as root
+
+    _attached = False
+    root.event_handlers = [handler for handler in root.event_handlers if id(handler) != id(_events)]
+    root.span_handlers = [handler for handler in root.span_handlers if id(handler) != id(_spans)]
+    clients.restore()

@@ -1,0 +1,162 @@
+"""The end of an LLM call -> what it used: reported where anything reports it, else estimated and flagged."""
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from token_handlers.interruptions import was_rejected
+from token_handlers.llama_index import calls
+from token_handlers.llama_index.calls import ModelCall
+from token_handlers.llama_index.chat_usage import read_chat_completion
+from token_handlers.payloads import Reading, read_payload
+from token_handlers.recording import abandon, drop, record
+
+logger = logging.getLogger("token_handlers")
+
+_MAX_WARNED = 1_000
+_warned: set[str] = set()
+# An exception that passes through two streams, one reading the other, is one failure.
+_MARK = "_token_handlers_recorded"
+
+
+def record_end(call: ModelCall, response: Any) -> None:
+    """Record a call that ended well, unless it only passed on what another call is recorded for."""
+    streamed = call.response is not None
+    if streamed and calls.hand_over(call):
+        _drop(call)
+        return
+    reading = read_chat_completion(getattr(response, "raw", None)) or _read(call, response)
+    if call.inner is not None and not _is_own(reading, call.inner):
+        _drop(call)
+        return
+    calls.close(call, reading.counts if reading is not None else {})
+    if reading is not None and "input_tokens" in reading.counts and "output_tokens" in reading.counts:
+        record(call, reading.counts, model=reading.model, cost=reading.cost, service_tier=reading.service_tier)
+        return
+    estimate, method = call.estimate_for(response)
+    call.describe()
+    _warn_unreported(call, streamed=streamed)
+    if reading is None:
+        record(call, estimate, model=_model(response), source="estimated", method=method)
+    else:
+        counts = {**estimate, **reading.counts}
+        record(call, counts, model=reading.model, source="estimated", method=f"partial+{method}")
+
+
+def record_error(call: ModelCall, error: BaseException | None) -> None:
+    """Record a call that failed: rejected calls cost nothing, interrupted ones what was received, or an estimate."""
+    if call.inner is not None or calls.hand_over(call) or (call.response is None and _is_marked(error)):
+        _drop(call)
+        return
+    calls.close(call, {})
+    # openai raises with the billed completion attached when the answer was cut by its length or a filter
+    billed = getattr(error, "completion", None) if isinstance(call.answer, list | None) else call.answer
+    reading = read_payload(billed, call.provider_name()) or _read(call, call.response)
+    if reading is not None and (billed is not None or _ended(call.response)):
+        record(call, reading.counts, model=reading.model, cost=reading.cost, service_tier=reading.service_tier)
+    elif call.response is None and billed is None and error is not None and was_rejected(error):
+        record(call, {}, outcome="failed")
+    elif reading is None:
+        abandon(call)
+    else:
+        estimate, method = call.estimate()
+        counts = {**estimate, **reading.counts}
+        counts["output_tokens"] = max(reading.counts.get("output_tokens", 0), estimate["output_tokens"])
+        record(call, counts, model=reading.model, source="estimated", method=f"partial+{method}")
+
+
+def _read(call: ModelCall, response: Any) -> Reading | None:
+    provider = call.provider_name()
+    events = read_payload(call.answer, provider) if isinstance(call.answer, list) and call.answer else None
+    return events or read_response(response, provider)
+
+
+def read_response(response: Any, provider: str | None) -> Reading | None:
+    """Return what a response says of usage, from wherever it says it."""
+    if response is None:
+        return None
+    raw = getattr(response, "raw", None)
+    reading = None if raw is None else read_payload(raw, provider)
+    if reading is not None and "input_tokens" in reading.counts:
+        return reading
+    # Anthropic's streams: the last event has the output alone, the message has both.
+    message = getattr(response, "message", None)
+    for kwargs in (getattr(message, "additional_kwargs", None), getattr(response, "additional_kwargs", None)):
+        other = read_payload(kwargs, provider) if kwargs else None
+        if other is not None:
+            return _joined(reading, other)
+    return reading
+
+
+def _joined(reading: Reading | None, other: Reading) -> Reading:
+    if reading is None:
+        return other
+    return other._replace(
+        counts={**other.counts, **reading.counts},
+        cost=reading.cost if other.cost is None else other.cost,
+        service_tier=other.service_tier or reading.service_tier,
+        model=reading.model or other.model,
+    )
+
+
+def _is_own(reading: Reading | None, inner: list[Mapping[str, int]]) -> bool:
+    """Return whether a call that made LLM calls itself reports usage of its own, beside theirs."""
+    if reading is None or not inner:
+        return False
+    total: dict[str, int] = {}
+    for counts in inner:
+        for name, number in counts.items():
+            total[name] = total.get(name, 0) + number
+    return reading.counts not in inner and reading.counts != total
+
+
+def _is_marked(error: BaseException | None) -> bool:
+    """Return whether this error was recorded already, and mark it."""
+    marked = hasattr(error, _MARK)
+    if error is not None and not marked:
+        with contextlib.suppress(AttributeError):  # an exception class may refuse attributes
+            setattr(error, _MARK, True)
+    return marked
+
+
+def _drop(call: ModelCall) -> None:
+    calls.close(call, None)
+    drop(call)
+
+
+def _ended(response: Any) -> bool:
+    """Return whether the last chunk says that the answer is complete."""
+    choices = _field(getattr(response, "raw", None), "choices")
+    if not isinstance(choices, list):
+        return False
+    return not choices or bool(_field(choices[0], "finish_reason"))
+
+
+def _model(response: Any) -> str | None:
+    raw = getattr(response, "raw", None)
+    for holder in (raw, _field(raw, "response"), _field(raw, "data")):
+        name = _field(holder, "model")
+        if isinstance(name, str) and name:
+            return name
+    return None
+
+
+def _field(thing: Any, name: str) -> Any:
+    try:
+        return thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
+    except Exception:  # noqa: BLE001 - a foreign object's own code runs here, and junk is None
+        return None
+
+
+def _warn_unreported(call: ModelCall, *, streamed: bool) -> None:
+    name = call.model or "the model"
+    if name in _warned or len(_warned) >= _MAX_WARNED:
+        return
+    _warned.add(name)
+    remedy = (
+        "report_stream_usage(llm) makes it exact where the server can"
+        if streamed
+        else ("its server or client leaves the usage out")
+    )
+    logger.warning("%s reported no usage: its tokens are estimated and counted in estimated_requests; %s", name, remedy)

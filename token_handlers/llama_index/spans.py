@@ -1,0 +1,50 @@
+"""The spans of LLMs and embedding models that are open: whose call an event, or a client's request, belongs to."""
+
+from contextvars import ContextVar, Token
+from typing import Any
+
+from token_handlers.llama_index.calls import ModelCall
+from token_handlers.recording import Call
+
+
+class Span:
+    """One method call on an LLM or an embedding model, from LlamaIndex's own span around it.
+
+    ``call`` is the LLM call that its events opened. ``waiting`` are an embedding model's started batches for which no
+    request was sent yet, and ``covered`` counts the texts whose usage is recorded already.
+    """
+
+    __slots__ = ("arguments", "cached", "call", "closed", "covered", "ended", "error", "instance", "outer", "seen",
+                 "span_id", "token", "waiting")  # fmt: skip
+
+    def __init__(self, span_id: str, instance: Any, arguments: Any, outer: "Span | None") -> None:
+        self.span_id = span_id
+        self.instance = instance
+        self.arguments = arguments
+        self.outer = outer
+        self.call: ModelCall | None = None
+        self.seen = False
+        self.closed = False
+        self.error: BaseException | None = None
+        self.waiting: list[Call] = []
+        self.covered = 0
+        self.cached: set[str] | None = None
+        self.ended = 0
+        self.token: Token[Span | None] | None = None
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.span_id.rpartition(".")[2].partition("-")[0]
+
+    def chain(self) -> "list[Span]":
+        """This span and those around it, innermost first."""
+        chain, span = [], self
+        while span is not None:
+            chain.append(span)
+            span = span.outer  # type: ignore[assignment]
+        return chain
+
+
+# Set where LlamaIndex sets its own active_span_id, so it is visible in the same tasks and threads.
+current: ContextVar[Span | None] = ContextVar("token_handlers_llama_index_span", default=None)

@@ -1,0 +1,57 @@
+"""The text in LlamaIndex's messages and responses, for estimates alone."""
+
+from collections.abc import Iterable
+from typing import Any
+
+_MEDIA = ("image", "audio", "video", "document")
+
+
+def message_pairs(messages: Any) -> tuple[list[tuple[str, str]], bool]:
+    """Return each message's role and text, and whether images, audio or files were left out."""
+    pairs, media = [], False
+    for message in messages if isinstance(messages, Iterable) else ():
+        text, left_out = message_text(message)
+        role = getattr(message, "role", "user")
+        pairs.append((str(getattr(role, "value", role)), text))
+        media = media or left_out
+    return pairs, media
+
+
+def message_text(message: Any) -> tuple[str, bool]:
+    """Return a message's text with its tool calls, and whether images, audio or files were left out of it."""
+    texts, media, calls = [], False, False
+    for block in getattr(message, "blocks", None) or ():
+        kind = getattr(block, "block_type", None)
+        if kind == "tool_call":
+            calls = True
+            texts.append(f"{block.tool_name} {block.tool_kwargs}")
+        elif kind in _MEDIA:
+            media = True
+        else:
+            text = getattr(block, "text", None) or getattr(block, "content", None)
+            if isinstance(text, str):
+                texts.append(text)
+    if not calls:
+        texts.extend(_older_calls(getattr(message, "additional_kwargs", None) or {}))
+    return "\n".join(texts), media
+
+
+def response_text(response: Any) -> str:
+    """Return the text of a chat or completion response, tool calls included."""
+    message = getattr(response, "message", None)
+    if message is not None:
+        return message_text(message)[0]
+    text = getattr(response, "text", None)
+    return text if isinstance(text, str) else ""
+
+
+def _older_calls(kwargs: Any) -> Iterable[str]:
+    """Tool calls as integrations kept them before there were blocks for them: the SDK's objects, or dicts."""
+    calls = kwargs.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        function = _get(call, "function") or call
+        yield f"{_get(function, 'name') or ''} {_get(function, 'arguments') or _get(function, 'input') or ''}"
+
+
+def _get(thing: Any, name: str) -> Any:
+    return thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)

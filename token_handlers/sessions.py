@@ -1,0 +1,114 @@
+"""A session's usage in Cognigy's form, from memory and from the ledgers that this process knows."""
+
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol, TypedDict, runtime_checkable
+
+from token_handlers import recording
+from token_handlers.counter import SESSION_MODEL, UNKNOWN_MODEL
+from token_handlers.install import Settings
+from token_handlers.usage import UsageRecord, UsageTotals
+
+FLUSH_SECONDS = 30.0
+"""How long to wait for a ledger to have everything on disk."""
+
+
+@runtime_checkable
+class Ledger(Protocol):
+    """A sink on disk that can be asked about a session."""
+
+    path: Path
+
+    def __call__(self, record: UsageRecord) -> object:
+        """Take a record."""
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Return whether everything is on disk."""
+
+    def by_session_model(self, session: str) -> Mapping[tuple[str | None, str | None, str], UsageTotals]:
+        """Return a session's totals by provider, model and operation."""
+
+
+known_ledgers: "weakref.WeakSet[Ledger]" = weakref.WeakSet()
+_configured: dict[Path, Ledger] = {}
+_configuring = threading.Lock()
+
+
+def configured_ledger() -> Ledger | None:
+    """Return the process-wide ledger that AGENTSIGHT_TOKEN_LEDGER names, from now on a sink of every record."""
+    name = (Settings().token_ledger or "").strip()
+    if not name:
+        return None
+    from token_handlers.sinks.sqlite import SQLiteLedger  # sqlite3 is for those who have a ledger
+
+    path = Path(name).expanduser().absolute()
+    with _configuring:
+        if path not in _configured:
+            _configured[path] = SQLiteLedger(path)
+            recording.add_sink(_configured[path])
+        return _configured[path]
+
+
+class LLMTokens(TypedDict):
+    """Tokens of a model in a session."""
+
+    inputTokens: int
+    outputTokens: int
+
+
+class LLMTokenUsage(TypedDict):
+    """A model in a session."""
+
+    llmDisplayName: str
+    providerType: str
+    modelType: str
+    usage: LLMTokens
+
+
+def get_llm_token_usage_for_session(session: str) -> dict[str, LLMTokenUsage] | None:
+    """Return what each model was used for in a session, by 'provider/model'; None for an unknown session.
+
+    Embedding models have outputTokens 0. The ledgers of this process are asked too: AGENTSIGHT_TOKEN_LEDGER, the sinks,
+    and those of ConversationTrackers. They know what was before a restart.
+    """
+    found: dict[tuple[str, str], tuple[int, int]] = {}
+    for model, counts in (*_in_memory(session), *_in_ledgers(session)):
+        # Each source may know less than all: memory since the start, a ledger since it is a sink.
+        found[model] = max(found.get(model, (0, 0)), counts, key=sum)
+    if not found:
+        return None
+    return {
+        f"{provider}/{model}" if provider else model: {
+            "llmDisplayName": f"{provider} - {model}" if provider else model,
+            "providerType": provider or "unknown",
+            "modelType": model,
+            "usage": {"inputTokens": sent, "outputTokens": received},
+        }
+        for (provider, model), (sent, received) in found.items()
+    }
+
+
+_Found = Iterator[tuple[tuple[str, str], tuple[int, int]]]
+
+
+def _in_memory(session: str) -> _Found:
+    for value, numbers in recording.shared_counter().numbers_by(SESSION_MODEL, f"{session}\0").items():
+        name, provider, model = value.rsplit("\0", 2)
+        if name == session:
+            sent = numbers.get("input_tokens", 0) + numbers.get("embedding_tokens", 0)
+            yield (provider, model), (sent, numbers.get("output_tokens", 0))
+
+
+def _in_ledgers(session: str) -> _Found:
+    configured_ledger()
+    known = (*known_ledgers, *(sink for sink in recording._sinks if isinstance(sink, Ledger)))  # noqa: SLF001
+    for ledger in dict.fromkeys(known):
+        ledger.flush(FLUSH_SECONDS)
+        sums: dict[tuple[str, str], tuple[int, int]] = {}
+        for (provider, model, _), totals in ledger.by_session_model(session).items():
+            key = provider or "", model or UNKNOWN_MODEL
+            sent, received = sums.get(key, (0, 0))
+            sums[key] = sent + totals.prompt_tokens + totals.embedding_tokens, received + totals.completion_tokens
+        yield from sums.items()
