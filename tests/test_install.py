@@ -124,7 +124,7 @@ print(shared_counter().successful_requests, shared_counter().total_tokens > 0)
 
 def test_uninstall_leaves_the_dispatcher_as_it_was():
     """LlamaIndex's dispatcher has the user's handlers alone before and after, in whatever order things are undone."""
-    from llama_index.core.instrumentation import get_dispatcher
+    from llama_index_instrumentation import get_dispatcher
 
     uninstall()
     root = get_dispatcher()
@@ -138,7 +138,7 @@ def test_uninstall_leaves_the_dispatcher_as_it_was():
 
 def test_a_block_outlives_uninstall():
     """uninstall() inside a block leaves what the block needs."""
-    from llama_index.core.instrumentation import get_dispatcher
+    from llama_index_instrumentation import get_dispatcher
 
     root = get_dispatcher()
     with track_tokens():

@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from token_handlers.tables import html_table, summary_lines
 from token_handlers.usage import Operation, Outcome, Source, UsageRecord, UsageTotals
@@ -31,6 +31,13 @@ class Entry(NamedTuple):
     cost: Decimal | None
     saved: Decimal | None
     labels: tuple[tuple[str, str], ...]
+
+
+class Late(Protocol):
+    """An entry that is worked out when it is needed; None where that failed."""
+
+    def entry(self) -> Entry | None:
+        """Return it, the same each time."""
 
 
 def make_entry(
@@ -130,9 +137,9 @@ class TokenCounter:
     __slots__ = ("__weakref__", "_epoch", "_labels", "_lock", "_pending", "_total", "block", "listeners", "open_calls")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a late entry may warn, and what logs the warning may read this counter
         self._total = _Tally()
-        self._pending: deque[Entry] = deque()
+        self._pending: deque[Entry | Late] = deque()
         self._labels: dict[str, dict[str, _Tally]] = {}
         self._epoch = 0
         # Kept here for tracking, which alone writes them: what track_tokens(counter=...) enters again, who listens, and
@@ -149,7 +156,7 @@ class TokenCounter:
             raise TypeError(f"add() takes a UsageRecord, not {type(record).__name__}")
         self.apply(entry_of(record))
 
-    def apply(self, entry: Entry) -> None:
+    def apply(self, entry: Entry | Late) -> None:
         """Add an entry. It is put in a queue, which is summed up when it is long, or when a total is read."""
         self._pending.append(entry)
         if len(self._pending) > MAX_PENDING:
@@ -162,6 +169,11 @@ class TokenCounter:
             self._pending.append(entry)
             self._sum_up()
             return self._epoch
+
+    def sum_up(self) -> None:
+        """Work out and add up what is queued; reading a total does so too."""
+        with self._lock:
+            self._sum_up()
 
     def take_back(self, provisional: Entry, epoch: int) -> None:
         """Take a provisional entry back, atomically, unless a reset has taken it away."""
@@ -185,7 +197,10 @@ class TokenCounter:
         pending = self._pending
         by_labels: dict[tuple[tuple[str, str], ...], _Tally] = {}
         while pending:
-            entry = pending.popleft()
+            queued = pending.popleft()
+            entry = queued if isinstance(queued, Entry) else queued.entry()
+            if entry is None:
+                continue
             tally = by_labels.get(entry.labels)
             if tally is None:
                 tally = by_labels[entry.labels] = _Tally()

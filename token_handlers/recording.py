@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import NamedTuple, TypedDict, Unpack
 
 import wrapt
 
@@ -96,6 +97,37 @@ def unwatch_llama_index() -> None:
         with _watching:
             hook.detach()
             _watched = False
+
+
+class Spent(NamedTuple):
+    """What the end of a call tells.
+
+    ``model`` is the name that the provider answered with, ``cost`` what the provider itself reported, in USD, and
+    ``billed`` what prices the call where that is not what it used.
+    """
+
+    counts: Mapping[str, int]
+    model: str | None = None
+    source: Source = "reported"
+    method: str | None = None
+    outcome: Outcome = "success"
+    cost: Decimal | None = None
+    service_tier: str | None = None
+    billed: Mapping[str, int] | None = None
+    requests: int = 1
+
+
+class More(TypedDict, total=False):
+    """Spent's fields after the counts."""
+
+    model: str | None
+    source: Source
+    method: str | None
+    outcome: Outcome
+    cost: Decimal | None
+    service_tier: str | None
+    billed: Mapping[str, int] | None
+    requests: int
 
 
 class Call:
@@ -191,32 +223,48 @@ def record_estimate(call: Call) -> None:
     record(call, counts, source="estimated", method=method)
 
 
-def record(
-    call: Call,
-    counts: Mapping[str, int],
-    *,
-    model: str | None = None,
-    source: Source = "reported",
-    method: str | None = None,
-    outcome: Outcome = "success",
-    cost: Decimal | None = None,
-    service_tier: str | None = None,
-    billed: Mapping[str, int] | None = None,
-    requests: int = 1,
-) -> None:
-    """Record the end of a call, once: into its counters and the shared one, then into the sinks.
+def record(call: Call, counts: Mapping[str, int], **more: Unpack[More]) -> None:
+    """Record the end of a call, once: into its counters and the shared one, then into the sinks."""
+    if _claim(call):
+        _close(call)
+        _enter(call, Spent(counts, **more))
 
-    ``model`` is the name that the provider answered with, ``cost`` what the provider itself reported, in USD, and
-    ``billed`` what prices the call where that is not what it used.
+
+def record_later(call: Call, read: Callable[[], Spent]) -> None:
+    """Record the end of a call, once, and read what it used when a total is asked for, or a sink is there.
+
+    So the application's thread only queues the call. ``read`` keeps numbers and names alone: no text is to wait in it.
     """
     if not _claim(call):
         return
     _close(call)
-    if call.model is None:
-        call.describe()
-    model = model or call.model
-    cost, cost_source = _price(call, counts if billed is None else billed, model, outcome, cost, service_tier)
-    entry = _entry(call, counts, model, source, outcome, cost, requests)
+    if call.provisional is not None or call.sinks or _sinks or any(counter.listeners for counter in call.counters):
+        _enter(call, read())
+        return
+    late = LateEntry(call, read)
+    for counter in call.counters:
+        counter.apply(late)
+
+
+class LateEntry:
+    """What a call adds, worked out when the first of its counters sums up."""
+
+    __slots__ = ("_call", "_entry", "_read")
+
+    def __init__(self, call: Call, read: Callable[[], Spent]) -> None:
+        self._call, self._read = call, read
+        self._entry: Entry | None = None
+
+    @shielded
+    def entry(self) -> Entry:
+        """Return it."""
+        if self._entry is None:
+            self._entry = _price_entry(self._call, self._read())[0]
+        return self._entry
+
+
+def _enter(call: Call, spent: Spent) -> None:
+    entry, price = _price_entry(call, spent)
     sinks = (*_sinks, *call.sinks)
     for counter in call.counters:
         if call.provisional is not None and counter in call.provisional:
@@ -226,7 +274,7 @@ def record(
         if counter.listeners:
             sinks = (*sinks, *counter.listeners)
     if sinks:
-        kept = _record(call, counts, model, source, method, outcome, cost, cost_source, requests)
+        kept = _record(call, spent, *price)
         for sink in dict.fromkeys(sinks):
             shielded(sink)(kept)
 
@@ -246,9 +294,7 @@ def show_everywhere(call: Call) -> None:
 @shielded
 def _show(call: Call, counters: "tuple[TokenCounter, ...] | list[TokenCounter]") -> None:
     counts, _ = call.estimate()
-    call.describe()
-    cost, _ = _price(call, counts, call.model, "success", None, None)
-    entry = _entry(call, counts, call.model, "estimated", "success", cost, 1)
+    entry, _ = _price_entry(call, Spent(counts, source="estimated"))
     with _settling:
         if call.settled:
             return
@@ -275,72 +321,46 @@ def _close(call: Call) -> None:
         counter.open_calls.discard(call)
 
 
-def _price(
-    call: Call,
-    counts: Mapping[str, int],
-    model: str | None,
-    outcome: Outcome,
-    reported: Decimal | None,
-    service_tier: str | None,
-) -> tuple[Decimal | None, str | None]:
-    if outcome == "failed":
+def _price_entry(call: Call, spent: Spent) -> tuple[Entry, tuple[Decimal | None, str | None]]:
+    """Return what a call adds to its counters, and its cost with where that is from."""
+    if call.model is None:
+        call.describe()
+    model = spent.model or call.model
+    price = _price(call, spent, model)
+    labels = label_pairs(model, call.labels.session, call.labels.user, call.node, call.labels.tags)
+    cost = price[0]
+    entry = make_entry(spent.counts, call.operation, spent.outcome, spent.source, cost, cost, spent.requests, labels)
+    return entry, price
+
+
+def _price(call: Call, spent: Spent, model: str | None) -> tuple[Decimal | None, str | None]:
+    if spent.outcome == "failed":
         return None, None
-    if reported is not None:
-        return reported, "reported"
+    if spent.cost is not None:
+        return spent.cost, "reported"
     price = pricing.price_call(
-        counts,
+        spent.counts if spent.billed is None else spent.billed,
         model,
         call.provider,
         requested=call.model,
         base_url=call.base_url,
-        service_tier=service_tier,
+        service_tier=spent.service_tier,
         at=call.started_at,
     )
     return price if price is not None else (None, None)
 
 
-def _entry(
-    call: Call,
-    counts: Mapping[str, int],
-    model: str | None,
-    source: Source,
-    outcome: Outcome,
-    cost: Decimal | None,
-    requests: int,
-) -> Entry:
-    session, user, tags = call.labels
-    return make_entry(
-        counts,
-        operation=call.operation,
-        outcome=outcome,
-        source=source,
-        cost=cost,
-        saved=cost,
-        requests=requests,
-        labels=label_pairs(model, session, user, call.node, tags, call.provider),
-    )
-
-
-def _record(
-    call: Call,
-    counts: Mapping[str, int],
-    model: str | None,
-    source: Source,
-    method: str | None,
-    outcome: Outcome,
-    cost: Decimal | None,
-    cost_source: str | None,
-    requests: int,
-) -> UsageRecord:
-    cached = outcome == "cached"
+def _record(call: Call, spent: Spent, cost: Decimal | None, cost_source: str | None) -> UsageRecord:
+    cached = spent.outcome == "cached"
     return UsageRecord(
-        usage=Usage(**counts),
-        model=model,
+        usage=Usage(**spent.counts),
+        model=spent.model or call.model,
         provider=call.provider,
         operation=call.operation,
-        outcome=outcome,
-        source=source,
-        method=method,
+        outcome=spent.outcome,
+        requests=spent.requests,
+        source=spent.source,
+        method=spent.method,
         session=call.labels.session,
         user=call.labels.user,
         tags=dict(call.labels.tags),
@@ -348,7 +368,6 @@ def _record(
         cost=None if cached else cost,
         cost_source=cost_source,
         saved_cost=cost if cached else None,
-        requests=requests,
         event_id=uuid.uuid4().hex,
         started_at=datetime.fromtimestamp(call.started_at, UTC),
         ended_at=datetime.now(UTC),

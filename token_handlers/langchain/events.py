@@ -8,7 +8,7 @@ from typing import Any
 from token_handlers.interruptions import was_rejected
 from token_handlers.langchain.runs import Run, message_text, settle_batch
 from token_handlers.payloads import Reading, add_usage_metadata, read_message, read_payload, read_usage_metadata
-from token_handlers.recording import abandon, drop, record
+from token_handlers.recording import Spent, abandon, drop, record, record_later
 
 logger = logging.getLogger("token_handlers")
 
@@ -19,34 +19,70 @@ _PLAIN_USAGE = {
     "completion_tokens_details",
     "prompt_tokens_details",
 }
+# Providers whose own client reads a plain usage without losing any of it.
+_LOSSLESS = ("openai", "azure")
 _warned: set[str] = set()
 _MAX_WARNED = 1_000
 
 
 def record_end(run: Run, response: Any) -> None:
     """Record a run that ended well."""
-    run.describe()
     generations = _first(response.generations, [])
     generation = _first(generations, None)
     message = getattr(generation, "message", None)
     output = response.llm_output
-    if message is None:
-        _record_text(run, generations, output or {})
-    elif output is None and run.chunk is None and _is_cache_hit(run, message):
+    if message is not None and (output is not None or run.chunk is not None or not _is_cache_hit(run, message)):
+        metadata = message.response_metadata or {}
+        if not _queue_plain(run, message.usage_metadata, metadata):
+            _record_message(run, message, metadata, output or {}, generations)
+    elif message is not None:
         _record_hit(run, message)
     else:
-        metadata = message.response_metadata or {}
-        output = output or {}
-        reading = _reading(run, message, metadata, output)
-        tier = reading.service_tier if reading is not None else None
-        model = _model(run, metadata, output)
-        if reading is not None and _is_whole(run, reading.counts):
-            _record_whole(run, reading, model, tier or metadata.get("service_tier") or output.get("service_tier"))
-        else:
-            _record_half(run, reading, model, [getattr(one, "message", None) for one in generations])
+        _record_text(run, generations, output or {})
+
+
+def _queue_plain(run: Run, usage: Any, metadata: Mapping[str, Any]) -> bool:
+    """Queue a run whose usage is whole and has the common shape, to be read later; return whether it is."""
+    raw = metadata.get("token_usage")
+    if run.chunk is not None or not isinstance(raw, dict) or not isinstance(usage, dict):
+        return False
+    if not (_PLAIN_USAGE.issuperset(raw) and usage.get("input_tokens") and usage.get("output_tokens")):
+        return False
+    kept = {"token_usage": raw, "model_name": metadata.get("model_name"), "service_tier": metadata.get("service_tier")}
+
+    def read() -> Spent:
+        run.describe()
+        reading = read_usage_metadata(usage) if run.provider in _LOSSLESS else read_message(usage, kept, run.provider)
+        if reading is None:
+            return Spent({})
+        tier = reading.service_tier or kept["service_tier"]
+        return Spent(
+            reading.counts,
+            model=_model(run, kept, {}),
+            cost=reading.cost,
+            service_tier=tier if isinstance(tier, str) else None,
+        )
+
+    run.forget_texts()
+    record_later(run, read)
+    return True
+
+
+def _record_message(
+    run: Run, message: Any, metadata: Mapping[str, Any], output: Mapping[str, Any], generations: Sequence[Any]
+) -> None:
+    run.describe()
+    reading = _reading(run, message, metadata, output)
+    tier = reading.service_tier if reading is not None else None
+    model = _model(run, metadata, output)
+    if reading is not None and _is_whole(run, reading.counts):
+        _record_whole(run, reading, model, tier or metadata.get("service_tier") or output.get("service_tier"))
+    else:
+        _record_half(run, reading, model, [getattr(one, "message", None) for one in generations])
 
 
 def _record_hit(run: Run, message: Any) -> None:
+    run.describe()
     reading = read_usage_metadata(message.usage_metadata) if message.usage_metadata else None
     counts = reading.counts if reading is not None else {}
     record(run, counts, model=_model(run, message.response_metadata or {}, {}), outcome="cached")
@@ -94,6 +130,7 @@ def _error_model(run: Run, message: Any) -> str | None:
 
 def _record_text(run: Run, generations: Sequence[Any], output: Mapping[str, Any]) -> None:
     """Record a legacy LLM's run. LangChain puts the usage of all prompts on the first, and {} on the others."""
+    run.describe()
     batch, model = run.batch, _text_model(run, output)
     reading = _streamed(run) or read_payload(output.get("token_usage")) or read_payload(output.get("usage"))
     if reading is not None:
@@ -164,7 +201,7 @@ def _reading(run: Run, message: Any, metadata: Mapping[str, Any], output: Mappin
 
 def _is_plain(run: Run, raw: Any) -> bool:
     """Return whether OpenAI's own client read a usage in which there is nothing that it loses: the common case."""
-    return run.provider in ("openai", "azure") and isinstance(raw, Mapping) and _PLAIN_USAGE.issuperset(raw)
+    return run.provider in _LOSSLESS and isinstance(raw, Mapping) and _PLAIN_USAGE.issuperset(raw)
 
 
 def _streamed(run: Run) -> Reading | None:

@@ -133,6 +133,11 @@ class Run(Call):
         tools = (self.invocation or {}).get("tools") or (self.invocation or {}).get("functions") or ()
         return estimate_prompt(pairs, tools, self.model, media=media)
 
+    def forget_texts(self) -> None:
+        """Drop what is only needed for an estimate."""
+        self.prompt = ()
+        self.parts = []
+
     def forget(self) -> None:
         """Drop this run from the table of open ones."""
         _remove(self)
