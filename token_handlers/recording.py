@@ -327,7 +327,7 @@ def _price_entry(call: Call, spent: Spent) -> tuple[Entry, tuple[Decimal | None,
         call.describe()
     model = spent.model or call.model
     price = _price(call, spent, model)
-    labels = label_pairs(model, call.labels.session, call.labels.user, call.node, call.labels.tags)
+    labels = label_pairs(model, call.labels.session, call.labels.user, call.node, call.labels.tags, call.provider)
     cost = price[0]
     entry = make_entry(spent.counts, call.operation, spent.outcome, spent.source, cost, cost, spent.requests, labels)
     return entry, price

@@ -1,0 +1,75 @@
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.llama_index_clients import make_llm
+from token_handlers import track_tokens
+from token_handlers.tokenizer import estimate_tokens
+
+ROOT = Path(__file__).parents[1]
+
+SCRIPT = """
+import warnings
+warnings.simplefilter("ignore")  # LlamaIndex's bridge imports langchain-community, which announces its sunset
+import token_handlers.auto
+from langchain_openai import ChatOpenAI
+from llama_index.core.llms import ChatMessage
+from llama_index.llms.openai import OpenAI
+from token_handlers import shared_counter
+
+url = {url!r}
+ChatOpenAI(model="gpt-4o-mini", base_url=url, api_key="none").invoke("hi")
+OpenAI(model="gpt-4o-mini", api_base=url, api_key="none").chat([ChatMessage(role="user", content="hi")])
+counter = shared_counter()
+print(counter.successful_requests, counter.prompt_tokens, counter.completion_tokens, counter.estimated_requests)
+"""
+
+
+@pytest.mark.parametrize(
+    ("handler_type", "requests"),
+    [("langchain", 1), ("llamaindex", 1), ("LlamaIndex, LangChain", 2)],
+)
+def test_automatic_tracking_of_both(ledger, handler_type, requests):
+    """The variable turns on what it names, in a process in which both frameworks call; each call counts once."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(url=ledger.url())],
+        env={"PYTHONPATH": str(ROOT), "AGENTSIGHT_TOKEN_HANDLER_TYPE": handler_type},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    entries = ledger.entries()
+    half = entries[0].prompt_tokens, entries[0].completion_tokens
+
+    assert half == (entries[1].prompt_tokens, entries[1].completion_tokens)
+    expected = f"{requests} {requests * half[0]} {requests * half[1]} 0\n"
+    assert (expected, "") == (done.stdout, done.stderr)
+
+
+def test_one_block_counts_both(ledger):
+    """A block counts LangChain and LlamaIndex alike."""
+    from langchain_openai import ChatOpenAI
+
+    with track_tokens() as counter:
+        ChatOpenAI(model="gpt-4o-mini", base_url=ledger.url(), api_key="none").invoke("hi")
+        make_llm(ledger).complete("hi")
+    bill = ledger.total()
+
+    assert (2, bill.prompt_tokens, bill.completion_tokens) == (
+        counter.successful_requests,
+        counter.prompt_tokens,
+        counter.completion_tokens,
+    )
+
+
+async def test_estimates_load_nothing_on_an_event_loop():
+    """On an event loop an estimate uses what is there: no vocabulary is loaded, which takes longer than a moment."""
+    asyncio.get_running_loop()
+    before = set(sys.modules)
+    estimate_tokens("one more word " * 166, "gpt-4o-mini")
+
+    assert before == set(sys.modules)
