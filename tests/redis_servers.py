@@ -15,9 +15,12 @@ from token_handlers import Usage, UsageRecord
 SECRET = "hunter2-s3cret"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+def free_port():
+    """Return a port that nobody listens on, and that can be listened on at once: it never was."""
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
 
 
 class Valkey:
@@ -100,11 +103,11 @@ def telling_what_it_does_not_know(connection):
 class LosingReplies:
     """A proxy that, while it is to, closes the connection in place of passing on the reply to a script."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port):
         self.losing = 0
         self._port = port
 
-    def __call__(self, connection: socket.socket) -> None:
+    def __call__(self, connection):
         with socket.create_connection(("127.0.0.1", self._port)) as server:
             while request := connection.recv(1 << 20):
                 while not request.endswith(b"\r\n"):
@@ -133,7 +136,7 @@ def http_server() -> Iterator[int]:
         thread.join()
 
 
-def call(sent=17, received=12, *, cost="0.0000015", **fields) -> UsageRecord:
+def call(sent=17, received=12, *, cost="0.0000015", **fields):
     """Return a record of one call."""
     usage = Usage(input_tokens=sent, output_tokens=received)
     return UsageRecord(**{"usage": usage, "model": "gpt-4o-mini", "cost": cost and Decimal(cost), **fields})
