@@ -3,11 +3,13 @@ from decimal import Decimal
 import pytest
 from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from tests.bills import billed, counted
 from token_handlers import track_tokens
+from token_handlers.errors import raise_faults
+from token_handlers.langchain import events
 
 
 def anthropic(ledger, **modes):
@@ -229,6 +231,40 @@ def test_a_reported_cost_wins():
 
     assert (Decimal("0.0125"), 0) == (counter.cost, counter.unpriced_requests)
     assert ["reported"] == [record.cost_source for record in records]
+
+
+class Streaming(Shaped):
+    """The same, streamed: a piece, and the end with its usage and metadata."""
+
+    def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+        yield ChatGenerationChunk(message=AIMessageChunk(content="hello"))
+        said = {"usage_metadata": self.message.usage_metadata, "response_metadata": self.message.response_metadata}
+        yield ChatGenerationChunk(message=AIMessageChunk(content="", **said))
+
+
+def test_a_reported_cost_wins_in_a_stream():
+    """OpenRouter's streams state the cost in the last chunk's metadata."""
+    message = answer({"input_tokens": 10, "output_tokens": 5}, model_name="vendor/new-model", cost=0.0125)
+    with track_tokens() as counter:
+        list(Streaming(provider="openrouter", message=message).stream("hi"))
+
+    assert (10, 5, Decimal("0.0125")) == (counter.prompt_tokens, counter.completion_tokens, counter.cost)
+
+
+def test_a_fault_of_ours_leaves_an_estimate(monkeypatch, caplog):
+    """Where reading an answer fails, the call is an estimate, the application has its answer, and the log one line."""
+    monkeypatch.setattr(events, "read_message", lambda *event: {}["nothing"])
+    raise_faults(False)
+    try:
+        message, output, _ = SHAPES["mistral"]
+        with track_tokens() as counter:
+            answers = [Shaped(provider="mistral", message=message, output=output).invoke("hi") for _ in range(2)]
+    finally:
+        raise_faults(True)
+
+    assert ["hello", "hello"] == [one.content for one in answers]
+    assert (2, 2) == (counter.successful_requests, counter.estimated_requests)
+    assert 1 == sum("KeyError" in line for line in caplog.messages)
 
 
 @pytest.mark.parametrize("junk", [{}, {"input_tokens": None}, {"input_tokens": -3, "output_tokens": "x"}, [], "x", 3])

@@ -27,6 +27,7 @@ OPTIONAL = [
 ]
 PUBLIC = [
     "BudgetExceeded",
+    "ConversationTracker",
     "MissingDependency",
     "TokenCounter",
     "TokenHandlersError",
@@ -34,6 +35,7 @@ PUBLIC = [
     "UsageRecord",
     "UsageTotals",
     "add_sink",
+    "get_llm_token_usage_for_session",
     "get_openai_callback",
     "install",
     "remove_sink",

@@ -13,10 +13,13 @@ from token_handlers.tracking import track_tokens
 from token_handlers.usage import Usage, UsageRecord, UsageTotals
 
 if TYPE_CHECKING:
+    from token_handlers.conversation import ConversationTracker
     from token_handlers.langchain import get_openai_callback
+    from token_handlers.sessions import get_llm_token_usage_for_session
 
 __all__ = [
     "BudgetExceeded",
+    "ConversationTracker",
     "MissingDependency",
     "TokenCounter",
     "TokenHandlersError",
@@ -24,6 +27,7 @@ __all__ = [
     "UsageRecord",
     "UsageTotals",
     "add_sink",
+    "get_llm_token_usage_for_session",
     "get_openai_callback",
     "install",
     "remove_sink",
@@ -35,10 +39,17 @@ __all__ = [
 ]
 
 
+# These need a framework, an HTTP client or a database, none of which importing this package is to load.
+_HOMES = {
+    "ConversationTracker": "conversation",
+    "get_llm_token_usage_for_session": "sessions",
+    "get_openai_callback": "langchain",
+}
+
+
 def __getattr__(name: str) -> object:
-    # LangChain's part needs langchain-core, which importing this package must not.
-    if name == "get_openai_callback":
-        return import_module("token_handlers.langchain").get_openai_callback
+    if name in _HOMES:
+        return getattr(import_module(f"token_handlers.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -34,9 +34,9 @@ class Entry(NamedTuple):
 
 
 class Late(Protocol):
-    """An entry that is worked out when it is needed; None where that failed."""
+    """An entry that is worked out when it is needed."""
 
-    def entry(self) -> Entry | None:
+    def entry(self) -> Entry:
         """Return it, the same each time."""
 
 
@@ -170,6 +170,10 @@ class TokenCounter:
             self._sum_up()
             return self._epoch
 
+    def renew_lock(self) -> None:
+        """Replace the lock: for a forked child, in which a thread that held it does not exist."""
+        self._lock = threading.RLock()
+
     def sum_up(self) -> None:
         """Work out and add up what is queued; reading a total does so too."""
         with self._lock:
@@ -199,8 +203,6 @@ class TokenCounter:
         while pending:
             queued = pending.popleft()
             entry = queued if isinstance(queued, Entry) else queued.entry()
-            if entry is None:
-                continue
             tally = by_labels.get(entry.labels)
             if tally is None:
                 tally = by_labels[entry.labels] = _Tally()

@@ -36,9 +36,10 @@ def install(handler_type: str | None = None) -> None:
     ``handler_type`` is 'langchain', 'llamaindex', both separated by a comma, or 'auto' for what is installed; case does
     not matter. None reads AGENTSIGHT_TOKEN_HANDLER_TYPE, and does nothing where that is unset or empty. Anything else
     is a ValueError. A framework that is not installed gives one warning and is not tracked. Calling it again adds to
-    what is tracked, and tracks nothing twice.
+    what is tracked, and tracks nothing twice. AGENTSIGHT_TOKEN_LEDGER, where it is set, opens that ledger as a sink.
     """
-    text = Settings().token_handler_type if handler_type is None else handler_type
+    settings = Settings()
+    text = settings.token_handler_type if handler_type is None else handler_type
     if text is None or (handler_type is None and not text.strip()):
         return
     wanted = _parse(text)
@@ -46,6 +47,10 @@ def install(handler_type: str | None = None) -> None:
     if text.strip().lower() != "auto":
         for name in wanted - present:
             _warn_missing(name)
+    if settings.token_ledger:
+        from token_handlers.sessions import configured_ledger
+
+        configured_ledger(settings)
     if present:
         recording.automatic.update(present)
         recording.watch_frameworks()

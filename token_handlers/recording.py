@@ -6,6 +6,7 @@ tracked automatically, and the calls that have started and not yet ended.
 
 import asyncio
 import atexit
+import os
 import sys
 import threading
 import time
@@ -67,11 +68,6 @@ def remove_sink(sink: Callable[[UsageRecord], object]) -> None:
 def starts_count(framework: str) -> bool:
     """Return whether a call that starts here is to be recorded."""
     return framework in automatic or any_scope()
-
-
-def is_tracking(framework: str) -> bool:
-    """Return whether a call that starts here is to be recorded, or one that started earlier may end here."""
-    return framework in automatic or any_scope() or bool(_open_calls)
 
 
 def watch_frameworks() -> None:
@@ -155,8 +151,7 @@ class Call:
             self.labels = scopes[-1].labels
             for scope in scopes:
                 self.count_for(scope.counter)
-                if scope.sinks:
-                    self.sinks = tuple(dict.fromkeys((*self.sinks, *scope.sinks)))
+                self.sinks += scope.sinks
 
     def count_for(self, counter: TokenCounter) -> None:
         """Add this call to one more counter, once."""
@@ -230,10 +225,11 @@ def record(call: Call, counts: Mapping[str, int], **more: Unpack[More]) -> None:
         _enter(call, Spent(counts, **more))
 
 
-def record_later(call: Call, read: Callable[[], Spent]) -> None:
+def record_later(call: Call, read: Callable[[], Spent], known: Mapping[str, int]) -> None:
     """Record the end of a call, once, and read what it used when a total is asked for, or a sink is there.
 
     So the application's thread only queues the call. ``read`` keeps numbers and names alone: no text is to wait in it.
+    Where it fails, ``known`` are the counts, and the call is flagged as an estimate.
     """
     if not _claim(call):
         return
@@ -241,7 +237,7 @@ def record_later(call: Call, read: Callable[[], Spent]) -> None:
     if call.provisional is not None or call.sinks or _sinks or any(counter.listeners for counter in call.counters):
         _enter(call, read())
         return
-    late = LateEntry(call, read)
+    late = LateEntry(call, read, known)
     for counter in call.counters:
         counter.apply(late)
 
@@ -249,18 +245,21 @@ def record_later(call: Call, read: Callable[[], Spent]) -> None:
 class LateEntry:
     """What a call adds, worked out when the first of its counters sums up."""
 
-    __slots__ = ("_call", "_entry", "_read")
+    __slots__ = ("_call", "_entry", "_known", "_read")
 
-    def __init__(self, call: Call, read: Callable[[], Spent]) -> None:
-        self._call, self._read = call, read
+    def __init__(self, call: Call, read: Callable[[], Spent], known: Mapping[str, int]) -> None:
+        self._call, self._read, self._known = call, read, known
         self._entry: Entry | None = None
 
-    @shielded
     def entry(self) -> Entry:
         """Return it."""
         if self._entry is None:
-            self._entry = _price_entry(self._call, self._read())[0]
+            self._entry = self._work_out() or make_entry(self._known, source="estimated")
         return self._entry
+
+    @shielded
+    def _work_out(self) -> Entry:
+        return _price_entry(self._call, self._read())[0]
 
 
 def _enter(call: Call, spent: Spent) -> None:
@@ -274,9 +273,13 @@ def _enter(call: Call, spent: Spent) -> None:
         if counter.listeners:
             sinks = (*sinks, *counter.listeners)
     if sinks:
-        kept = _record(call, spent, *price)
-        for sink in dict.fromkeys(sinks):
-            shielded(sink)(kept)
+        _deliver(_record(call, spent, *price), sinks)
+
+
+def _deliver(record: UsageRecord, sinks: Sinks) -> None:
+    for position, sink in enumerate(sinks):
+        if sink not in sinks[:position]:
+            shielded(sink)(record)
 
 
 def show_open(counter: TokenCounter) -> None:
@@ -374,6 +377,17 @@ def _record(call: Call, spent: Spent, cost: Decimal | None, cost_source: str | N
     )
 
 
+def _after_fork() -> None:
+    """Renew in a child the locks that another thread of the parent may have held."""
+    global _settling, _watching  # noqa: PLW0603 (as above)
+    _settling, _watching = threading.Lock(), threading.Lock()
+    _shared.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _record_open_calls() -> None:
     """Record what is still open when the process ends, so that a ledger has it."""
     for call in list(_open_calls):
@@ -386,6 +400,5 @@ def record_manual(record: UsageRecord, counters: Iterable[TokenCounter] = (), si
     reached = tuple(dict.fromkeys((_shared, *counters)))
     for counter in reached:
         counter.apply(entry)
-    listeners = [listener for counter in reached for listener in counter.listeners]
-    for sink in dict.fromkeys((*_sinks, *sinks, *listeners)):
-        shielded(sink)(record)
+    listeners = (listener for counter in reached for listener in counter.listeners)
+    _deliver(record, (*_sinks, *sinks, *listeners))

@@ -1,18 +1,14 @@
 """A session's usage in Cognigy's form, from memory and from the ledgers that this process knows."""
 
 import threading
-import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, TypedDict, runtime_checkable
 
 from token_handlers import recording
-from token_handlers.counter import SESSION_MODEL, UNKNOWN_MODEL
+from token_handlers.counter import SESSION_MODEL
 from token_handlers.install import Settings
 from token_handlers.usage import UsageRecord, UsageTotals
-
-FLUSH_SECONDS = 30.0
-"""How long to wait for a ledger to have everything on disk."""
 
 
 @runtime_checkable
@@ -27,18 +23,17 @@ class Ledger(Protocol):
     def flush(self, timeout: float | None = None) -> bool:
         """Return whether everything is on disk."""
 
-    def by_session_model(self, session: str) -> Mapping[tuple[str | None, str | None, str], UsageTotals]:
+    def by_session_model(self, session: str) -> Mapping[tuple[str | None, str, str], UsageTotals]:
         """Return a session's totals by provider, model and operation."""
 
 
-known_ledgers: "weakref.WeakSet[Ledger]" = weakref.WeakSet()
 _configured: dict[Path, Ledger] = {}
 _configuring = threading.Lock()
 
 
-def configured_ledger() -> Ledger | None:
+def configured_ledger(settings: Settings | None = None) -> Ledger | None:
     """Return the process-wide ledger that AGENTSIGHT_TOKEN_LEDGER names, from now on a sink of every record."""
-    name = (Settings().token_ledger or "").strip()
+    name = ((settings or Settings()).token_ledger or "").strip()
     if not name:
         return None
     from token_handlers.sinks.sqlite import SQLiteLedger  # sqlite3 is for those who have a ledger
@@ -67,14 +62,17 @@ class LLMTokenUsage(TypedDict):
     usage: LLMTokens
 
 
-def get_llm_token_usage_for_session(session: str) -> dict[str, LLMTokenUsage] | None:
+def get_llm_token_usage_for_session(session: str, *, ledger: Ledger | None = None) -> dict[str, LLMTokenUsage] | None:
     """Return what each model was used for in a session, by 'provider/model'; None for an unknown session.
 
-    Embedding models have outputTokens 0. The ledgers of this process are asked too: AGENTSIGHT_TOKEN_LEDGER, the sinks,
-    and those of ConversationTrackers. They know what was before a restart.
+    Embedding models have outputTokens 0. What was before a restart a ledger knows: this one, the one that
+    AGENTSIGHT_TOKEN_LEDGER names, and those that `add_sink` was given. Without one memory answers, which holds 10,000
+    pairs of session and model.
     """
+    if not isinstance(session, str):
+        raise TypeError(f"session must be a string, not {session!r}")
     found: dict[tuple[str, str], tuple[int, int]] = {}
-    for model, counts in (*_in_memory(session), *_in_ledgers(session)):
+    for model, counts in (*_in_memory(session), *_in_ledgers(session, ledger)):
         # Each source may know less than all: memory since the start, a ledger since it is a sink.
         found[model] = max(found.get(model, (0, 0)), counts, key=sum)
     if not found:
@@ -101,14 +99,12 @@ def _in_memory(session: str) -> _Found:
             yield (provider, model), (sent, numbers.get("output_tokens", 0))
 
 
-def _in_ledgers(session: str) -> _Found:
-    configured_ledger()
-    known = (*known_ledgers, *(sink for sink in recording._sinks if isinstance(sink, Ledger)))  # noqa: SLF001
-    for ledger in dict.fromkeys(known):
-        ledger.flush(FLUSH_SECONDS)
+def _in_ledgers(session: str, given: Ledger | None) -> _Found:
+    asked = given, configured_ledger(), *recording._sinks  # noqa: SLF001 (they are nowhere else)
+    for ledger in dict.fromkeys(sink for sink in asked if isinstance(sink, Ledger)):
         sums: dict[tuple[str, str], tuple[int, int]] = {}
         for (provider, model, _), totals in ledger.by_session_model(session).items():
-            key = provider or "", model or UNKNOWN_MODEL
+            key = provider or "", model
             sent, received = sums.get(key, (0, 0))
             sums[key] = sent + totals.prompt_tokens + totals.embedding_tokens, received + totals.completion_tokens
         yield from sums.items()

@@ -93,7 +93,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
             counter = TokenCounter()
         if isinstance(counter.block, Block):
             labels = counter.block.labels.merged(labels)
-            sinks = tuple(dict.fromkeys((*counter.block.sinks, *sinks)))
+            sinks = (*counter.block.sinks, *sinks)
             outer = (*outer, *(scope for scope in counter.block.outer if scope not in outer and not scope.left))
         else:
             counter.block = Block(labels, sinks, outer)

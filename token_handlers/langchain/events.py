@@ -21,6 +21,8 @@ _PLAIN_USAGE = {
 }
 # Providers whose own client reads a plain usage without losing any of it.
 _LOSSLESS = ("openai", "azure")
+# What a stream's metadata may say beside the usage of its chunks.
+_BESIDE_USAGE = {"cost", "cost_details", "cost_in_usd_ticks", "token_usage", "usage"}
 _warned: set[str] = set()
 _MAX_WARNED = 1_000
 
@@ -54,7 +56,7 @@ def _queue_plain(run: Run, usage: Any, metadata: Mapping[str, Any]) -> bool:
         run.describe()
         reading = read_usage_metadata(usage) if run.provider in _LOSSLESS else read_message(usage, kept, run.provider)
         if reading is None:
-            return Spent({})
+            return Spent(known, source="estimated")
         tier = reading.service_tier or kept["service_tier"]
         return Spent(
             reading.counts,
@@ -63,8 +65,9 @@ def _queue_plain(run: Run, usage: Any, metadata: Mapping[str, Any]) -> bool:
             service_tier=tier if isinstance(tier, str) else None,
         )
 
+    known = {name: usage[name] for name in ("input_tokens", "output_tokens") if type(usage[name]) is int}
     run.forget_texts()
-    record_later(run, read)
+    record_later(run, read, known)
     return True
 
 
@@ -192,7 +195,8 @@ def _is_whole(run: Run, counts: Mapping[str, int]) -> bool:
 def _reading(run: Run, message: Any, metadata: Mapping[str, Any], output: Mapping[str, Any]) -> Reading | None:
     """Return what the event says of usage, from wherever it says it."""
     usage = add_usage_metadata(_chunks(run)) if len(run.usages) > 1 else message.usage_metadata
-    if usage and (run.usages or _is_plain(run, metadata.get("token_usage") or output.get("token_usage"))):
+    streamed = run.usages and _BESIDE_USAGE.isdisjoint(metadata)
+    if usage and (streamed or _is_plain(run, metadata.get("token_usage") or output.get("token_usage"))):
         return read_usage_metadata(usage)
     if "token_usage" not in metadata and "usage" not in metadata:
         metadata = {**output, **metadata}

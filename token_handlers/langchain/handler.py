@@ -1,6 +1,6 @@
 """LangChainTokenHandler, and the process-wide handler behind track_tokens()."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -75,16 +75,16 @@ class RunRecorder(BaseCallbackHandler):
         run = runs.find(run_id, self)
         if run is not None:
             if runs.finish(run, self):
-                record_end(run, response)
+                _record(run, record_end, response)
         elif self._counter is not None:
-            record_end(self._unstarted(run_id), response)
+            _record(self._unstarted(run_id), record_end, response)
 
     @shielded
     def on_llm_error(self, error: BaseException, *, run_id: UUID | None = None, **kwargs: Any) -> None:
         """Record a rejected call as failed, and an interrupted one by what it received."""
         run = runs.find(run_id, self)
         if run is not None and runs.finish(run, self):
-            record_error(run, error, kwargs.get("response"))
+            _record(run, record_error, error, kwargs.get("response"))
 
     @shielded
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -117,6 +117,15 @@ class RunRecorder(BaseCallbackHandler):
         if self._counter is not None:
             run.count_for(self._counter)
         return run
+
+
+def _record(run: runs.Run, how: Callable[..., None], *event: object) -> None:
+    """Record a run's end; where that fails, as an estimate, for the call was made and is not to be lost."""
+    try:
+        how(run, *event)
+    finally:
+        if not run.settled:
+            recording.abandon(run)
 
 
 class ProcessRecorder(RunRecorder):

@@ -1,0 +1,260 @@
+"""ConversationTracker: a conversation's tokens under AgentSight's names, sent to AgentSight or kept in a ledger."""
+
+import asyncio
+import operator
+import sys
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self, SupportsIndex, TypedDict
+
+from pydantic import SecretStr
+
+from token_handlers.counter import TokenCounter
+from token_handlers.install import Settings, install
+from token_handlers.recording import add_sink, record_manual, shared_counter
+from token_handlers.scopes import NO_LABELS, active_scopes
+from token_handlers.sessions import Ledger, configured_ledger
+from token_handlers.sinks.agentsight import DEFAULT_ENDPOINT, AgentSightClient, SendFailed
+from token_handlers.sinks.agentsight_http import checked_endpoint, checked_key
+from token_handlers.sinks.outbox import Counts
+from token_handlers.sinks.unsent import Unsent
+from token_handlers.tracking import track_tokens
+from token_handlers.usage import Operation, Usage, UsageRecord
+
+FLUSH_SECONDS = 30.0
+"""How long a send waits for a ledger to have everything on disk."""
+
+_shared_unsent = Unsent(shared_counter())
+_generated_id = f"conv_{uuid.uuid4().hex[:12]}"
+
+
+class SendSummary(TypedDict):
+    """What a send has delivered."""
+
+    destination: str
+    conversation_id: str | None
+    sent: dict[str, int]
+    recovered: int  # batches of earlier sends and of processes that died, delivered as well
+    error: str | None  # what kept others of those from being delivered
+
+
+class ConversationTracker:
+    """Counts a conversation's tokens, and sends them to AgentSight or to a ledger.
+
+    With a conversation id it counts what is given to `track_token_usage` and the calls inside ``with tracker:`` (or
+    ``async with``). Without one it shows the process-wide counter, all conversations included, and sends that under
+    AGENTSIGHT_CONVERSATION_ID or a made-up name. Making one turns on the tracking that AGENTSIGHT_TOKEN_HANDLER_TYPE
+    names, and the ledger that AGENTSIGHT_TOKEN_LEDGER names.
+
+    ``api_key`` and ``endpoint`` are by default what AGENTSIGHT_API_KEY and AGENTSIGHT_API_ENDPOINT say when it sends.
+    ``sink`` gets a record of each call, or is an AgentSightClient with settings of its own.
+    """
+
+    def __init__(
+        self,
+        conversation_id: str | None = None,
+        *,
+        api_key: str | SecretStr | None = None,
+        endpoint: str | None = None,
+        sink: Callable[[UsageRecord], object] | None = None,
+    ) -> None:
+        if conversation_id is not None and (not isinstance(conversation_id, str) or not conversation_id.strip()):
+            raise ValueError(f"conversation_id must be a non-empty string, not {conversation_id!r}")
+        if sink is not None and not callable(sink):
+            raise TypeError(f"a sink is a callable of one UsageRecord, not {sink!r}")
+        if isinstance(sink, AgentSightClient) and (api_key is not None or endpoint is not None):
+            raise ValueError("an AgentSightClient has a key and an endpoint of its own: give them to it alone")
+        self._key = checked_key(api_key) if api_key is not None else None
+        self._endpoint = checked_endpoint(endpoint) if endpoint is not None else None
+        self._client = sink if isinstance(sink, AgentSightClient) else None
+        self._sink = sink if self._client is None else None
+        self._is_shared = conversation_id is None
+        settings = Settings()
+        self.conversation_id = conversation_id or _text(settings.conversation_id)
+        self._unsent = _shared_unsent if self._is_shared else Unsent(TokenCounter())
+        handler_type = _text(settings.token_handler_type)
+        if handler_type is not None:
+            install(handler_type)
+        configured_ledger(settings)
+        self._attach()
+
+    def _attach(self) -> None:
+        sinks = (self._sink,) if self._sink is not None else ()
+        if self._is_shared:
+            for sink in sinks:
+                add_sink(sink)
+            self._block = track_tokens(session=self.conversation_id)
+        else:
+            self._block = track_tokens(session=self.conversation_id, counter=self._unsent.counter, sinks=sinks)
+
+    def __enter__(self) -> Self:
+        self._block._enter(sys._getframe(1))  # noqa: SLF001 (the caller's frame, which track_tokens wants)
+        return self
+
+    async def __aenter__(self) -> Self:
+        self._block._enter(sys._getframe(1))  # noqa: SLF001 (as above)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._block.__exit__(kind, error, trace)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._block.__exit__(kind, error, trace)
+
+    def __repr__(self) -> str:
+        counts = self._unsent.counts()
+        return f"<ConversationTracker {self.conversation_id!r}, {counts.total + counts.embedding} tokens to send>"
+
+    @property
+    def counter(self) -> TokenCounter:
+        """The counter behind it, with costs and models; it goes on when counts are sent."""
+        return self._unsent.counter
+
+    def track_token_usage(
+        self,
+        prompt_tokens: SupportsIndex | None = 0,
+        completion_tokens: SupportsIndex | None = 0,
+        total_tokens: SupportsIndex | None = 0,
+        embedding_tokens: SupportsIndex | None = 0,
+    ) -> None:
+        """Add usage, all of it or, where a number is refused, nothing; None is 0.
+
+        The total is prompt plus completion where it is not given. A total above that is kept: how the rest divides is
+        not known, so it counts in `get_token_usage()` and what is sent to AgentSight, but neither as prompt nor as
+        completion, nor in a ledger, whose totals are the sum of both. A total below is a ValueError.
+        """
+        prompt = _count("prompt_tokens", prompt_tokens)
+        completion = _count("completion_tokens", completion_tokens)
+        total = _count("total_tokens", total_tokens) or prompt + completion
+        embedding = _count("embedding_tokens", embedding_tokens)
+        if total < prompt + completion:
+            raise ValueError(
+                f"total_tokens ({total}) is below prompt_tokens ({prompt}) + completion_tokens ({completion})"
+            )
+        rest = Counts(total=total - prompt - completion)
+        with self._unsent.lock, _shared_unsent.lock:
+            if prompt or completion:
+                self._record("chat", Usage(input_tokens=prompt, output_tokens=completion))
+            if embedding:
+                self._record("embeddings", Usage(input_tokens=embedding))
+            self._unsent.add(rest)
+            if not self._is_shared:
+                _shared_unsent.add(rest)
+
+    def get_token_usage(self) -> dict[str, int]:
+        """Return what was counted since it was last sent, under AgentSight's names."""
+        counts = self._unsent.counts()
+        return {
+            "prompt_llm_token_count": counts.prompt,
+            "completion_llm_token_count": counts.completion,
+            "total_llm_token_count": counts.total,
+            "total_embedding_token_count": counts.embedding,
+        }
+
+    def send_tracked_data(self) -> SendSummary:
+        """Send what was counted since the last send that succeeded, to AgentSight or to the ledger.
+
+        With an API key to AgentSight; without one, the ledger (AGENTSIGHT_TOKEN_LEDGER, or the sink) has written all
+        records to disk. Raises SendFailed where that did not succeed; then nothing is lost, and the next send tries it
+        again under the same event id. With a ledger, what is being sent is kept in the folder ``<ledger>.outbox``, and
+        what a killed process has left there is sent by the next process that sends; without one it is in memory only.
+        """
+        settings = Settings()
+        client = self._client or self._configured_client(settings)
+        if client is not None:
+            return self._send(client)
+        sink = self._sink or configured_ledger(settings)
+        if sink is None:
+            raise SendFailed(
+                "nowhere to send to: set AGENTSIGHT_API_KEY or AGENTSIGHT_TOKEN_LEDGER, or give ConversationTracker an "
+                "api_key or a sink"
+            )
+        return self._flush(sink)
+
+    async def asend_tracked_data(self) -> SendSummary:
+        """Send as `send_tracked_data` does, in a thread; where the task is cancelled, that thread goes on."""
+        return await asyncio.to_thread(self.send_tracked_data)
+
+    def _send(self, client: AgentSightClient) -> SendSummary:
+        conversation = self.conversation_id or client.conversation_id or _generated_id
+        recovered, failure = client.send(
+            self._unsent.hand_over(lambda counts: client.keep(conversation, counts), client.outbox.holds)
+        )
+        sent = self._unsent.acknowledged()
+        return _summary(client.endpoint, conversation, sent, recovered, failure)
+
+    def _flush(self, sink: Callable[[UsageRecord], object]) -> SendSummary:
+        destination = str(getattr(sink, "path", type(sink).__name__))
+        flush = getattr(sink, "flush", None)
+        sent = self._unsent.flush(lambda: flush is None or flush(timeout=FLUSH_SECONDS) is not False)
+        if sent is None:
+            raise SendFailed(f"{destination} has not everything on disk yet; it goes on trying")
+        return _summary(destination, self.conversation_id, sent)
+
+    def _configured_client(self, settings: Settings) -> AgentSightClient | None:
+        key = self._key
+        if key is None and settings.api_key is not None and settings.api_key.get_secret_value().strip():
+            key = checked_key(settings.api_key.get_secret_value().strip(), "AGENTSIGHT_API_KEY")
+        if key is None:
+            return None
+        endpoint = self._endpoint or checked_endpoint(
+            _text(settings.api_endpoint) or DEFAULT_ENDPOINT, "AGENTSIGHT_API_ENDPOINT"
+        )
+        ledger = self._sink if isinstance(self._sink, Ledger) else configured_ledger(settings)
+        return AgentSightClient(key, endpoint, outbox=f"{ledger.path}.outbox" if ledger is not None else None)
+
+    def _record(self, operation: Operation, usage: Usage) -> None:
+        scopes = active_scopes()
+        labels = scopes[-1].labels if scopes else NO_LABELS
+        now = datetime.now(UTC)
+        record = UsageRecord(
+            usage=usage,
+            operation=operation,
+            source="manual",
+            session=self.conversation_id or labels.session,
+            user=labels.user,
+            tags=labels.tags,
+            event_id=uuid.uuid4().hex,
+            started_at=now,
+            ended_at=now,
+        )
+        record_manual(record, (self._unsent.counter,), (self._sink,) if self._sink is not None else ())
+
+
+def _summary(
+    destination: str, conversation: str | None, sent: Counts, recovered: int = 0, failure: SendFailed | None = None
+) -> SendSummary:
+    return {
+        "destination": destination,
+        "conversation_id": conversation,
+        "sent": {
+            "prompt_tokens": sent.prompt,
+            "completion_tokens": sent.completion,
+            "total_tokens": sent.total,
+            "embedding_tokens": sent.embedding,
+        },
+        "recovered": recovered,
+        "error": str(failure) if failure is not None else None,
+    }
+
+
+def _count(name: str, value: SupportsIndex | None) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    number = operator.index(value)
+    if number < 0:
+        raise ValueError(f"{name} must not be negative, as {number} is")
+    return number
+
+
+def _text(value: str | None) -> str | None:
+    """Return a setting; a blank one is none."""
+    return value.strip() or None if value is not None else None
