@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
 from typing import NamedTuple, Protocol
 
-from token_handlers.tables import html_table, summary_lines
+from token_handlers.tables import html_table, money, summary_lines
 from token_handlers.usage import Operation, Outcome, Source, UsageRecord, UsageTotals
 
 MAX_VALUES = 10_000
@@ -371,7 +371,8 @@ class TokenCounter:
 
     def __repr__(self) -> str:
         totals = self.snapshot()
-        return f"<TokenCounter {totals.total_tokens} tokens, {totals.successful_requests} requests, ${totals.cost}>"
+        spent = "unpriced" if totals.cost is None else f"${money(totals.cost)}"
+        return f"<TokenCounter {totals.total_tokens} tokens, {totals.successful_requests} requests, {spent}>"
 
     def _repr_html_(self) -> str:
         return html_table([*sorted(self.by_model.items()), ("Total", self.snapshot())])
