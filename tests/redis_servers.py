@@ -93,11 +93,15 @@ def black_hole(connection):
         pass
 
 
-def telling_what_it_does_not_know(connection):
-    """Answer every command with an error that quotes all of its arguments, as Redis does for unknown ones."""
-    while request := connection.recv(65536):
-        words = request.decode().split("\r\n")[2::2]
-        connection.sendall(f"-ERR unknown command 'AUTH', with args beginning with: {' '.join(words)}\r\n".encode())
+def quoting(error):
+    """Answer every command with an error that quotes all of its arguments."""
+
+    def answer(connection):
+        while request := connection.recv(65536):
+            words = request.decode().split("\r\n")[2::2]
+            connection.sendall(f"-{error} {' '.join(words)}\r\n".encode())
+
+    return answer
 
 
 class LosingReplies:

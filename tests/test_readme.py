@@ -33,12 +33,13 @@ def environ(ledger):
     return {"PYTHONPATH": str(ROOT), "OPENAI_API_KEY": "none", "OPENAI_BASE_URL": url, "OPENAI_API_BASE": url}
 
 
-def test_python_blocks_run(ledger, environ):
+def test_python_blocks_run(ledger, environ, tmp_path):
     """Every Python block runs, one after the other, and what it prints is neither nothing nor zero."""
     script = "\n".join([GIVEN, *(text for kind, text in BLOCKS if kind == "python")])
     done = subprocess.run(
         [sys.executable, "-c", script],
         env=environ,
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=100,

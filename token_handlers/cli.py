@@ -1,24 +1,34 @@
-"""The command line: token-handlers demo."""
+"""The command line: token-handlers run, report, sessions, price, ingest, export, reprice, doctor and demo."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 
-from pydantic import SecretStr
-
+from token_handlers.commands import WrongUsage
 from token_handlers.errors import TokenHandlersError
+
+COMMANDS = ("run", "report", "sessions", "price", "ingest", "export", "reprice", "doctor", "demo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 1 where it says so, 2 for wrong usage; an error is one line."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
     except TokenHandlersError as error:
         print(f"token-handlers: {error}", file=sys.stderr)
+        return 2 if isinstance(error, WrongUsage) else 1
+    except BrokenPipeError:  # `| head` has seen enough; what Python would flush at the end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        sys.excepthook = _say_nothing  # the interpreter ends the process as SIGINT does, without a traceback
+        raise
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,19 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"token-handlers {version('token-handlers')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    demo = commands.add_parser("demo", help="real clients against an embedded server, beside what it billed")
-    demo.add_argument("--live", action="store_true", help="against OpenAI, with the key in OPENAI_API_KEY")
-    demo.set_defaults(run=_demo)
+    for name in COMMANDS:
+        import_module(f"token_handlers.commands.{name}").add_parser(commands)
     return parser
 
 
-def _demo(options: argparse.Namespace) -> int:
-    from token_handlers.demo.run import run_demo
-
-    if not options.live:
-        return run_demo()
-    key = os.environ.get("OPENAI_API_KEY")
-    if not key:
-        print("token-handlers: demo --live needs an OpenAI key: set OPENAI_API_KEY", file=sys.stderr)
-        return 2
-    return run_demo(SecretStr(key))
+def _say_nothing(*error: object) -> None:
+    return

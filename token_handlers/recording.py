@@ -379,7 +379,7 @@ def _record(call: Call, spent: Spent, cost: Decimal | None, cost_source: str | N
 
 def _after_fork() -> None:
     """Renew in a child the locks that another thread of the parent may have held."""
-    global _settling, _watching  # noqa: PLW0603 (as above)
+    global _settling, _watching
     _settling, _watching = threading.Lock(), threading.Lock()
     _shared.renew_lock()
 

@@ -1,0 +1,39 @@
+"""The command line in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COMMAND = (sys.executable, "-m", "token_handlers")
+
+CALL = """
+import sys
+from langchain_openai import ChatOpenAI
+
+def ask(text="hello"):
+    return ChatOpenAI(model="gpt-4o-mini", base_url=sys.argv[1], api_key="none").invoke(text)
+"""
+"""The beginning of a LangChain program whose first argument is the server's address."""
+
+
+def run_command(
+    *arguments: object, cwd: Path | None = None, text: str | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run token-handlers to its end."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        check=False,
+        cwd=cwd,
+        encoding="utf-8",
+        env={**os.environ, **variables},
+        input=text,
+        timeout=120,
+    )
+
+
+def start_command(*arguments: object) -> subprocess.Popen[str]:
+    """Start token-handlers, with its output to be read."""
+    words = [*COMMAND, *map(str, arguments)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")

@@ -1,0 +1,28 @@
+"""token-handlers demo: real clients against an embedded server."""
+
+import argparse
+import os
+
+from pydantic import SecretStr
+
+from token_handlers.commands import WrongUsage
+from token_handlers.commands.options import Commands
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser("demo", help="real clients against an embedded server, beside what it billed")
+    parser.add_argument("--live", action="store_true", help="against OpenAI, with the key in OPENAI_API_KEY")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo."""
+    from token_handlers.demo.run import run_demo
+
+    if not options.live:
+        return run_demo()
+    key = os.environ.get("OPENAI_API_KEY")
+    if not key:
+        raise WrongUsage("demo --live needs an OpenAI key: set OPENAI_API_KEY")
+    return run_demo(SecretStr(key))

@@ -1,0 +1,77 @@
+"""token-handlers report: what a ledger's calls used and cost, as a table, JSON or a page."""
+
+import argparse
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from token_handlers.commands.options import (
+    Commands,
+    add_json,
+    add_ledger,
+    add_window,
+    open_ledger,
+    print_json,
+    print_table,
+)
+from token_handlers.errors import TokenHandlersError
+
+if TYPE_CHECKING:
+    from token_handlers.sinks.sqlite import SQLiteLedger
+
+LABELS = ("model", "session", "user", "day", "tag")
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser("report", help="what the calls in the ledger used and cost")
+    add_ledger(parser)
+    add_window(parser)
+    parser.add_argument("--by", choices=LABELS, default="model", help="what to sum by (default: model)")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write a page of it all, in one file")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the report."""
+    from token_handlers.report import notes_on, totals_json, totals_table
+
+    with open_ledger(options) as ledger:
+        window = {"since": options.since, "until": options.until}
+        groups, total = ledger.by(options.by, **window), ledger.totals(**window)
+        if options.html is not None:
+            _write_page(options, ledger)
+    if options.json:
+        print_json({"ledger": str(ledger.path), **window, **totals_json(options.by, groups, total)})
+        return 0
+    print_table(*totals_table(options.by, groups, total))
+    notes = notes_on(options.by, groups, total)
+    print(*([""] if notes else []), *notes, sep="\n", end="\n" if notes else "")
+    return 0
+
+
+def _write_page(options: argparse.Namespace, ledger: "SQLiteLedger") -> None:
+    from token_handlers.report_html import Contents, page
+    from token_handlers.report_svg import MOST_DAYS, by_month
+
+    window = {"since": options.since, "until": options.until}
+    step, in_time = "day", ledger.by("day", **window)
+    days = (date.fromisoformat(max(in_time)) - date.fromisoformat(min(in_time))).days + 1 if in_time else 0
+    if days > MOST_DAYS:
+        step, in_time = "month", by_month(in_time)
+    elif days <= 2:
+        step, in_time = "hour", ledger.by("hour", **window)
+    contents = Contents(
+        total=ledger.totals(**window),
+        by_model=ledger.by("model", **window),
+        by_session=ledger.by("session", **window),
+        in_time=in_time,
+        step=step,
+        title=ledger.path.name,
+        made_at=datetime.now(UTC),
+    )
+    try:
+        options.html.write_text(page(contents), encoding="utf-8")
+    except OSError as error:
+        raise TokenHandlersError(f"can't write {options.html}: {error.strerror}: choose another file") from error

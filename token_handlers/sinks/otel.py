@@ -1,0 +1,197 @@
+"""OTelMetrics: OpenTelemetry's GenAI metrics, and cost.
+
+The names are those of the GenAI semantic conventions, which have no stable release yet: this speaks two versions, of
+which the environment chooses one. https://github.com/open-telemetry/semantic-conventions-genai
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from token_handlers.counter import OTHER, UNKNOWN_MODEL
+from token_handlers.errors import MissingDependency
+from token_handlers.price_names import COMPATIBLE, flat, provider_id
+from token_handlers.usage import Operation, Usage, UsageRecord
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter, MeterProvider
+
+OPT_IN, LATEST = "OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental"
+BOUNDARIES = tuple(4**power for power in range(14))
+MAX_SERIES = 1_000
+"""How many sets of attributes there may be; in what comes later the model is OTHER."""
+
+Attributes = dict[str, str | bool]
+Emit = Callable[[Operation, Usage, Attributes], None]
+
+# genai-prices' ids (see price_names) that the conventions name otherwise
+_PROVIDERS = {
+    "aws": "aws.bedrock",
+    "google": "gcp.gen_ai",
+    "mistral": "mistral_ai",
+    "moonshotai": "moonshot_ai",
+    "x-ai": "x_ai",
+    **dict.fromkeys(("ibm", "watsonx", "watsonxai", "ibmwatsonx", "ibmwatsonxai"), "ibm.watsonx.ai"),
+    COMPATIBLE: "openai_compatible",
+}
+
+
+class OTelMetrics:
+    """A sink that emits tokens and cost as metrics, through opentelemetry-api: without an SDK it does nothing.
+
+    Tokens are the histogram ``gen_ai.client.token.usage``. Where OTEL_SEMCONV_STABILITY_OPT_IN has
+    gen_ai_latest_experimental, they are in its place the counters ``gen_ai.client.inference.usage.*`` and the
+    histograms ``gen_ai.client.inference.operation.*``, for embeddings ``gen_ai.client.embeddings.operation.*``.
+    Input includes the cache, output reasoning. In both, ``token_handlers.cost`` is USD, and
+    ``token_handlers.unpriced_requests`` counts the requests that are not in it.
+
+    Attributes are the operation, the provider, the model, and ``token_handlers.estimated`` where nobody reported the
+    usage; never a session, a user or a tag. Calls that failed or that a cache answered used nothing.
+    """
+
+    def __init__(self, meter_provider: "MeterProvider | None" = None) -> None:
+        try:
+            from opentelemetry import metrics
+        except ImportError:
+            raise MissingDependency("opentelemetry-api", "otel") from None
+        self._global_provider = metrics.get_meter_provider
+        self._own_provider = meter_provider
+        meter = metrics.get_meter("token_handlers", meter_provider=meter_provider)
+        opted_in = {name.strip() for name in os.environ.get(OPT_IN, "").split(",")}
+        self._emit = _latest(meter) if LATEST in opted_in else _token_usage(meter)
+        self._cost = meter.create_counter("token_handlers.cost", unit="{USD}", description="Cost of GenAI calls.")
+        self._unpriced = meter.create_counter(
+            "token_handlers.unpriced_requests", unit="{request}", description="GenAI requests whose cost is not known."
+        )
+        self._series: dict[tuple[str, str | None, str, bool], Attributes] = {}
+
+    def __call__(self, record: UsageRecord) -> None:
+        """Emit what a call used and cost."""
+        if record.outcome != "success":
+            return
+        attributes = self._attributes(record)
+        self._emit(record.operation, record.usage, attributes)
+        if record.cost is not None:
+            self._cost.add(float(record.cost), attributes)
+        elif record.source != "manual":
+            self._unpriced.add(record.requests, attributes)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Make the SDK export what it has, for 10 seconds unless told otherwise; True where there is no SDK."""
+        provider = self._own_provider or self._global_provider()
+        force_flush: Callable[[float], bool] | None = getattr(provider, "force_flush", None)
+        return force_flush is None or force_flush(10_000 if timeout is None else timeout * 1000)
+
+    def close(self) -> None:
+        """Flush; the meter provider is the application's, which shuts it down."""
+        self.flush()
+
+    def _attributes(self, record: UsageRecord) -> Attributes:
+        model = record.model or UNKNOWN_MODEL
+        estimated = record.source == "estimated"
+        series = record.operation, record.provider, model, estimated
+        attributes = self._series.get(series)
+        if attributes is None:
+            if len(self._series) < MAX_SERIES:
+                attributes = self._series[series] = attributes_of(*series)
+            else:
+                attributes = attributes_of(record.operation, OTHER, OTHER, estimated)
+        return attributes
+
+
+def attributes_of(operation: str, provider: str | None, model: str, estimated: bool) -> Attributes:  # noqa: FBT001 (a label)
+    """Return a call's attributes. A record has one name of the model: the provider's, where it answered with one."""
+    attributes: Attributes = {"gen_ai.operation.name": operation, "gen_ai.provider.name": provider_name(provider)}
+    if model != UNKNOWN_MODEL:
+        attributes["gen_ai.request.model"] = attributes["gen_ai.response.model"] = model
+    if estimated:
+        attributes["token_handlers.estimated"] = True
+    return attributes
+
+
+def provider_name(provider: str | None) -> str:
+    """Return the conventions' name of a provider that a framework names, or of the provider of a client class."""
+    if not provider:
+        return "unknown"
+    whole, known = flat(provider), provider_id(provider)
+    if whole.startswith("azure"):
+        return "azure.ai.openai" if whole == "azure" or "openai" in whole else "azure.ai.inference"
+    if known == "google" and "vertex" in whole:
+        return "gcp.vertex_ai"
+    if known == "google" and ("gemini" in whole or "aistudio" in whole):
+        return "gcp.gemini"
+    return _PROVIDERS.get(known, known)
+
+
+def _token_usage(meter: "Meter") -> Emit:
+    tokens = _histogram(meter, "gen_ai.client.token.usage", "Number of input and output tokens used.")
+
+    def emit(operation: Operation, usage: Usage, attributes: Attributes) -> None:
+        tokens(usage.input_tokens, {**attributes, "gen_ai.token.type": "input"})
+        if operation != "embeddings":
+            tokens(usage.output_tokens, {**attributes, "gen_ai.token.type": "output"})
+
+    return emit
+
+
+def _latest(meter: "Meter") -> Emit:
+    counters = {
+        kind: meter.create_counter(f"gen_ai.client.inference.usage.{kind}", unit="{token}", description=description)
+        for kind, description in (
+            ("input_tokens", "The number of input (prompt) tokens used, including cached tokens."),
+            ("output_tokens", "The number of output (completion) tokens used, including reasoning tokens."),
+            ("cache_read.input_tokens", "The number of input tokens served from a provider-managed cache."),
+            ("cache_write.input_tokens", "The number of input tokens written to a provider-managed cache."),
+            ("reasoning.output_tokens", "The number of output tokens used for reasoning."),
+        )
+    }
+    place, per = "gen_ai.client.inference.operation.", "tokens used per inference operation."
+    sent = _histogram(meter, f"{place}input_tokens", f"The number of input (prompt) {per}")
+    received = _histogram(meter, f"{place}output_tokens", f"The number of output (completion) {per}")
+    embedded = _histogram(
+        meter,
+        "gen_ai.client.embeddings.operation.input_tokens",
+        "The number of input tokens used per embeddings operation.",
+    )
+
+    def emit(operation: Operation, usage: Usage, attributes: Attributes) -> None:
+        if operation == "embeddings":
+            embedded(usage.input_tokens, attributes)
+            return
+        for kind, modality, number in _by_modality(usage):
+            counters[kind].add(number, {**attributes, "gen_ai.token.modality": modality})
+        sent(usage.input_tokens, attributes)
+        received(usage.output_tokens, attributes)
+
+    return emit
+
+
+def _histogram(meter: "Meter", name: str, description: str) -> Callable[[int, Attributes], None]:
+    histogram = meter.create_histogram(
+        name, unit="{token}", description=description, explicit_bucket_boundaries_advisory=BOUNDARIES
+    )
+    return histogram.record
+
+
+def _by_modality(usage: Usage) -> Iterator[tuple[str, str, int]]:
+    """Split tokens by modality; what no provider says the modality of is 'unknown', which the conventions ask for."""
+    kinds = (
+        (
+            "input_tokens",
+            usage.input_tokens,
+            usage.input_audio_tokens,
+            usage.input_image_tokens,
+            usage.input_video_tokens,
+        ),
+        ("output_tokens", usage.output_tokens, usage.output_audio_tokens, usage.output_image_tokens, 0),
+        ("cache_read.input_tokens", usage.cache_read_tokens, usage.cache_audio_read_tokens, 0, 0),
+        ("cache_write.input_tokens", usage.cache_write_tokens, 0, 0, 0),
+        ("reasoning.output_tokens", usage.reasoning_tokens, 0, 0, 0),
+    )
+    for kind, total, *parts in kinds:
+        for modality, number in zip(("audio", "image", "video"), parts, strict=True):
+            if number:
+                yield kind, modality, number
+        rest = total - sum(parts)
+        if rest or not total:
+            yield kind, "unknown", rest
