@@ -98,6 +98,10 @@ class ModelCall(Call):
         pairs, media = message_pairs(self.prompt)
         return estimate_prompt(pairs, _tools(self.kwargs or {}), self.model, media=media)
 
+    def forget_texts(self) -> None:
+        """Drop what is only needed for an estimate."""
+        self.prompt = self.response = self.answer = None
+
     def forget(self) -> None:
         """Drop this call from the table of open ones."""
         _remove(self)

@@ -10,7 +10,7 @@ from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.chat_usage import read_chat_completion
 from token_handlers.payloads import Reading, read_payload
-from token_handlers.recording import abandon, drop, record
+from token_handlers.recording import Spent, abandon, drop, record, record_later
 
 logger = logging.getLogger("token_handlers")
 
@@ -32,7 +32,7 @@ def record_end(call: ModelCall, response: Any) -> None:
         return
     calls.close(call, reading.counts if reading is not None else {})
     if reading is not None and "input_tokens" in reading.counts and "output_tokens" in reading.counts:
-        record(call, reading.counts, model=reading.model, cost=reading.cost, service_tier=reading.service_tier)
+        _queue(call, reading)
         return
     estimate, method = call.estimate_for(response)
     call.describe()
@@ -42,6 +42,16 @@ def record_end(call: ModelCall, response: Any) -> None:
     else:
         counts = {**estimate, **reading.counts}
         record(call, counts, model=reading.model, source="estimated", method=f"partial+{method}")
+
+
+def _queue(call: ModelCall, reading: Reading) -> None:
+    counts, cost, tier, model, billed = reading
+
+    def read() -> Spent:
+        return Spent(counts, model=model, cost=cost, service_tier=tier, billed=billed)
+
+    call.forget_texts()
+    record_later(call, read, counts)
 
 
 def record_error(call: ModelCall, error: BaseException | None) -> None:
