@@ -1,6 +1,7 @@
 """The command line in a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,10 @@ def run_command(
 
 
 def start_command(*arguments: object) -> subprocess.Popen[str]:
-    """Start token-handlers, with its output to be read."""
+    """Start token-handlers, with its output to be read, and SIGINT as in a terminal: jobs in the background ignore it."""
     words = [*COMMAND, *map(str, arguments)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    finally:
+        signal.signal(signal.SIGINT, ignored)

@@ -442,6 +442,9 @@ def test_what_is_no_record_is_refused(counter, junk):
         {"remember": -5},
         {"keep_days": 0},
         {"timeout": float("nan")},
+        {"linger": float("inf")},
+        {"remember": float("inf")},
+        {"keep_days": 1.5},
     ],
 )
 def test_bad_options_are_refused(options):

@@ -14,7 +14,7 @@ import redis
 
 from tests.redis_servers import LosingReplies, Valkey, call, listening
 from token_handlers import TokenHandlersError
-from token_handlers.sinks.redis import Amounts, RedisCounter, Reserved, Spent, StoreUnavailable
+from token_handlers.sinks.redis import Amounts, RedisCounter, Reserved, Spent, StoreRefused, StoreUnavailable
 from token_handlers.sinks.redis_scripts import MONTH
 
 NAMESPACES = count(1)
@@ -136,6 +136,15 @@ def test_reserving_again_replaces(store):
     assert usd("0.6") == store.spent("team").reserved
 
 
+def test_a_name_is_used_once(store):
+    """A reservation under the name of a settled call is an error, and holds nothing."""
+    store.settle("team", "a", cost=Decimal(1), tokens=0)
+
+    with pytest.raises(StoreRefused, match="reservation a is settled"):
+        store.reserve("team", reservation="a", limits={})
+    assert NOTHING == store.spent("team").reserved
+
+
 def wait_until(condition):
     """Ask again until it is so."""
     while not condition():
@@ -205,11 +214,11 @@ def test_four_processes_never_overspend(valkey, namespace, store):
 
 def test_32_threads_never_overspend(valkey, namespace, store):
     """Neither do 32 threads."""
-    grants = []
+    names, grants = count(), []
 
     def work():
-        for number in range(20):
-            name = f"{threading.get_ident()}-{number}"
+        for _ in range(20):
+            name = f"call-{next(names)}"
             if store.reserve("team", reservation=name, **TERMS).granted:
                 grants.append(name)
                 store.settle("team", name, cost=Decimal("0.01"), tokens=1)
@@ -290,7 +299,9 @@ def test_budgets_and_totals_are_apart(store):
         ({"cost": Decimal("NaN")}, "cost"),
         ({"cost": Decimal("inf")}, "cost"),
         ({"cost": 0.5}, "cost"),
-        ({"cost": Decimal("1e20")}, "measure"),
+        ({"cost": Decimal("1e7")}, "measure"),
+        ({"cost": Decimal("1e999999")}, "measure"),
+        ({"limits": {"max_cost": Decimal("1e999999")}}, "measure"),
         ({"tokens": -1}, "tokens"),
         ({"tokens": 1.5}, "tokens"),
         ({"requests": True}, "requests"),
@@ -377,3 +388,31 @@ def test_a_settlement_whose_answer_is_lost_counts_once(valkey, namespace, store)
         assert far.flush(10)
         assert Spent(usd(1, 5), NOTHING) == store.spent("team")
         far.close()
+
+
+def test_another_applications_key(store, client, namespace):
+    """A budget whose key is of another type is an error that says so; the server is not taken for dead."""
+    client.set(f"{{{namespace}}}:open:team", "by somebody")
+    with pytest.raises(StoreRefused, match="WRONGTYPE"):
+        store.reserve("team", reservation="a", limits={})
+    with pytest.raises(StoreRefused, match="WRONGTYPE"):
+        store.settle("team", "a", cost=Decimal(1), tokens=1)
+
+    assert store.reserve("other team", reservation="a", limits={}).granted
+
+
+def test_a_settlement_that_is_refused_later(tmp_path, namespace, caplog):
+    """A settlement that waited, and then can't be booked, is dropped and said; what comes after it is booked."""
+    with Valkey(tmp_path, appendonly="yes", appendfsync="always") as valkey:
+        with redis.Redis(port=valkey.port) as client:
+            client.set(f"{{{namespace}}}:open:taken", "by somebody")
+        store = RedisCounter(valkey.url, namespace)
+        valkey.kill()
+        assert not store.settle("taken", "a", cost=Decimal(1), tokens=1)
+        assert not store.settle("team", "b", cost=Decimal(2), tokens=1)
+        valkey.start()
+
+        assert store.flush(10)
+        assert (1, Decimal(2)) == (store.dropped, store.spent("team").spent.cost)
+        assert "WRONGTYPE" in caplog.text
+        store.close()

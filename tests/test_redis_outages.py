@@ -302,6 +302,34 @@ def test_a_cluster():
         counter.close()
 
 
+def test_a_node_that_fails_over():
+    """When the node that holds the slot is gone, the one that the URL names is asked where it is now."""
+    owner = []
+
+    def moved(connection):
+        while connection.recv(65536):
+            connection.sendall(f"-MOVED 1 127.0.0.1:{owner[-1]}\r\n".encode())
+
+    with listening(moved) as port, Valkey() as first, Valkey() as second:
+        owner.append(first.port)
+        counter = RedisCounter(f"redis://127.0.0.1:{port}")
+        counter(call())
+        assert counter.flush(10)
+        first.kill()
+        owner.append(second.port)
+        counter(call())
+
+        assert counter.flush(10)
+        assert f"at 127.0.0.1:{second.port}" in repr(counter)
+        owner.append(port)
+        second.kill()
+        with pytest.raises(StoreUnavailable, match="can't be used"):
+            counter.ping()
+        with pytest.raises(StoreUnavailable, match="moves our slot around"):
+            counter.ping()
+        counter.close(0)
+
+
 def _node():
     return Valkey(cluster_enabled="yes", cluster_port=free_port())
 

@@ -124,7 +124,8 @@ def test_a_server_that_is_not_redis(caplog):
     with http_server() as port:
         said = why_not(f"redis://:{SECRET}@127.0.0.1:{port}", caplog)
 
-    assert f"What answers at 127.0.0.1:{port} hung up without a word of the Redis protocol: look at the URL" == said
+    assert said.startswith(f"What answers at 127.0.0.1:{port} ")
+    assert said.endswith("the Redis protocol: look at the URL")
 
 
 @pytest.mark.parametrize(

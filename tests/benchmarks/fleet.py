@@ -137,7 +137,7 @@ def fleet(url: str, server: redis.Redis) -> None:
     print(f"{'linger':>10}{'scripts/s':>12}{'commands/s':>12}{'kB/s':>8}{'server CPU':>12}")
     for linger in (0.0, 0.1, 1.0, 5.0, 15.0):
         counter = RedisCounter(url, f"linger-{linger}")
-        calls = [script_input(counter._keys, batch, 86_400, 400) for batch in batches(linger)]
+        calls = [script_input(counter._keys, batch, 86_400_000, 400) for batch in batches(linger)]
         random.Random(2).shuffle(calls)
         server.config_resetstat()
         before, used = server.info("stats"), cpu_seconds(server)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Amounts", "Backlog", "RedisCounter", "Reserved", "Spent", "StoreRefused", "StoreUnavailable"]
 
 READ_AT_ONCE = 500
+LONGEST = 10**9
+"""No time of ours is longer, in seconds."""
 
 
 class RedisCounter:
@@ -63,16 +65,19 @@ class RedisCounter:
         keep_days: int = 400,
         backlog: Backlog | None = None,
     ) -> None:
-        for name, value in (("timeout", timeout), ("batch", batch), ("capacity", capacity), ("remember", remember)):
-            if not value > 0:
-                raise ValueError(f"{name} must be more than 0, not {value!r}")
-        if batch > MAX_BATCH:
-            raise ValueError(f"batch must be {MAX_BATCH} or less, not {batch!r}")
-        if linger < 0 or keep_days < 1:
-            raise ValueError(f"linger must be 0 or more and keep_days 1 or more, not {linger!r} and {keep_days!r}")
+        for name, value, most in (
+            ("batch", batch, MAX_BATCH),
+            ("capacity", capacity, 10**9),
+            ("keep_days", keep_days, 10**4),
+        ):
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise ValueError(f"{name} must be an int from 1 to {most:,}, not {value!r}")
+        if not 0 <= linger <= LONGEST:
+            raise ValueError(f"linger must be seconds, 0 or more, not {linger!r}")
+        _milliseconds("timeout", timeout)
         self._keys = Keys(namespace)
         self._namespace = namespace
-        self._remember = remember
+        self._remember_ms = _milliseconds("remember", remember)
         self._keep_days = keep_days
         self._server = Server(url, timeout)
         self._writer = WriteBehind(self._add, batch=batch, linger=linger, capacity=capacity, backlog=backlog)
@@ -164,8 +169,8 @@ class RedisCounter:
 
         ``limits`` has max_cost (USD), max_tokens and max_requests, inclusive. ``window`` is 'hour', 'day' or 'month',
         by the server's clock in UTC. ``reservation`` names the call: reserving again under that name replaces what it
-        holds. After ``ttl`` seconds, which should be longer than any call, it holds nothing. Raises StoreUnavailable,
-        at once while the server is known to be down.
+        holds, until it is settled. After ``ttl`` seconds, which should be longer than any call, it holds nothing.
+        Raises StoreUnavailable, at once while the server is known to be down.
         """
         keys, amounts = self._keys.budget(scope, reservation), amounts_of(cost, tokens, requests, reserve=True)
         terms = (sums_of(window), *limits_of(limits), _milliseconds("ttl", ttl))
@@ -189,8 +194,7 @@ class RedisCounter:
         Returns whether it is booked; otherwise it waits, like a record, until the server can be used.
         """
         keys, amounts = self._keys.budget(scope, reservation), amounts_of(cost, tokens, requests)
-        kept = _milliseconds("remember", self._remember)
-        return self._now_or_later(lambda: self._budget(SETTLE, keys, reservation, *amounts, kept))
+        return self._now_or_later(lambda: self._budget(SETTLE, keys, reservation, *amounts, self._remember_ms))
 
     def release(self, scope: str, reservation: str) -> bool:
         """Let go of what a call held that was not sent. Returns whether it is done; otherwise it waits."""
@@ -202,7 +206,7 @@ class RedisCounter:
         return spent_of(self._budget(SPENT, self._keys.budget(scope, ""), "", sums_of(window)))
 
     def _add(self, deltas: Sequence[Delta]) -> None:
-        self._server.script(RECORD, *script_input(self._keys, deltas, self._remember, self._keep_days))
+        self._server.script(RECORD, *script_input(self._keys, deltas, self._remember_ms, self._keep_days))
 
     def _budget(self, script: Script, keys: Sequence[bytes], reservation: str, *arguments: str | int) -> object:
         return self._server.script(script, keys, [self._keep_days * 86_400, encoded(reservation), *arguments])
@@ -246,8 +250,8 @@ def _day(name: str, day: date | None, default: str) -> str:
 
 
 def _milliseconds(name: str, seconds: float) -> int:
-    if not seconds > 0:
-        raise ValueError(f"{name} must be more than 0 seconds, not {seconds!r}")
+    if not 0 < seconds <= LONGEST:
+        raise ValueError(f"{name} must be seconds, more than 0, not {seconds!r}")
     return max(1, int(seconds * 1000))
 
 

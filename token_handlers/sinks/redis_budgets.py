@@ -80,6 +80,8 @@ def _limit(name: str, limit: Decimal | int | None) -> int | str:
 def _nano(name: str, cost: Decimal, rounding: str) -> int:
     if not isinstance(cost, Decimal) or not cost.is_finite() or cost < 0:
         raise ValueError(f"{name} must be a Decimal of USD, 0 or more, not {cost!r}")
+    if cost.adjusted() > 9:
+        raise ValueError(f"{name} is beyond all measure: {cost} USD")
     return nano(cost, rounding)
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from typing import NamedTuple
 
-from token_handlers.counter import Entry, TokenCounter, entry_of
+from token_handlers.counter import UNKNOWN_MODEL, Entry, TokenCounter, entry_of
 from token_handlers.usage import UsageRecord, UsageTotals
 
 LABELS = ("day", "model", "session", "user")
@@ -64,7 +64,7 @@ class Keys:
         """Return the keys of a budget: its sums, its open reservations by expiry, what they hold, what is settled."""
         if not isinstance(scope, str) or not scope:
             raise ValueError(f"a budget's scope must be a non-empty string, not {scope!r}")
-        # With its length, a scope that has a colon in it can't be taken for another scope and reservation
+        # With its length, a scope that has a colon in it can't be taken for another scope and reservation.
         settled = self.key("settled", str(len(scope)), scope, reservation)
         return [*(self.key(part, scope) for part in ("budget", "expiries", "open")), settled]
 
@@ -96,15 +96,15 @@ def delta_of(record: UsageRecord) -> Delta | None:
         amounts["saved"] = nano(entry.saved)
     if any(amount > MAX_AMOUNT for amount in amounts.values()):
         return None
-    labels = dict(entry.labels)
+    labels = (("model", record.model or UNKNOWN_MODEL), ("session", record.session), ("user", record.user))
     day = (record.started_at or record.ended_at or datetime.now(UTC)).astimezone(UTC).date().isoformat()
-    named = tuple((label, labels[label]) for label in ("model", "session", "user") if label in labels)
-    scopes = (("total",), ("day", day), ("day", day, "model", labels["model"]), *named)
+    named = [(label, value) for label, value in labels if value is not None]
+    scopes = (("total",), ("day", day), ("day", day, *named[0]), *named)
     return Delta(record.event_id or uuid.uuid4().hex, scopes, amounts)
 
 
 def script_input(
-    keys: Keys, deltas: Sequence[Delta], remember: float, keep_days: int
+    keys: Keys, deltas: Sequence[Delta], remember_ms: int, keep_days: int
 ) -> tuple[list[bytes], list[bytes | str | int]]:
     """Return the keys and the arguments with which RECORD adds these deltas."""
     numbers = {scope: number for number, scope in enumerate(dict.fromkeys(s for d in deltas for s in d.scopes), 1)}
@@ -117,7 +117,7 @@ def script_input(
         *(keys.key("index", label) for label in LABELS),
     ]
     names = [encoded(scope[-1]) for scope in numbers]
-    return named, [json.dumps([events, indexes]), int(remember * 1000), keep_days * 86_400, *names]
+    return named, [json.dumps([events, indexes]), remember_ms, keep_days * 86_400, *names]
 
 
 def _index(scope: tuple[str, ...], first: int) -> int:

@@ -68,7 +68,8 @@ end
 _BUDGET = (
     MONTH
     + """
--- KEYS: the scope's sums; its open reservations by the ms at which they expire; what each of those holds.
+-- KEYS: the scope's sums; its open reservations by the ms at which they expire; what each of those holds; that this
+-- reservation is settled.
 -- ARGV: s for which an idle scope is kept; the reservation.
 local AMOUNTS = {'cost', 'tokens', 'requests'}
 local budget, expiries, open = KEYS[1], KEYS[2], KEYS[3]
@@ -114,6 +115,9 @@ RESERVE = Script(
     _BUDGET
     + """
 -- ARGV 3-5: amounts; 6: the sums that the limits are for; 7-9: limits, '' for none; 10: ms until it expires
+if redis.call('EXISTS', KEYS[4]) == 1 then -- also when a server that hung gets to it late
+  return redis.error_reply('REFUSED reservation ' .. ARGV[2] .. ' is settled: each call has a name of its own')
+end
 local amounts, spent, exceeded = {ARGV[3], ARGV[4], ARGV[5]}, read(ARGV[6]), ''
 local again = redis.call('HGET', open, ARGV[2])
 let_go(ARGV[2])
@@ -138,7 +142,7 @@ return {exceeded, spent[1], spent[2], spent[3], held[1], held[2], held[3]}
 SETTLE = Script(
     _BUDGET
     + """
--- KEYS 4: that it is settled. ARGV 3-5: what was really spent; 6: ms for which it is remembered
+-- ARGV 3-5: what was really spent; 6: ms for which it is remembered
 if redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
 let_go(ARGV[2])
 add('all', {ARGV[3], ARGV[4], ARGV[5]}, '')

@@ -126,7 +126,7 @@ class Server:
         if self._home.get("password"):
             text = text.replace(str(self._home["password"]), "***")
         if "REFUSED" in text or "WRONGTYPE" in text:
-            return StoreRefused(f"{where} could not run a script: {text}")
+            return StoreRefused(f"{where} could not run a script: {text.removeprefix('REFUSED ')}")
         if isinstance(error, errors.AuthenticationError | errors.AuthenticationWrongNumberOfArgsError):
             return StoreUnavailable(f"{where} refused the user name or the password: look at the URL")
         if isinstance(error, errors.InvalidResponse | ValueError):
