@@ -35,7 +35,7 @@ def run_command(
 
 
 def start_command(*arguments: object) -> subprocess.Popen[str]:
-    """Start token-handlers, with its output to be read, and SIGINT as in a terminal: jobs in the background ignore it."""
+    """Start token-handlers, its output to be read, and SIGINT as in a terminal, which background jobs ignore."""
     words = [*COMMAND, *map(str, arguments)]
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
