@@ -152,6 +152,14 @@ def test_sync_is_on_the_disk_when_it_returns(path):
         other.close()
 
 
+def test_sync_says_what_it_cannot_hold(path):
+    """With durability='sync' a record that no ledger can hold is an error where it is given."""
+    with SQLiteLedger(path, durability="sync") as ledger:
+        with pytest.raises(TokenHandlersError, match="can't hold this record"):
+            ledger(call("absurd", sent=10**16))
+        assert (0, 0) == (ledger.waiting, ledger.totals().successful_requests)
+
+
 def test_where_no_thread_can_start_flush_writes(ledger, monkeypatch):
     """At the very end of an interpreter, which starts no threads any more, the caller writes."""
 

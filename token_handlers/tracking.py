@@ -13,8 +13,8 @@ from token_handlers.recording import show_open, watch_frameworks
 from token_handlers.scopes import NO_LABELS, Labels, Scope, Sinks, active_scopes, enter, is_entered_here, leave
 from token_handlers.usage import UsageRecord
 
-RESERVED = ("model", "session", "user", "langgraph_node", "tag")
-"""Labels that every record has, which no tag may be called."""
+RESERVED = ("model", "session", "user", "langgraph_node", "tag", "provider", "operation", "day", "hour")
+"""What counters and ledgers group by themselves, which no tag may be called."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -156,5 +156,5 @@ def _tags(tags: Mapping[str, object] | Iterable[str] | None) -> Mapping[str, str
         if not isinstance(name, str) or not name:
             raise ValueError(f"a tag's name must be a non-empty string, not {name!r}")
         if name in RESERVED:
-            raise ValueError(f"a tag may not be called {name!r}: every record has that label already")
+            raise ValueError(f"a tag may not be called {name!r}: totals are grouped by that already")
     return {name: str(value) for name, value in named.items()}

@@ -101,7 +101,7 @@ class UsageRecord(BaseModel):
     tags: Mapping[str, str] = Field(default_factory=dict)
     node: str | None = Field(default=None, description="LangGraph's node.")
     cost: Decimal | None = Field(default=None, ge=0, description="USD; None is unknown, never free.")
-    cost_source: str | None = Field(default=None, description="'reported', 'user' or 'genai-prices'.")
+    cost_source: str | None = Field(default=None, description="'reported', 'user', 'genai-prices' or 'repriced'.")
     saved_cost: Decimal | None = Field(default=None, ge=0, description="USD that an answer from a cache did not cost.")
     event_id: str | None = None
     started_at: datetime | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from token_handlers.errors import TokenHandlersError
 from token_handlers.sinks.sqlite_file import LedgerFile
 from token_handlers.sinks.sqlite_place import explained
 from token_handlers.sinks.sqlite_queue import END_SECONDS, WriteBehind
@@ -69,6 +70,8 @@ class SQLiteLedger:
             raise ValueError(f"the ledger {self.path} is closed")
         if not record.event_id or not (record.started_at or record.ended_at):
             record = _identified(record)
+        if self._sync:
+            self._check(record)
         taken = self._queue.put(record)
         if self._sync and not (taken and self._queue.flush(END_SECONDS)):
             raise explained(self.path, self._queue.last_error or TimeoutError("others have it locked"))
@@ -178,6 +181,12 @@ class SQLiteLedger:
 
     def __repr__(self) -> str:
         return f"<SQLiteLedger {self.path} waiting={self.waiting}>"
+
+    def _check(self, record: UsageRecord) -> None:
+        try:
+            row_of(record)
+        except (ArithmeticError, ValueError) as error:
+            raise TokenHandlersError(f"the ledger {self.path} can't hold this record: {error}") from error
 
     def _write(self, records: Sequence[UsageRecord]) -> None:
         rows = [row_of(record) for record in records]

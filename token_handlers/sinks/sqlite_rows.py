@@ -17,6 +17,7 @@ MOST_TOKENS, MOST_USD = 10**15, 10**6
 
 _ATTO_PER_NANO = 10**9
 _UNKNOWN = None, None
+_ZERO = Decimal(0)
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 _INSERT = (
@@ -126,6 +127,8 @@ def divide_usd(cost: Decimal) -> tuple[int, int]:
 
 def usd(nano: int, atto: int) -> Decimal:
     """Return USD, exact, without trailing zeros."""
+    if not nano and not atto:
+        return _ZERO
     cost = Decimal(nano * _ATTO_PER_NANO + atto).scaleb(-18, _exact).normalize(_exact)
     return cost if cost.as_tuple().exponent <= 0 else cost.quantize(Decimal(1), context=_exact)  # type: ignore[operator]
 
