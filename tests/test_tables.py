@@ -36,11 +36,11 @@ def test_usage_table():
     }
 
     assert [
-        "Model    Requests  Prompt  Completion  Estimated  Cost (USD)",
-        "-------  --------  ------  ----------  ---------  ----------",
-        "dear            1   1,234           0          0  3",
-        "cheap           1       1           0          0  0.1",
-        "unknown         1       0           0          1  unknown",
+        "Model    Requests  Prompt  Completion  Est.  Cost (USD)",
+        "-------  --------  ------  ----------  ----  ----------",
+        "dear            1   1,234           0     0  3",
+        "cheap           1       1           0     0  0.1",
+        "unknown         1       0           0     1  unknown",
     ] == usage_table(totals).splitlines()
 
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from token_handlers.usage import UsageTotals
 
-_COLUMNS = ("Model", "Requests", "Prompt", "Completion", "Embedding", "Estimated", "Cost (USD)")
+_COLUMNS = ("Model", "Requests", "Prompt", "Completion", "Embed.", "Est.", "Cost (USD)")
 _ALWAYS = 4
 """How many of the columns are shown whatever they hold."""
 _GAP = "  "
