@@ -157,7 +157,7 @@ def memory(url: str, server: redis.Redis) -> None:
     """Print what the server keeps."""
     draw, counter = random.Random(3), RedisCounter(url, "memory")
     print("\nbytes on the server")
-    server.flushall()
+    server.execute_command("FLUSHALL", "SYNC")
 
     def grown(action: Callable[[int], object], number: int) -> float:
         action(0)
