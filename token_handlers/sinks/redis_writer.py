@@ -161,6 +161,8 @@ class WriteBehind:
             pass
 
     def _step(self) -> bool:
+        if self._is_given_up():
+            return False
         batch, ended_by = self._gather()
         if batch:
             self._deliver(batch)
