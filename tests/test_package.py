@@ -26,6 +26,7 @@ OPTIONAL = [
     "tiktoken",
 ]
 PUBLIC = [
+    "Budget",
     "BudgetExceeded",
     "ConversationTracker",
     "MissingDependency",

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from token_handlers.budget import Budget
 from token_handlers.counter import TokenCounter
 from token_handlers.errors import BudgetExceeded, MissingDependency, TokenHandlersError
 from token_handlers.install import install, uninstall
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from token_handlers.sessions import get_llm_token_usage_for_session
 
 __all__ = [
+    "Budget",
     "BudgetExceeded",
     "ConversationTracker",
     "MissingDependency",

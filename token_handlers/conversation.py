@@ -11,6 +11,7 @@ from typing import Self, SupportsIndex, TypedDict
 
 from pydantic import SecretStr
 
+from token_handlers.budget import Budget
 from token_handlers.counter import TokenCounter
 from token_handlers.install import Settings, install
 from token_handlers.recording import add_sink, record_manual, shared_counter
@@ -49,7 +50,8 @@ class ConversationTracker:
     names, and the ledger that AGENTSIGHT_TOKEN_LEDGER names.
 
     ``api_key`` and ``endpoint`` are by default what AGENTSIGHT_API_KEY and AGENTSIGHT_API_ENDPOINT say when it sends.
-    ``sink`` gets a record of each call, or is an AgentSightClient with settings of its own.
+    ``sink`` gets a record of each call, or is an AgentSightClient with settings of its own. Calls inside the block are
+    checked against ``budget`` before they are sent; what `track_token_usage` is given is booked there as well.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class ConversationTracker:
         api_key: str | SecretStr | None = None,
         endpoint: str | None = None,
         sink: Callable[[UsageRecord], object] | None = None,
+        budget: Budget | None = None,
     ) -> None:
         if conversation_id is not None and (not isinstance(conversation_id, str) or not conversation_id.strip()):
             raise ValueError(f"conversation_id must be a non-empty string, not {conversation_id!r}")
@@ -70,6 +73,7 @@ class ConversationTracker:
         self._endpoint = checked_endpoint(endpoint) if endpoint is not None else None
         self._client = sink if isinstance(sink, AgentSightClient) else None
         self._sink = sink if self._client is None else None
+        self._budget = budget
         self._is_shared = conversation_id is None
         settings = Settings()
         self.conversation_id = conversation_id or _text(settings.conversation_id)
@@ -85,9 +89,11 @@ class ConversationTracker:
         if self._is_shared:
             for sink in sinks:
                 add_sink(sink)
-            self._block = track_tokens(session=self.conversation_id)
+            self._block = track_tokens(session=self.conversation_id, budget=self._budget)
         else:
-            self._block = track_tokens(session=self.conversation_id, counter=self._unsent.counter, sinks=sinks)
+            self._block = track_tokens(
+                session=self.conversation_id, budget=self._budget, counter=self._unsent.counter, sinks=sinks
+            )
 
     def __enter__(self) -> Self:
         self._block._enter(sys._getframe(1))  # noqa: SLF001 (the caller's frame, which track_tokens wants)
@@ -224,7 +230,8 @@ class ConversationTracker:
             started_at=now,
             ended_at=now,
         )
-        record_manual(record, (self._unsent.counter,), (self._sink,) if self._sink is not None else ())
+        sinks = (self._sink,) if self._sink is not None else ()
+        record_manual(record, (self._unsent.counter,), sinks, (self._budget,) if self._budget is not None else ())
 
 
 def _summary(

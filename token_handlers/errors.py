@@ -2,12 +2,16 @@
 
 TokenHandlersError
  ├─ MissingDependency   (also an ImportError)
- └─ BudgetExceeded
+ ├─ BudgetExceeded
+ ├─ SendFailed          (token_handlers.sinks.agentsight)
+ └─ StoreUnavailable
+     └─ StoreRefused
 """
 
 import functools
 import logging
 from collections.abc import Callable
+from decimal import Decimal
 from typing import ParamSpec, TypeVar
 
 logger = logging.getLogger("token_handlers")
@@ -28,7 +32,36 @@ class MissingDependency(TokenHandlersError, ImportError):
 
 
 class BudgetExceeded(TokenHandlersError):
-    """A call was not sent because it would pass a limit; the message names the scope, the limit and what was spent."""
+    """A call was not sent because it would pass a limit; the message names the scope, the limit and what was spent.
+
+    ``scope`` is the budget's name with whose account it is, ``limit`` 'max_cost', 'max_tokens' or 'max_requests' (None
+    where the budget's store could not be asked), ``maximum`` and ``spent`` are USD (Decimal), tokens or requests.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        scope: str | None = None,
+        limit: str | None = None,
+        maximum: Decimal | int | None = None,
+        spent: Decimal | int | None = None,
+        model: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.scope = scope
+        self.limit = limit
+        self.maximum = maximum
+        self.spent = spent
+        self.model = model
+
+
+class StoreUnavailable(TokenHandlersError):
+    """A fleet's store can't be used; the message says why, and never shows a password."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The store answered, and what it answered is that it will not."""
 
 
 _seen_faults: set[tuple[str, str]] = set()

@@ -7,6 +7,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from token_handlers import recording
+from token_handlers.budget import Budget
 from token_handlers.scopes import any_entered
 
 logger = logging.getLogger("token_handlers")
@@ -30,19 +31,27 @@ class Settings(BaseSettings):
     token_redis_url: SecretStr | None = None
 
 
-def install(handler_type: str | None = None) -> None:
+def install(handler_type: str | None = None, *, budget: Budget | None = None) -> None:
     """Track every call of this process, in every thread, into the shared counter, until `uninstall()`.
 
     ``handler_type`` is 'langchain', 'llamaindex', both separated by a comma, or 'auto' for what is installed; case does
     not matter. None reads AGENTSIGHT_TOKEN_HANDLER_TYPE, and does nothing where that is unset or empty. Anything else
     is a ValueError. A framework that is not installed gives one warning and is not tracked. Calling it again adds to
     what is tracked, and tracks nothing twice. AGENTSIGHT_TOKEN_LEDGER, where it is set, opens that ledger as a sink.
+    Each call of the process that is counted, in blocks too, is checked against ``budget`` before it is sent; with one,
+    what no handler type says is 'auto'.
     """
+    if budget is not None and not isinstance(budget, Budget):
+        raise TypeError(f"budget must be a Budget, not {budget!r}: write Budget(max_cost=...)")
     settings = Settings()
     text = settings.token_handler_type if handler_type is None else handler_type
     if text is None or (handler_type is None and not text.strip()):
-        return
-    wanted = _parse(text)
+        if budget is None:
+            return
+        text = "auto"
+    wanted = parse_handler_type(text)
+    if budget is not None:
+        recording.add_budget(budget)
     present = {name for name in wanted if _is_installed(name)}
     if text.strip().lower() != "auto":
         for name in wanted - present:
@@ -57,13 +66,18 @@ def install(handler_type: str | None = None) -> None:
 
 
 def uninstall() -> None:
-    """Stop automatic tracking; the shared counter keeps what it has, and blocks and handlers go on counting."""
+    """Stop automatic tracking; the shared counter keeps what it has, and blocks and handlers go on counting.
+
+    The budgets that install() was given are let go.
+    """
     recording.automatic.clear()
+    recording.remove_budgets()
     if not any_entered():
         recording.unwatch_llama_index()
 
 
-def _parse(text: str) -> set[str]:
+def parse_handler_type(text: str) -> set[str]:
+    """Return the frameworks that a handler type names; raise a ValueError that lists what there is."""
     if not isinstance(text, str):
         raise TypeError(f"handler_type must be a string, not {text!r}")
     names = {name.strip().lower() for name in text.split(",")}

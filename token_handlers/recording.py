@@ -19,8 +19,10 @@ from typing import NamedTuple, TypedDict, Unpack
 import wrapt
 
 from token_handlers import pricing
+from token_handlers.budget import Budget
+from token_handlers.budget_terms import Amounts, Asked, Hold
 from token_handlers.counter import Entry, TokenCounter, entry_of, label_pairs, make_entry
-from token_handlers.errors import shielded
+from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.scopes import NO_LABELS, Labels, Sinks, active_scopes, any_scope
 from token_handlers.usage import Operation, Outcome, Source, Usage, UsageRecord
 
@@ -37,6 +39,7 @@ _HOOKS = {
 }
 _shared = TokenCounter()
 _sinks: Sinks = ()
+_budgets: tuple[Budget, ...] = ()
 _open_calls: "dict[Call, None]" = {}
 _settling = threading.Lock()
 _watching = threading.Lock()
@@ -63,6 +66,18 @@ def remove_sink(sink: Callable[[UsageRecord], object]) -> None:
     """Stop giving records to a sink; one that was never added is fine."""
     global _sinks  # noqa: PLW0603 (as above)
     _sinks = tuple(other for other in _sinks if other is not sink)
+
+
+def add_budget(budget: Budget) -> None:
+    """Check every call of this process against a budget, once even if it is added twice."""
+    global _budgets  # noqa: PLW0603 (as above)
+    _budgets = (*(other for other in _budgets if other is not budget), budget)
+
+
+def remove_budgets() -> None:
+    """Check calls against the budgets of the blocks around them alone."""
+    global _budgets  # noqa: PLW0603 (as above)
+    _budgets = ()
 
 
 def starts_count(framework: str) -> bool:
@@ -137,6 +152,8 @@ class Call:
     node: str | None = None
     labels: Labels = NO_LABELS
     sinks: Sinks = ()
+    budgets: tuple[Budget, ...] = ()
+    holds: Mapping[Budget, Hold] | None = None
     settled = False
     task: "asyncio.Task[object] | None" = None
     provisional: dict[TokenCounter, tuple[Entry, int]] | None = None
@@ -146,12 +163,16 @@ class Call:
             self.operation = operation
         self.started_at = time.time()
         self.counters: list[TokenCounter] = [_shared]
+        if _budgets:
+            self.budgets = _budgets
         scopes = active_scopes()
         if scopes:
             self.labels = scopes[-1].labels
             for scope in scopes:
                 self.count_for(scope.counter)
                 self.sinks += scope.sinks
+                if scope.budgets:
+                    self.budgets += tuple(budget for budget in scope.budgets if budget not in self.budgets)
 
     def count_for(self, counter: TokenCounter) -> None:
         """Add this call to one more counter, once."""
@@ -177,6 +198,14 @@ class Call:
         else:
             show_everywhere(self)
 
+    def estimate_prompt(self) -> int:
+        """Return the tokens of what is about to be sent, estimated."""
+        raise NotImplementedError
+
+    def max_output(self) -> int:
+        """Return the most output tokens that the call allows, 0 where it does not say."""
+        return 0
+
     def estimate(self) -> tuple[dict[str, int], str]:
         """Return counts from what the events carried so far, and how they were estimated."""
         raise NotImplementedError
@@ -201,6 +230,7 @@ def drop(call: Call) -> None:
     """Forget a call that was never sent, or that another call's record includes."""
     if _claim(call):
         _close(call)
+        release(call)
         for counter, (entry, epoch) in (call.provisional or {}).items():
             counter.take_back(entry, epoch)
 
@@ -234,7 +264,13 @@ def record_later(call: Call, read: Callable[[], Spent], known: Mapping[str, int]
     if not _claim(call):
         return
     _close(call)
-    if call.provisional is not None or call.sinks or _sinks or any(counter.listeners for counter in call.counters):
+    if (
+        call.provisional is not None
+        or call.sinks
+        or _sinks
+        or call.budgets
+        or any(counter.listeners for counter in call.counters)
+    ):
         _enter(call, read())
         return
     late = LateEntry(call, read, known)
@@ -272,6 +308,8 @@ def _enter(call: Call, spent: Spent) -> None:
             counter.apply(entry)
         if counter.listeners:
             sinks = (*sinks, *counter.listeners)
+    if call.budgets:
+        _book(call, spent, price[0])
     if sinks:
         _deliver(_record(call, spent, *price), sinks)
 
@@ -280,6 +318,54 @@ def _deliver(record: UsageRecord, sinks: Sinks) -> None:
     for position, sink in enumerate(sinks):
         if sink not in sinks[:position]:
             shielded(sink)(record)
+
+
+@shielded
+def reserve(call: Call) -> None:
+    """Hold what a call may use in each of its budgets; where one has no room, drop the call and raise BudgetExceeded.
+
+    To be called when the call is complete, and before it is sent.
+    """
+    holds: dict[Budget, Hold] = {}
+    call.holds = holds
+    asked = _asked(call)
+    try:
+        for budget in call.budgets:
+            holds[budget] = budget.reserve(asked)
+    except BudgetExceeded:
+        call.forget()
+        drop(call)
+        raise
+
+
+def release(call: Call) -> None:
+    """Let go of what a call holds that is not sent, or that another call holds as well."""
+    holds, call.holds = call.holds, None
+    for budget, hold in (holds or {}).items():
+        shielded(budget.release)(hold)
+
+
+def _asked(call: Call) -> Asked:
+    call.describe()
+    tokens, cost = 0, None
+    if any(budget.counts_tokens for budget in call.budgets):
+        counts = {"input_tokens": call.estimate_prompt(), "output_tokens": call.max_output()}
+        tokens = sum(counts.values())
+        if any(budget.prices for budget in call.budgets):
+            cost = _price(call, Spent(counts), call.model)[0]
+    return Asked(tokens, cost, call.model, call.labels.session, call.labels.user)
+
+
+def _book(call: Call, spent: Spent, cost: Decimal | None) -> None:
+    """Book what a call used in its budgets; a rejected one was sent all the same, one from a cache was not."""
+    if spent.outcome == "cached":
+        release(call)
+        return
+    tokens = spent.counts.get("input_tokens", 0) + spent.counts.get("output_tokens", 0)
+    amounts = Amounts(cost or Decimal(0), tokens, spent.requests)
+    holds, call.holds = call.holds or {}, None
+    for budget in call.budgets:
+        shielded(budget.settle)(holds.get(budget), amounts, call.labels.session, call.labels.user)
 
 
 def show_open(counter: TokenCounter) -> None:
@@ -394,7 +480,12 @@ def _record_open_calls() -> None:
         abandon(call)
 
 
-def record_manual(record: UsageRecord, counters: Iterable[TokenCounter] = (), sinks: Sinks = ()) -> None:
+def record_manual(
+    record: UsageRecord,
+    counters: Iterable[TokenCounter] = (),
+    sinks: Sinks = (),
+    budgets: tuple[Budget, ...] = (),
+) -> None:
     """Record usage that the application counted itself: into the shared counter and these, then into the sinks."""
     entry = entry_of(record)
     reached = tuple(dict.fromkeys((_shared, *counters)))
@@ -402,3 +493,6 @@ def record_manual(record: UsageRecord, counters: Iterable[TokenCounter] = (), si
         counter.apply(entry)
     listeners = (listener for counter in reached for listener in counter.listeners)
     _deliver(record, (*_sinks, *sinks, *listeners))
+    amounts = Amounts(record.cost or Decimal(0), record.usage.input_tokens + record.usage.output_tokens)
+    for budget in dict.fromkeys((*_budgets, *budgets)):
+        budget.settle(None, amounts, record.session, record.user)

@@ -19,11 +19,13 @@ from contextvars import ContextVar, Token
 from types import FrameType
 from typing import NamedTuple
 
+from token_handlers.budget import Budget
 from token_handlers.counter import TokenCounter
 from token_handlers.usage import UsageRecord
 
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 Sinks = tuple[Callable[[UsageRecord], object], ...]
+Budgets = tuple[Budget, ...]
 
 _FIXTURE_DRIVERS = ("contextlib", "_pytest", "pytest", "anyio")
 
@@ -49,6 +51,7 @@ class Scope:
     """One entered block."""
 
     __slots__ = (
+        "budgets",
         "closed",
         "counter",
         "flow",
@@ -62,10 +65,13 @@ class Scope:
         "token",
     )
 
-    def __init__(self, counter: TokenCounter, labels: Labels, sinks: Sinks, outer: "tuple[Scope, ...]") -> None:
+    def __init__(
+        self, counter: TokenCounter, labels: Labels, sinks: Sinks, budgets: Budgets, outer: "tuple[Scope, ...]"
+    ) -> None:
         self.counter = counter
         self.labels: Labels = outer[-1].labels.merged(labels) if outer else labels
         self.sinks = sinks
+        self.budgets = budgets
         self.outer = outer
         # A framework's own handler for this block, which the framework's package alone knows.
         self.recorder: object = None

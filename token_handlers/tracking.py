@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mappin
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, TypeVar, cast
 
+from token_handlers.budget import Budget
 from token_handlers.counter import BARE, TokenCounter
 from token_handlers.recording import show_open, watch_frameworks
-from token_handlers.scopes import NO_LABELS, Labels, Scope, Sinks, active_scopes, enter, is_entered_here, leave
+from token_handlers.scopes import NO_LABELS, Budgets, Labels, Scope, Sinks, active_scopes, enter, is_entered_here, leave
 from token_handlers.usage import UsageRecord
 
 RESERVED = ("model", "session", "user", "langgraph_node", "tag", "provider", "operation", "day", "hour")
@@ -24,6 +25,7 @@ class Block(NamedTuple):
 
     labels: Labels
     sinks: Sinks
+    budgets: Budgets
     outer: tuple[Scope, ...]
 
 
@@ -31,14 +33,15 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
     """Count every LangChain and LlamaIndex call that starts inside the block: `with`, `async with` or decorator.
 
     Yields a TokenCounter. Blocks nest, and each counts. ``session``, ``user`` and ``tags`` (a mapping, or names) label
-    the records made inside, merged with those of the blocks around. ``counter`` enters a counter again with all that
+    the records made inside, merged with those of the blocks around. ``budget`` is what a call that starts inside is
+    checked against before it is sent, like those of the blocks around. ``counter`` enters a counter again with all that
     its block had, e.g. in a thread of one's own; entered twice it still counts once. ``sinks`` are callables of one
     UsageRecord.
 
     As a decorator it puts a block around each call of the function; give it a ``counter`` to read what they used.
     """
 
-    __slots__ = ("_counter", "_labels", "_recorder", "_scopes", "_sinks")
+    __slots__ = ("_budgets", "_counter", "_labels", "_recorder", "_scopes", "_sinks")
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         session: str | None = None,
         user: str | None = None,
         tags: Mapping[str, object] | Iterable[str] | None = None,
+        budget: Budget | None = None,
         counter: TokenCounter | None = None,
         sinks: Iterable[Callable[[UsageRecord], object]] = (),
     ) -> None:
@@ -55,6 +59,9 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
             self._labels = Labels(_name("session", session), _name("user", user), _tags(tags))
         if counter is not None and not isinstance(counter, TokenCounter):
             raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
+        if budget is not None and not isinstance(budget, Budget):
+            raise TypeError(f"budget must be a Budget, not {budget!r}: write Budget(max_cost=...)")
+        self._budgets = (budget,) if budget is not None else ()
         self._counter = counter
         self._sinks = tuple(sinks)
         self._recorder: object = None
@@ -82,22 +89,22 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
 
     def _again(self) -> "track_tokens":
         block = track_tokens(counter=self._counter, sinks=self._sinks)
-        block._labels = self._labels
+        block._labels, block._budgets = self._labels, self._budgets
         return block
 
     def _enter(self, caller: FrameType) -> TokenCounter:
         watch_frameworks()
         outer = active_scopes()
-        labels, sinks, counter = self._labels, self._sinks, self._counter
+        labels, sinks, budgets, counter = self._labels, self._sinks, self._budgets, self._counter
         if counter is None:
             counter = TokenCounter()
         if isinstance(counter.block, Block):
             labels = counter.block.labels.merged(labels)
-            sinks = (*counter.block.sinks, *sinks)
+            sinks, budgets = (*counter.block.sinks, *sinks), (*counter.block.budgets, *budgets)
             outer = (*outer, *(scope for scope in counter.block.outer if scope not in outer and not scope.left))
         else:
-            counter.block = Block(labels, sinks, outer)
-        scope = Scope(counter, labels, sinks, outer)
+            counter.block = Block(labels, sinks, budgets, outer)
+        scope = Scope(counter, labels, sinks, budgets, outer)
         scope.recorder = self._recorder
         self._scopes.append(scope)
         enter(scope, caller)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from token_handlers.commands import trials
 from token_handlers.commands.options import quiet_log, shown
 from token_handlers.errors import TokenHandlersError
-from token_handlers.install import FRAMEWORKS, Settings, _parse
+from token_handlers.install import FRAMEWORKS, Settings, parse_handler_type
 
 PACKAGES = (
     "token-handlers", "genai-prices", "langchain-core", "langchain", "langchain-openai", "langchain-anthropic",
@@ -92,7 +92,7 @@ def on_tracking(found: dict[str, str | None]) -> Iterator[Finding]:
         yield Finding(False, "AGENTSIGHT_TOKEN_HANDLER_TYPE is not set: only blocks, handlers and `run` track calls")
         return
     try:
-        wanted = _parse(handler_type)
+        wanted = parse_handler_type(handler_type)
     except ValueError as error:
         yield Finding(True, str(error))
         return

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from token_handlers import recording
+from token_handlers.budget import Budget
 from token_handlers.commands import WrongUsage
 from token_handlers.commands.options import Commands, add_json, add_ledger
 from token_handlers.counter import TokenCounter
@@ -28,16 +29,29 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "run",
         help="run a Python program, unchanged, and say what it used",
-        usage="token-handlers run [-h] [--ledger PATH] [--json] (SCRIPT | -m MODULE) [ARGUMENT ...]",
+        usage="token-handlers run [-h] [--ledger PATH] [--budget USD] [--json] (SCRIPT | -m MODULE) [ARGUMENT ...]",
         description="Run a Python program with automatic tracking on. What its calls used and cost comes on stderr "
         "when it ends, however it ends; its exit status is its own. Processes that it starts are not tracked.",
         allow_abbrev=False,
     )
     add_ledger(parser)
     add_json(parser)
+    parser.add_argument(
+        "--budget",
+        metavar="USD",
+        type=_budget,
+        help="send no call that would take the program's cost beyond this; it raises BudgetExceeded in the program",
+    )
     parser.add_argument("-m", dest="module", metavar="MODULE ...", nargs=argparse.REMAINDER, help="run a module")
     parser.add_argument("program", metavar="SCRIPT ...", nargs=argparse.REMAINDER, help="a file, its arguments after")
     parser.set_defaults(run=run)
+
+
+def _budget(text: str) -> Budget:
+    try:
+        return Budget(max_cost=text, scope="run")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"USD, more than 0, not {text!r}") from error
 
 
 def run(options: argparse.Namespace) -> int:
@@ -66,7 +80,7 @@ def _track(options: argparse.Namespace) -> None:
         atexit.unregister(closing)
         raise
     recording.add_sink(counter.add)
-    install("auto")
+    install("auto", budget=options.budget)
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, closing.terminate)
 

@@ -14,7 +14,16 @@ from token_handlers.counter import TokenCounter
 from token_handlers.errors import shielded
 from token_handlers.interruptions import was_rejected
 from token_handlers.payloads import read_payload
-from token_handlers.recording import Call, drop, open_call, record, record_estimate, starts_count, watch_frameworks
+from token_handlers.recording import (
+    Call,
+    drop,
+    open_call,
+    record,
+    record_estimate,
+    reserve,
+    starts_count,
+    watch_frameworks,
+)
 from token_handlers.tokenizer import estimate_tokens
 
 _PROVIDERS = {"AzureOpenAIEmbeddings": "azure", "OpenAIEmbeddings": "openai"}
@@ -49,6 +58,12 @@ class EmbeddingCall(Call):
             self.count_for(watch.counter)
         open_call(self)
         self.watch_task()
+        if self.budgets:
+            reserve(self)
+
+    def estimate_prompt(self) -> int:
+        """Return the tokens of the inputs."""
+        return self.estimate()[0]["input_tokens"]
 
     def estimate(self) -> tuple[dict[str, int], str]:
         """Return the tokens of the inputs: exact where the client sends tokens, else estimated from the texts."""

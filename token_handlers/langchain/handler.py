@@ -53,6 +53,8 @@ class RunRecorder(BaseCallbackHandler):
         run.handlers.append(self)
         if self._counter is not None:
             run.count_for(self._counter)
+        if run.budgets and run.holds is None:
+            runs.reserve(run)
 
     on_llm_start = on_chat_model_start  # type: ignore[assignment]  # legacy LLMs: prompts instead of messages
 

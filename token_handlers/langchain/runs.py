@@ -8,7 +8,9 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 from token_handlers.counter import BARE
+from token_handlers.errors import BudgetExceeded
 from token_handlers.recording import Call, abandon, drop, open_call
+from token_handlers.recording import reserve as reserve_call
 from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens, prepare
 
 _BASE_URLS = (
@@ -21,6 +23,7 @@ _BASE_URLS = (
     "api_base",
     "xai_api_base",
 )
+_MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
 ENDS = frozenset({"finish_reason", "stop_reason", "stopReason", "done_reason"})
 """What a response's metadata has when the answer is whole."""
 
@@ -31,10 +34,11 @@ _INTERNAL_TAGS = ("seq:step:", "map:key:", "branch:", "condition:", "graph:step:
 class Batch:
     """The runs of one `generate`, which start together."""
 
-    __slots__ = ("__weakref__", "reported", "runs")
+    __slots__ = ("__weakref__", "refusal", "reported", "runs")
 
     def __init__(self) -> None:
         self.runs: list[Run] = []
+        self.refusal: BudgetExceeded | None = None
         self.reported = False
 
 
@@ -133,6 +137,18 @@ class Run(Call):
         tools = (self.invocation or {}).get("tools") or (self.invocation or {}).get("functions") or ()
         return estimate_prompt(pairs, tools, self.model, media=media)
 
+    def estimate_prompt(self) -> int:
+        """Return the prompt's estimated tokens."""
+        return self.estimate_input().tokens
+
+    def max_output(self) -> int:
+        """Return the most output tokens that the call allows, of all its answers; 0 where it does not say."""
+        metadata, invocation = self.metadata or {}, self.invocation or {}
+        stated = (metadata.get("ls_max_tokens"), *(invocation.get(name) for name in _MAX_TOKENS))
+        most = max((number for number in stated if type(number) is int), default=0)
+        answers = invocation.get("n")
+        return most * (answers if type(answers) is int and answers > 0 else 1)
+
     def forget_texts(self) -> None:
         """Drop what is only needed for an estimate."""
         self.prompt = ()
@@ -157,6 +173,27 @@ def begin(run: Run, batch_size: int) -> None:
         _join_batch(run)
     open_call(run)
     run.watch_task()
+
+
+def reserve(run: Run) -> None:
+    """Hold what a run may use in its budgets; one that is refused takes those with it that were to be sent together.
+
+    LangChain tells of no end of them: it raises before it sends the first.
+    """
+    batch = run.batch
+    try:
+        if batch is not None and batch.refusal is not None:
+            run.forget()
+            drop(run)
+            raise batch.refusal
+        reserve_call(run)
+    except BudgetExceeded as error:
+        if batch is not None:
+            batch.refusal = error
+            for other in batch.runs:
+                other.forget()
+                drop(other)
+        raise
 
 
 def same_start(run_id: UUID, prompt: Sequence[Any], invocation: object) -> Run | None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from token_handlers.llama_index.spans import Span
 
 _BASE_URLS = ("api_base", "base_url", "azure_endpoint", "endpoint", "endpoint_url")
+_MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
 _MOST_TYPES = 1_000
 _url_fields: dict[type, tuple[str, ...]] = {}
 
@@ -97,6 +98,20 @@ class ModelCall(Call):
             return estimate_prompt([("user", self.prompt)], (), self.model)
         pairs, media = message_pairs(self.prompt)
         return estimate_prompt(pairs, _tools(self.kwargs or {}), self.model, media=media)
+
+    def estimate_prompt(self) -> int:
+        """Return the prompt's estimated tokens."""
+        return self.estimate_input().tokens
+
+    def max_output(self) -> int:
+        """Return the most output tokens that the call, or else its LLM, allows; 0 where neither says."""
+        own = getattr(self.instance, "additional_kwargs", None)
+        for said in (self.kwargs or {}, own if isinstance(own, Mapping) else {}):
+            for name in _MAX_TOKENS:
+                if type(said.get(name)) is int:
+                    return int(said[name])
+        stated = (getattr(self.instance, name, None) for name in _MAX_TOKENS)
+        return next((number for number in stated if type(number) is int and number > 0), 0)
 
     def forget_texts(self) -> None:
         """Drop what is only needed for an estimate."""

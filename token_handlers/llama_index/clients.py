@@ -7,12 +7,12 @@ the same clients is never counted here.
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import wrapt
 
 from token_handlers.errors import shielded
-from token_handlers.llama_index import calls, embeddings, silent
+from token_handlers.llama_index import budgets, calls, embeddings, silent
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingCall
 from token_handlers.llama_index.gate import is_tracked
@@ -39,6 +39,7 @@ class _Witness(NamedTuple):
 
 
 _Begun = ModelCall | EmbeddingCall | _Witness
+_Counted = TypeVar("_Counted", ModelCall, EmbeddingCall)
 
 
 def watch() -> None:
@@ -82,6 +83,10 @@ def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
     _wrapped.append((owner, name, made))
 
 
+def _wrap_callbacks(module: ModuleType) -> None:
+    _wrap(module.CallbackManager, "on_event_start", budgets.start)
+
+
 def _wrap_sdk(module: ModuleType) -> None:
     _wrap(module.SyncAPIClient, "request", _request)
     _wrap(module.AsyncAPIClient, "request", _arequest)
@@ -99,6 +104,7 @@ def _wrap_mistral(module: ModuleType) -> None:
 
 
 _WRAPS: Mapping[str, Callable[[ModuleType], None]] = {
+    "llama_index.core.callbacks.base": _wrap_callbacks,
     "openai._base_client": _wrap_sdk,
     "anthropic._base_client": _wrap_sdk,
     "google.genai.models": _wrap_google,
@@ -149,9 +155,14 @@ def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
             return _begin_embedding(span, args, kwargs) if span.seen else None
         if silent.is_silent(span):
             tracked = is_tracked() or count_for_handlers(None, span.instance)
-            return silent.open_silent(span) if tracked else None
+            return _checked(silent.open_silent(span)) if tracked else None
         span = span.outer
     return None
+
+
+def _checked(call: _Counted) -> _Counted:
+    budgets.check(call)
+    return call
 
 
 def _embeds(span: Span) -> bool:
@@ -166,7 +177,7 @@ def _begin_embedding(span: Span, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     if isinstance(texts, str):
         texts = [texts]
     call.texts = [text for text in texts or () if isinstance(text, str)]
-    return call
+    return _checked(call)
 
 
 @shielded
@@ -252,7 +263,7 @@ def _begin_stream(frame: Any, kwargs: dict[str, Any]) -> ModelCall | None:
     call = calls.begin(None, None, "chat", str(kwargs.get("contents") or ""), {}, facts)
     call.instance = llm
     count_for_handlers(call, llm)
-    return call
+    return _checked(call)
 
 
 def _followed(call: ModelCall, chunks: Iterator[Any]) -> Iterator[Any]:
@@ -315,4 +326,4 @@ def _begin_fill(llm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mode
     call = calls.begin(current.get(), None, "text_completion", "\n".join(texts), {}, llm.to_payload())
     call.instance = llm
     count_for_handlers(call, llm)
-    return call
+    return _checked(call)

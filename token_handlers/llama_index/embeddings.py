@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from token_handlers.errors import BudgetExceeded
 from token_handlers.interruptions import was_rejected
 from token_handlers.llama_index.calls import base_url
 from token_handlers.llama_index.spans import Span
@@ -37,6 +38,10 @@ class EmbeddingCall(Call):
         self.provider = provider if isinstance(provider, str) else None
         self.base_url = base_url(self.instance)
 
+    def estimate_prompt(self) -> int:
+        """Return the estimated tokens of the texts."""
+        return self.estimate()[0]["input_tokens"]
+
     def estimate(self) -> tuple[dict[str, int], str]:
         """Return the estimated tokens of the texts, with blanks for newlines as OpenAI's clients send them."""
         self.describe()
@@ -57,6 +62,17 @@ def begin(span: Span, facts: Any) -> EmbeddingCall:
     for around in span.chain():
         around.seen = True
     open_call(call)
+    return call
+
+
+def next_batch(span: Span) -> EmbeddingCall | None:
+    """Return the batch that was opened last, with its texts; None where it is its request that tells them."""
+    if not span.waiting or is_through_openai(span.instance):
+        return None
+    call: EmbeddingCall = span.waiting[-1]  # type: ignore[assignment]  # only this module puts calls there
+    size = getattr(span.instance, "embed_batch_size", 1)
+    first = span.ended + (len(span.waiting) - 1) * size
+    call.texts = _texts(span)[first : first + size]
     return call
 
 
@@ -126,7 +142,9 @@ def close(span: Span, error: BaseException | None) -> None:
     while span.waiting:
         call = take(span)
         failure = span.error or error
-        if failure is not None and was_rejected(failure):
+        if isinstance(error, BudgetExceeded):
+            drop(call)
+        elif failure is not None and was_rejected(failure):
             record(call, {}, outcome="failed")
         elif error is None or is_through_openai(span.instance):
             drop(call)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, cast
 
 from pydantic import SecretStr
 
+from token_handlers.budget_terms import Amounts, Reserved, Spent
+from token_handlers.errors import StoreRefused, StoreUnavailable
 from token_handlers.sinks.redis_budgets import (
-    Amounts,
-    Reserved,
-    Spent,
     amounts_of,
     limits_of,
     reserved_of,
@@ -22,7 +21,7 @@ from token_handlers.sinks.redis_budgets import (
 )
 from token_handlers.sinks.redis_records import LABELS, MAX_BATCH, Delta, Keys, encoded, script_input, totals_of
 from token_handlers.sinks.redis_scripts import RECORD, RELEASE, RESERVE, SETTLE, SPENT, Script
-from token_handlers.sinks.redis_server import Server, StoreRefused, StoreUnavailable
+from token_handlers.sinks.redis_server import Server
 from token_handlers.sinks.redis_writer import EXIT_TIMEOUT, Backlog, WriteBehind
 from token_handlers.usage import UsageRecord, UsageTotals
 
@@ -188,18 +187,23 @@ class RedisCounter:
             self._writer.put(lambda: self._budget(RELEASE, keys, reservation))
             raise
 
-    def settle(self, scope: str, reservation: str, *, cost: Decimal, tokens: int, requests: int = 1) -> bool:
+    def settle(
+        self, scope: str, reservation: str, *, cost: Decimal, tokens: int, requests: int = 1, wait: bool = True
+    ) -> bool:
         """Book what a call really used, once, in place of what it held, above a limit too, and after it expired.
 
-        Returns whether it is booked; otherwise it waits, like a record, until the server can be used.
+        Returns whether it is booked; otherwise it waits, like a record, until the server can be used. Without ``wait``
+        it always does, and never takes the server's time.
         """
         keys, amounts = self._keys.budget(scope, reservation), amounts_of(cost, tokens, requests)
-        return self._now_or_later(lambda: self._budget(SETTLE, keys, reservation, *amounts, self._remember_ms))
+        return self._now_or_later(
+            lambda: self._budget(SETTLE, keys, reservation, *amounts, self._remember_ms), now=wait
+        )
 
-    def release(self, scope: str, reservation: str) -> bool:
+    def release(self, scope: str, reservation: str, *, wait: bool = True) -> bool:
         """Let go of what a call held that was not sent. Returns whether it is done; otherwise it waits."""
         keys = self._keys.budget(scope, reservation)
-        return self._now_or_later(lambda: self._budget(RELEASE, keys, reservation))
+        return self._now_or_later(lambda: self._budget(RELEASE, keys, reservation), now=wait)
 
     def spent(self, scope: str, window: str | None = None) -> Spent:
         """Return what a scope has spent, in this window or in all, and what the calls that are under way hold."""
@@ -211,8 +215,8 @@ class RedisCounter:
     def _budget(self, script: Script, keys: Sequence[bytes], reservation: str, *arguments: str | int) -> object:
         return self._server.script(script, keys, [self._keep_days * 86_400, encoded(reservation), *arguments])
 
-    def _now_or_later(self, action: Callable[[], object]) -> bool:
-        if self._writer.is_up:
+    def _now_or_later(self, action: Callable[[], object], *, now: bool) -> bool:
+        if now and self._writer.is_up:
             try:
                 action()
             except StoreRefused:

@@ -2,36 +2,12 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import NamedTuple, cast
+from typing import cast
 
+from token_handlers.budget_terms import LIMITS, Amounts, Reserved, Spent
 from token_handlers.sinks.redis_records import DOWN, NEAREST, UP, nano, usd
 
 WINDOWS = {None: "all", "hour": "hour", "day": "day", "month": "month"}
-LIMITS = {"max_cost": "cost", "max_tokens": "tokens", "max_requests": "requests"}
-
-
-class Amounts(NamedTuple):
-    """USD, tokens and requests."""
-
-    cost: Decimal
-    tokens: int
-    requests: int
-
-
-class Spent(NamedTuple):
-    """What a scope has spent, and what the calls that are under way hold."""
-
-    spent: Amounts
-    reserved: Amounts
-
-
-class Reserved(NamedTuple):
-    """Whether a call may be sent; if not, which limit it would pass. ``reserved`` is what the other calls hold."""
-
-    granted: bool
-    exceeded: str | None
-    spent: Amounts
-    reserved: Amounts
 
 
 def amounts_of(cost: Decimal, tokens: int, requests: int, *, reserve: bool = False) -> list[int]:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from token_handlers.errors import MissingDependency, TokenHandlersError
+from token_handlers.errors import MissingDependency, StoreRefused, StoreUnavailable
 from token_handlers.sinks.redis_scripts import Script
 
 if TYPE_CHECKING:
@@ -24,14 +24,6 @@ _PATH = re.compile(r"(/\d*)?(\?[^@#]*)?")
 
 _OF_THE_POOL = ("connection_class", "max_connections")
 _RELIED_ON = ("decode_responses", "encoding", "encoding_errors", "protocol", "retry", "retry_on_error")
-
-
-class StoreUnavailable(TokenHandlersError):
-    """The server can't be used now: down, too slow, failing over, or it refuses us. Nothing is known to be written."""
-
-
-class StoreRefused(StoreUnavailable):
-    """The server ran the script, and it failed: sending the same again fails again."""
 
 
 class Server:

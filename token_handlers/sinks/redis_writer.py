@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from token_handlers.errors import shielded
+from token_handlers.errors import StoreRefused, StoreUnavailable, shielded
 from token_handlers.sinks.redis_records import Delta, delta_of
-from token_handlers.sinks.redis_server import StoreRefused, StoreUnavailable
 from token_handlers.usage import UsageRecord
 
 logger = logging.getLogger("token_handlers")

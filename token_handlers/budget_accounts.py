@@ -1,0 +1,107 @@
+"""Accounts: what a budget's sessions or users have spent in this process, and what their calls hold."""
+
+import threading
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from token_handlers.budget_terms import Amounts, Limits, Reserved, Spent, passed
+
+MAX_ACCOUNTS = 10_000
+"""How many sessions or users are held apart; those that come later share one account, OTHERS."""
+
+OTHERS = "(other)"
+
+_WINDOWS = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
+
+
+class _Account:
+    __slots__ = ("held", "spent", "window")
+
+    def __init__(self, window: str) -> None:
+        self.window = window
+        self.spent = self.held = Amounts()
+
+
+class Accounts:
+    """A store of this process, of sums by window ('hour', 'day', 'month', UTC) or of all; it ends with the process."""
+
+    def __init__(self, window: str | None = None) -> None:
+        self._format = _WINDOWS[window] if window is not None else ""
+        self._lock = threading.RLock()
+        self._accounts: dict[str, _Account] = {}
+        self._held: dict[str, tuple[_Account, Amounts]] = {}
+
+    def reserve(
+        self,
+        scope: str,
+        *,
+        reservation: str,
+        cost: Decimal = Decimal(0),
+        tokens: int = 0,
+        requests: int = 1,
+        limits: Limits,
+        window: str | None = None,
+        ttl: float = 0.0,
+    ) -> Reserved:
+        """Hold what a call may use, if what is spent and held leaves room for it."""
+        amounts = Amounts(cost, tokens, requests)
+        with self._lock:
+            account = self._account(scope)
+            before = account.held
+            exceeded = passed(limits, account.spent.plus(before), amounts)
+            if exceeded is None:
+                account.held = before.plus(amounts)
+                self._held[reservation] = account, amounts
+            return Reserved(exceeded is None, exceeded, account.spent, before)
+
+    def settle(
+        self, scope: str, reservation: str, *, cost: Decimal, tokens: int, requests: int = 1, wait: bool = True
+    ) -> bool:
+        """Book what a call used, in place of what it held; ``scope`` counts where it held nothing."""
+        with self._lock:
+            account = self._let_go(reservation) or self._account(scope)
+            account.spent = account.spent.plus(Amounts(cost, tokens, requests))
+        return True
+
+    def release(self, scope: str, reservation: str, *, wait: bool = True) -> bool:
+        """Let go of what a call held."""
+        with self._lock:
+            return self._let_go(reservation) is not None
+
+    def spent(self, scope: str, window: str | None = None) -> Spent:
+        """Return what an account has spent in the window, and what its calls hold."""
+        with self._lock:
+            account = self._account(scope)
+            return Spent(account.spent, account.held)
+
+    def _let_go(self, reservation: str) -> _Account | None:
+        account, amounts = self._held.pop(reservation, (None, Amounts()))
+        if account is None:
+            return None
+        account.held = account.held.minus(amounts)
+        return self._turned(account, self._window())
+
+    def _account(self, name: str) -> _Account:
+        window = self._window()
+        account = self._accounts.get(name)
+        if account is None:
+            if len(self._accounts) >= MAX_ACCOUNTS:
+                self._forget_windows(window)
+            if len(self._accounts) >= MAX_ACCOUNTS:
+                name = OTHERS
+            account = self._accounts.setdefault(name, _Account(window))
+        return self._turned(account, window)
+
+    def _window(self) -> str:
+        return datetime.now(UTC).strftime(self._format) if self._format else ""
+
+    @staticmethod
+    def _turned(account: _Account, window: str) -> _Account:
+        if account.window != window:
+            account.window, account.spent = window, Amounts()
+        return account
+
+    def _forget_windows(self, window: str) -> None:
+        for name, account in list(self._accounts.items()):
+            if account.window != window and account.held == Amounts():
+                del self._accounts[name]

@@ -1,0 +1,51 @@
+"""Budgets: LlamaIndex swallows what a dispatcher's handler raises, so calls are refused where their callbacks start.
+
+That is after the start event, which opens the call, and before the request, in every LLM and embedding model.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from token_handlers.errors import BudgetExceeded, shielded
+from token_handlers.llama_index import calls, embeddings
+from token_handlers.llama_index.spans import current
+from token_handlers.recording import Call, release, reserve
+
+_KINDS = ("llm", "embedding")
+
+
+def start(wrapped: Callable[..., Any], manager: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Stand for CallbackManager.on_event_start: check the call that starts, and tell its handlers of a refusal."""
+    event_id = wrapped(*args, **kwargs)
+    event_type = args[0] if args else kwargs.get("event_type")
+    if event_type in _KINDS:
+        try:
+            _check(event_type, args[1] if len(args) > 1 else kwargs.get("payload"))
+        except BudgetExceeded as error:
+            manager.on_event_end(event_type, payload={"exception": error}, event_id=event_id)
+            raise
+    return event_id
+
+
+def check(call: Call) -> None:
+    """Reserve for a call that has budgets, once; raises BudgetExceeded."""
+    if call.budgets and call.holds is None:
+        for outer in getattr(call, "outer", ()):
+            release(outer)  # it only passes on what this one sends
+        reserve(call)
+
+
+@shielded
+def _check(event_type: str, payload: Any) -> None:
+    span = current.get()
+    if span is None:
+        return
+    if event_type == "embedding":
+        call = embeddings.next_batch(span)
+        if call is not None:
+            check(call)
+        return
+    prompt = (payload or {}).get("messages") or (payload or {}).get("formatted_prompt")
+    model_call = calls.find(span.span_id, prompt)
+    if model_call is not None:
+        check(model_call)
