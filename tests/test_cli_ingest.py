@@ -87,6 +87,18 @@ def test_twice_is_once(ingest, records, capsys):
 
     assert (0, 0, 4) == (first, again, len(records()))
     assert {"chatcmpl-1", "chatcmpl-2", "run-1"} < {record.event_id for record in records()}
+    assert ["4 added, 0 already there", "0 added, 5 already there"] == [
+        line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()
+    ]
+
+
+def test_what_was_added_as_json(ingest, capsys):
+    """--json has how many were added, how many the ledger had, and the bad lines."""
+    statuses = ingest(OPENAI, OPENAI), ingest(OPENAI, EMBEDDING, "x", arguments=["--json"])
+    told = json.loads(capsys.readouterr().out.partition("\n")[2])
+
+    assert (0, 1) == statuses
+    assert (1, 1, [3]) == (told["added"], told["already_there"], [bad["line"] for bad in told["bad"]])
 
 
 def test_several_prompts_have_no_id_in_common(ingest, records):
@@ -115,7 +127,7 @@ def test_bad_lines(line, reason, ingest, records, capsys):
     output = capsys.readouterr()
 
     assert 2 == len(records())
-    assert output.out.startswith("2 calls are in the ledger ")
+    assert output.out.startswith("2 added, 0 already there, 1 could not be read: the ledger ")
     assert output.err.startswith(f"line 2: {reason}")
     assert 1 == len(output.err.splitlines())
 

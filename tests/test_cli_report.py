@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
@@ -76,6 +77,90 @@ def test_sessions(path, capsys):
     assert "1 request without a session." == lines[-1]
 
 
+@pytest.fixture
+def many(tmp_path):
+    """The path of a ledger with 203 sessions, each dearer than the one before, and one day for each."""
+    sessions = (
+        CALLS[0].model_copy(
+            update={
+                "event_id": f"{number}",
+                "session": f"s{number:03}",
+                "cost": Decimal(number + 1),
+                "started_at": FIRST_DAY + timedelta(days=number),
+            }
+        )
+        for number in range(203)
+    )
+    return fill(tmp_path / "ledger.db", *sessions)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "listed", "note"),
+    [
+        ([], 100, "(other) adds up 103 more: --top N lists more of them, --top all all."),
+        (["--top", "3"], 3, "(other) adds up 200 more: --top N lists more of them, --top all all."),
+        (["--top", "203"], 203, None),
+        (["--top", "all"], 203, None),
+    ],
+)
+def test_the_dearest_sessions(arguments, listed, note, many, capsys):
+    """A table lists the dearest, and then what the others add up to; the total is that of all."""
+    assert 0 == main(["sessions", "--ledger", str(many), *arguments])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines[2 : lines.index("")]]
+    names = [f"s{202 - number:03}" for number in range(listed)]
+
+    assert [*names, *(["(other)"] if note else []), "Total"] == [row[0] for row in rows]
+    assert sum(range(1, 204)) == sum(Decimal(row[-1].replace(",", "")) for row in rows[:-1])
+    assert "20,706.0000" == rows[-1][-1]
+    assert max(map(len, lines)) <= 80
+    assert (note in lines) if note else not any("adds up" in line for line in lines)
+
+
+def test_the_dearest_as_json(many, capsys):
+    """JSON has all, unless --top says how many; then it has how many others there are."""
+    main(["report", "--ledger", str(many), "--by", "session", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    main(["sessions", "--ledger", str(many), "--top", "2", "--json"])
+    top = json.loads(capsys.readouterr().out)
+
+    assert (203, 0) == (len(told["groups"]), told["others"])
+    assert (["s202", "s201", "(other)"], 201) == (list(top["groups"]), top["others"])
+    assert ("20301", "20706") == (top["groups"]["(other)"]["cost"], top["total"]["cost"])
+
+
+def test_the_dearest_days(many, capsys):
+    """All days are listed, in their order; with --top the dearest of them."""
+    main(["report", "--ledger", str(many), "--by", "day"])
+    every = capsys.readouterr().out.splitlines()
+    main(["report", "--ledger", str(many), "--by", "day", "--top", "2"])
+    dearest = capsys.readouterr().out.splitlines()
+
+    assert 203 == sum(line.startswith("20") for line in every)
+    assert ["2027-04-20", "2027-04-21", "(other)", "Total"] == [line.split()[0] for line in dearest[2:6]]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many", "1.5"])
+def test_a_number_of_rows_that_is_none(number, path, capsys):
+    """What is no number of rows is wrong usage that says what would be one."""
+    with pytest.raises(SystemExit) as caught:
+        main(["sessions", "--ledger", str(path), f"--top={number}"])
+
+    assert 2 == caught.value.code
+    assert f"argument --top: a number such as 10, or all, is not {number!r}" in capsys.readouterr().err
+
+
+def test_a_page_of_many_sessions(many, tmp_path):
+    """A page lists as many sessions as a table, and what the others add up to."""
+    page = tmp_path / "page.html"
+    main(["report", "--ledger", str(many), "--html", str(page)])
+    assert ">103 more<" in page.read_text("utf-8")
+
+    main(["report", "--ledger", str(many), "--html", str(page), "--top", "all"])
+    assert "more<" not in page.read_text("utf-8")
+    assert ">s000<" in page.read_text("utf-8")
+
+
 def test_rich_on_a_terminal(path, capsys, monkeypatch):
     """On a terminal rich draws the table, where it is installed; names stay as they are."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
@@ -124,6 +209,8 @@ def test_another_file(tmp_path, capsys):
 
     assert 1 == main(["report", "--ledger", str(other)])
     assert 1 == len(capsys.readouterr().err.splitlines())
+    assert 1 == main(["report", "--ledger", str(other / "ledger.db")])
+    assert "can't be used: Not a directory" in capsys.readouterr().err
     assert "hello" * 1000 == other.read_text("utf-8")
 
 

@@ -84,6 +84,14 @@ def test_a_table_in_the_order_of_time():
     ]
 
 
+def test_what_others_add_up_to_comes_last():
+    """The sum of the others is the last row before the total, however large."""
+    groups = {"(other)": DEAR, "a": CHEAP}
+
+    assert ["a", "(other)", "Total"] == [row[0] for row in totals_table("session", groups, DEAR).rows]
+    assert ["a", "(other)", "Total"] == [row[0] for row in totals_table("day", groups, DEAR).rows]
+
+
 def test_a_text_fits_a_terminal():
     """No line is longer than 80 columns, whatever the names and numbers are."""
     names = set(UsageTotals.model_fields) - {"cost", "saved_cost"}
@@ -245,11 +253,17 @@ def test_a_page_of_nothing():
 
 
 def test_a_page_of_many_sessions():
-    """A page lists the dearest, and says how many it leaves out."""
-    text = page(contents(by_session={f"s{number}": CHEAP for number in range(103)} | {"dearest": DEAR}))
+    """A page says how many sessions it sums up in its last row."""
+    reader = Reader(page(contents(by_session={"(other)": DEAR, "s": CHEAP}, other_sessions=999_950)))
 
-    assert "4 more are not listed." in text
-    assert "dearest" in text
+    assert ["s", "999,950 more"] == [text for text in reader.texts["span"] if text in ("s", "(other)", "999,950 more")]
+
+
+def test_a_session_of_that_name():
+    """A session that is called "(other)" is shown by its name, at the end."""
+    reader = Reader(page(contents(by_session={"(other)": DEAR, "s": CHEAP})))
+
+    assert ["s", "(other)"] == [text for text in reader.texts["span"] if text in ("s", "(other)")]
 
 
 @pytest.fixture

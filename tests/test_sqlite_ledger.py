@@ -79,9 +79,12 @@ def test_a_call_is_kept_once(path, ledger):
     for _ in range(3):
         ledger(call("same"))
     ledger.flush()
+    assert 2 == ledger.known
     with SQLiteLedger(path) as other:
         other(call("same", sent=99))
         other(call("another"))
+        other.flush()
+        assert 1 == other.known
 
     assert 2 == ledger.totals().successful_requests
     assert 34 == ledger.totals().prompt_tokens

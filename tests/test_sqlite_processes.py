@@ -245,8 +245,9 @@ def test_the_end_of_a_process_flushes(path):
 
 OPEN_CALL = """
 from token_handlers import add_sink, recording, track_tokens
+from token_handlers.calls import Call
 
-class Open(recording.Call):
+class Open(Call):
     def estimate(self):
         return {"input_tokens": 5}, "test"
 

@@ -92,6 +92,13 @@ BY_HAND = {
 }
 
 
+LABELS_BY_HAND = {
+    "session": lambda record: record.session,
+    "user": lambda record: record.user,
+    "team": lambda record: record.tags.get("team"),
+}
+
+
 def compare(ledger, records, asked):
     """Check every total of a window against a counter of its calls."""
     wanted = {name: value for name, value in asked.items() if name in ("session", "user", "model") and value}
@@ -110,6 +117,19 @@ def compare(ledger, records, asked):
         values = {value(record) for record in inside} - {None}
         expected = {one: counted(record for record in inside if value(record) == one).snapshot() for one in values}
         assert expected == ledger.by(label, **asked)
+    for label, value in {**BY_HAND, **LABELS_BY_HAND}.items():
+        compare_dearest(ledger, inside, asked, label, value)
+
+
+def compare_dearest(ledger, inside, asked, label, value):
+    """Check that the dearest two are those that all of them begin with, and that the others add up."""
+    every, dearest = ledger.by(label, **asked), ledger.by(label, top=2, **asked)
+    names = sorted(every, key=lambda name: (-(every[name].cost or 0), -every[name].total_tokens, name))
+    others = counted(record for record in inside if value(record) in names[2:]).snapshot()
+
+    assert len(names[2:]) == dearest.others
+    assert [*names[:2], *(["(other)"] if names[2:] else [])] == list(dearest)
+    assert {name: every[name] for name in names[:2]} | ({"(other)": others} if names[2:] else {}) == dearest
 
 
 def floor(moment):
@@ -140,6 +160,47 @@ def test_labels(ledger):
         ledger.by_session_model("s1")
     )
     assert 0 == ledger.totals(session="nobody").successful_requests
+
+
+def test_the_dearest(ledger):
+    """With top= it is the dearest, first by cost, then by tokens and by name, and what the others add up to."""
+    for name, cost, sent in (("d", None, 99), ("b", "2", 17), ("c", "1.000000000000000001", 1), ("a", "1", 17)):
+        ledger(call(name, session=name, cost=cost, sent=sent, tags={"team": name, "of": name}))
+    ledger(call("e", session="e", cost="1", sent=18))
+    ledger(call("f", cost="9"))
+
+    def dearest(label, top, **asked):
+        found = ledger.by(label, top=top, **asked)
+        return {name: (totals.cost, totals.prompt_tokens) for name, totals in found.items()}, found.others
+
+    assert ({"b": (2, 17), "c": (Decimal("1.000000000000000001"), 1), "(other)": (2, 17 + 18 + 99)}, 3) == dearest(
+        "session", 2
+    )
+    assert ["b", "c", "e", "a", "(other)"] == list(ledger.by("session", top=4))
+    assert (["b", "c", "e", "a", "d"], 0) == (list(ledger.by("session", top=5)), ledger.by("session", top=5).others)
+    assert ({}, 0) == dearest("session", 1, user="nobody")
+    assert ({}, 0) == dearest("session", 1, since="2026-03-05", until="2026-03-04")
+    assert ({"of=b": (2, 17), "(other)": (Decimal("6.000000000000000002"), 251)}, 7) == dearest("tag", 1)
+    assert 0 == ledger.by("session").others
+
+
+def test_a_session_called_other(ledger):
+    """A value that is called "(other)" is one of the others."""
+    for name, cost in (("a", "1"), ("(other)", "5"), ("b", "2"), ("c", "3")):
+        ledger(call(name, session=name, cost=cost))
+
+    found = ledger.by("session", top=2)
+    assert ({"c": 3, "(other)": 8}, 3) == ({name: totals.cost for name, totals in found.items()}, found.others)
+    assert {"(other)": 5, "c": 3, "b": 2, "a": 1} == {
+        name: totals.cost for name, totals in ledger.by("session", top=4).items()
+    }
+
+
+@pytest.mark.parametrize("top", [0, -1, 1.5, "3"])
+def test_how_many_must_be_a_number(ledger, top):
+    """top is an int of 1 or more."""
+    with pytest.raises(ValueError, match="top must be an int of 1 or more"):
+        ledger.by("session", top=top)
 
 
 def test_a_provider_that_is_not_known_is_none(ledger):

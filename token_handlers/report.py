@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+from token_handlers.counter import OTHER
 from token_handlers.tables import text_table
 from token_handlers.usage import UsageTotals
 
@@ -43,10 +44,12 @@ def totals_table(label: str, groups: Mapping[str, UsageTotals], total: UsageTota
 
 
 def arranged(label: str, groups: Mapping[str, UsageTotals]) -> list[tuple[str, UsageTotals]]:
-    """Return the groups of a label in the order in which they are shown."""
+    """Return the groups of a label in the order in which they are shown, what others add up to at the end."""
     if label in IN_TIME:
-        return sorted(groups.items())
-    return sorted(groups.items(), key=lambda item: (-(item[1].cost or 0), -item[1].total_tokens, item[0]))
+        return sorted(groups.items(), key=lambda item: (item[0] == OTHER, item[0]))
+    return sorted(
+        groups.items(), key=lambda item: (item[0] == OTHER, -(item[1].cost or 0), -item[1].total_tokens, item[0])
+    )
 
 
 def totals_text(label: str, groups: Mapping[str, UsageTotals], total: UsageTotals) -> str:

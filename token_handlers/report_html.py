@@ -6,13 +6,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
+from token_handlers.counter import OTHER
 from token_handlers.report import arranged, notes_on_exactness, sent
 from token_handlers.report_style import STYLE
 from token_handlers.report_svg import Bar, Bucket, bar_chart, buckets, share_bar
 from token_handlers.usage import UsageTotals
-
-MOST_ROWS = 100
-"""How many sessions a page lists, the dearest."""
 
 _COLUMNS = ("Requests", "Prompt", "Completion", "Embedding", "Cost")
 _KINDS = (
@@ -25,7 +23,10 @@ _KINDS = (
 
 
 class Contents(NamedTuple):
-    """What a page shows; ``step`` is 'hour', 'day' or 'month', by which ``in_time`` is summed, in UTC."""
+    """What a page shows; ``step`` is 'hour', 'day' or 'month', by which ``in_time`` is summed, in UTC.
+
+    What is under "(other)" adds up so many other models or sessions.
+    """
 
     total: UsageTotals
     by_model: Mapping[str, UsageTotals]
@@ -34,6 +35,8 @@ class Contents(NamedTuple):
     step: str
     title: str
     made_at: datetime
+    other_models: int = 0
+    other_sessions: int = 0
 
 
 def page(contents: Contents) -> str:
@@ -46,8 +49,8 @@ def page(contents: Contents) -> str:
         _token_chart(contents.step, bars),
         _shares(total),
         _notes(contents),
-        _table("By model", "Model", contents.by_model, total),
-        _table("By session", "Session", contents.by_session, total) if contents.by_session else "",
+        _table("model", contents.by_model, contents.other_models, total),
+        _table("session", contents.by_session, contents.other_sessions, total) if contents.by_session else "",
     )
     title = html.escape(f"Token usage: {contents.title}")
     return (
@@ -148,15 +151,13 @@ def _notes(contents: Contents) -> str:
     return f'<section class="{"exact" if exact else "inexact"}"><h2>How exact this is</h2><ul>{items}</ul></section>'
 
 
-def _table(title: str, label: str, groups: Mapping[str, UsageTotals], total: UsageTotals) -> str:
-    listed = arranged(label.lower(), groups)
-    rows = "".join(_row(name, each, total) for name, each in listed[:MOST_ROWS])
+def _table(label: str, groups: Mapping[str, UsageTotals], others: int, total: UsageTotals) -> str:
+    names = {OTHER: f"{others:,} more"} if others else {}
+    rows = "".join(_row(names.get(name, name), each, total) for name, each in arranged(label, groups))
     head = "".join(f"<th>{name}</th>" for name in _COLUMNS if name != "Embedding" or total.embedding_tokens)
-    more = len(listed) - MOST_ROWS
-    rest = f"<p>{more:,} more are not listed.</p>" if more > 0 else ""
     return (
-        f"<section><h2>{title}</h2><table><thead><tr><th>{label}</th>{head}</tr></thead>"
-        f"<tbody>{rows}</tbody></table>{rest}</section>"
+        f"<section><h2>By {label}</h2><table><thead><tr><th>{label.capitalize()}</th>{head}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></section>"
     )
 
 

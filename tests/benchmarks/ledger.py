@@ -1,12 +1,16 @@
 """What a ledger costs to write, and how fast it answers once it is large.
 
-``python tests/benchmarks/ledger.py [--rows 10_000_000] [--keep ledger.db]`` loads that many calls of a year through the
-ledger's own statements (some minutes for ten million), then prints the warm milliseconds of each question. A ledger
-that ``--keep`` names is asked again without being loaded.
+``python tests/benchmarks/ledger.py [--rows 2_000_000] [--per-session 2] [--keep ledger.db]`` loads that many calls of a
+year through the ledger's own statements (a quarter of an hour for ten million), then prints the warm milliseconds of
+each question, and what the reports of all sessions need. A ledger that ``--keep`` names is asked again without being
+loaded.
 """
 
 import argparse
+import os
 import random
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,16 +26,15 @@ from token_handlers.sinks.sqlite_schema import COLUMNS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 YEAR = timedelta(days=365)
-CALLS_PER_SESSION = 10
 CHUNK = 100_000
 
 _random = random.Random(1)
 
 
-def make_call(number: int, rows: int) -> UsageRecord:
-    """Return one call of a year: a tenth of a session, of 1,000 users, 20 models, 20 teams and 3 environments."""
+def make_call(number: int, rows: int, per_session: int = 10) -> UsageRecord:
+    """Return one call of a year: part of a session, of 1,000 users, 20 models, 20 teams and 3 environments."""
     sent, received = _random.randrange(20, 8000), _random.randrange(1, 900)
-    session = number // CALLS_PER_SESSION
+    session = number // per_session
     return UsageRecord(
         usage=Usage(input_tokens=sent, output_tokens=received, cache_read_tokens=sent // 3),
         model=f"model-{_random.randrange(20)}",
@@ -47,13 +50,13 @@ def make_call(number: int, rows: int) -> UsageRecord:
     )
 
 
-def make_rows(first: int, end: int, rows: int) -> Iterator[Row]:
+def make_rows(first: int, end: int, rows: int, per_session: int) -> Iterator[Row]:
     """Yield rows like make_call's, made from a few calls because validating ten million takes longer than to write."""
     names = {name: index for index, name in enumerate(COLUMNS)}
     samples = [list(row_of(make_call(number, rows))) for number in range(500)]
     for number in range(first, end):
         row = samples[number % 500]
-        session = number // CALLS_PER_SESSION
+        session = number // per_session
         row[names["event_id"]] = f"{_random.getrandbits(128):032x}"
         row[names["ts_ms"]] = row[names["ended_ms"]] = milliseconds(START) + int(
             YEAR.total_seconds() * 1000 * number / rows
@@ -65,13 +68,13 @@ def make_rows(first: int, end: int, rows: int) -> Iterator[Row]:
         yield tuple(row)
 
 
-def load(ledger: SQLiteLedger, rows: int) -> None:
+def load(ledger: SQLiteLedger, rows: int, per_session: int) -> None:
     """Write the calls in large transactions."""
     began = time.perf_counter()
     for first in range(0, rows, CHUNK):
         with ledger._file.writing() as connection:
             connection.execute("PRAGMA cache_size = -500000")
-            append(connection, make_rows(first, min(first + CHUNK, rows), rows))
+            append(connection, make_rows(first, min(first + CHUNK, rows), rows, per_session))
         print(f"\r{min(first + CHUNK, rows):,} rows, {time.perf_counter() - began:.0f} s", end="", flush=True)
     print()
 
@@ -88,9 +91,9 @@ def ask(name: str, question: Callable[[], object]) -> None:
     print(f"{name:48}{sorted(times)[2] * 1e3:9.1f} ms{size:10,}")
 
 
-def ask_all(ledger: SQLiteLedger) -> None:
+def ask_all(ledger: SQLiteLedger, per_session: int) -> None:
     """Ask for totals by session, user, model, tag and day, of all time and of windows that cut days and hours."""
-    session = f"session-{ledger.totals().successful_requests // CALLS_PER_SESSION // 2:032x}"
+    session = f"session-{ledger.totals().successful_requests // per_session // 2:032x}"
     since, until = START + timedelta(days=40, hours=7, minutes=13), START + timedelta(days=300, minutes=1)
     ask("totals()", ledger.totals)
     ask("totals(session=)", lambda: ledger.totals(session=session))
@@ -109,8 +112,26 @@ def ask_all(ledger: SQLiteLedger) -> None:
     ask("by('hour')", lambda: ledger.by("hour"))
     ask("by('session', since=a day, until=)", lambda: ledger.by("session", since="2026-06-01", until="2026-06-01"))
     ask("by('session', user=)", lambda: ledger.by("session", user="user-7"))
+    ask("by('session', top=100)", lambda: ledger.by("session", top=100))
+    ask(
+        "by('session', top=100, since=, until=), odd times",
+        lambda: ledger.by("session", top=100, since=since, until=until),
+    )
     ask("by_session_model()", lambda: ledger.by_session_model(session))
     ask("first of records(session=)", lambda: next(ledger.records(session=session)))
+
+
+def report(path: Path) -> None:
+    """Print the seconds and the memory that the reports of all sessions take, each in a process of its own."""
+    page = Path(f"{path}.html")
+    for arguments in (["sessions"], ["report", "--by", "session"], ["report", "--html", str(page)]):
+        command = [sys.executable, "-m", "token_handlers", *arguments, "--ledger", str(path)]
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        print(f"{' '.join(command[3:5]):32}{seconds:8.2f} s{used.ru_maxrss / 1024:8,.0f} MiB, status {status}")
+    page.unlink()
 
 
 def write(folder: Path, calls: int = 20_000) -> None:
@@ -137,6 +158,7 @@ def main() -> None:
     """Load and ask."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--per-session", type=int, default=10, help="how many calls a session has")
     parser.add_argument("--keep", type=Path, help="the ledger's path, if it is to stay")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -144,9 +166,10 @@ def main() -> None:
         path = options.keep or Path(folder) / "ledger.db"
         with SQLiteLedger(path) as ledger:
             if not ledger.totals().successful_requests:
-                load(ledger, options.rows)
+                load(ledger, options.rows, options.per_session)
             print(f"{path.stat().st_size / 2**20:,.0f} MiB")
-            ask_all(ledger)
+            ask_all(ledger, options.per_session)
+        report(path)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ def add_parser(commands: Commands) -> None:
         help="read usage from a file of JSON lines into the ledger",
         description="Each line is what LangChain.js hands to handleLLMEnd, any provider's response or usage, or what "
         "`export --json` wrote; it may be wrapped with labels: {runId, session, user, tags, timestamp, model, "
-        "provider, output}. A call whose id (or else whose line) the ledger has is not added again. Lines that "
-        "can't be read are named, and the exit status is 1.",
+        "provider, output}. A call whose id (or else whose line) the ledger has is not added again, so that a file "
+        "may be read twice. Lines that can't be read are named, and the exit status is 1.",
     )
     parser.add_argument("file", metavar="FILE", help="a file of JSON lines; - is standard input")
     add_ledger(parser)
@@ -51,10 +51,12 @@ def run(options: argparse.Namespace) -> int:
                 ledger.flush()
         if not ledger.flush() or ledger.lost:
             raise TokenHandlersError(f"not everything could be written to {ledger.path}: see above, and ingest again")
+        known = ledger.known
     if options.json:
-        print_json({"ledger": str(ledger.path), "kept": kept, "bad": bad})
+        print_json({"ledger": str(ledger.path), "added": kept - known, "already_there": known, "bad": bad})
     else:
-        print(f"{kept:,} calls are in the ledger {ledger.path}; {len(bad):,} lines could not be read.")
+        unread = f", {len(bad):,} could not be read" if bad else ""
+        print(f"{kept - known:,} added, {known:,} already there{unread}: the ledger {ledger.path}")
     for each in bad[:MOST_NAMED]:
         print(f"line {each['line']}: {each['error']}", file=sys.stderr)
     if len(bad) > MOST_NAMED:

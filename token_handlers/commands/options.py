@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 (it has no other name)
 
+TOP = 100
+"""How many models, sessions, ... are listed where nothing else is said."""
+
 QUIET_SECONDS, TTY_SECONDS, LOG_SECONDS = 1.0, 0.2, 5.0
 """How long before progress is shown, and how often on a terminal and elsewhere."""
 
@@ -38,6 +41,12 @@ def add_window(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", type=_moment, metavar="WHEN", help=text % "that day included")
 
 
+def add_top(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --top."""
+    text = f"list the N dearest {what}, or all, and sum the others (default: {TOP}; with --json all)"
+    parser.add_argument("--top", type=_top, metavar="N", help=text)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="as JSON; money is a string of exact USD")
@@ -51,16 +60,26 @@ def ledger_path(options: argparse.Namespace) -> Path:
     return Path(name).expanduser().absolute()
 
 
-def open_ledger(options: argparse.Namespace, *, create: bool = False) -> "SQLiteLedger":
+def open_ledger(options: argparse.Namespace, *, create: bool = False, read_only: bool = False) -> "SQLiteLedger":
     """Open the ledger that is named, which has to exist unless it may be created."""
     from token_handlers.sinks.sqlite import SQLiteLedger
 
     path = ledger_path(options)
-    if not create and not path.exists():
+    if not create and _is_missing(path):
         raise TokenHandlersError(
             f"there is no ledger at {path}: make one with `token-handlers run --ledger {path} ...` or `ingest`"
         )
-    return SQLiteLedger(path)
+    return SQLiteLedger(path, read_only=read_only)
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # the ledger itself says what is wrong
+        return False
+    return False
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
@@ -121,6 +140,14 @@ def _print_rich(header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> N
     for row in rows:
         table.add_row(*(Text(cell if isinstance(cell, str) else f"{cell:,}") for cell in row))
     Console().print(table)
+
+
+def _top(text: str) -> int:
+    if text == "all":
+        return sys.maxsize
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a number such as 10, or all, is not {text!r}")
+    return int(text)
 
 
 def _moment(text: str) -> str:

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     if options.prices is not None:
         _set_prices(options.prices)
     window = {"since": options.since, "until": options.until}
-    with open_ledger(options) as ledger:
+    with open_ledger(options, read_only=options.dry_run) as ledger:
         before = ledger.totals(**window).cost
         if options.dry_run:
             seen, changed, after = _try(ledger, options)

@@ -6,14 +6,16 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 from token_handlers.errors import TokenHandlersError
+from token_handlers.sinks.sqlite_backlog import Outbox
 from token_handlers.sinks.sqlite_file import LedgerFile
+from token_handlers.sinks.sqlite_groups import Groups, groups_by
 from token_handlers.sinks.sqlite_place import explained
 from token_handlers.sinks.sqlite_queue import END_SECONDS, WriteBehind
 from token_handlers.sinks.sqlite_reads import (
@@ -21,12 +23,12 @@ from token_handlers.sinks.sqlite_reads import (
     Dimension,
     Moment,
     Window,
-    dimension_of,
     moment_ms,
     page,
     sums_by,
 )
-from token_handlers.sinks.sqlite_rows import EPOCH, append, divide_usd, record_of, row_of, set_costs, usd
+from token_handlers.sinks.sqlite_rows import divide_usd, record_of, row_of, set_costs, usd
+from token_handlers.sinks.sqlite_schema import NAMELESS
 from token_handlers.usage import UsageRecord, UsageTotals
 
 READ_SECONDS = 5.0
@@ -44,20 +46,32 @@ class SQLiteLedger:
     Any number of processes and threads may share a file on a local disk. It is made for its owner alone (0600), with
     the folders that are missing, and ``<path>.lock`` beside it. A path that can't be used is a TokenHandlersError.
 
+    With ``read_only`` it can be asked and takes nothing: the file has to be there, may be another user's, and is left
+    as it is. A ledger may be a fleet's backlog: see `unsent`.
+
     Reads see what was given before. ``since`` and ``until`` are aware datetimes (until is not included), dates in UTC
     (both are included) or ISO strings of either. Money is exact down to 1e-18 USD, times down to the millisecond.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, durability: Literal["batch", "sync"] = "batch") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Literal["batch", "sync"] = "batch",
+        read_only: bool = False,
+    ) -> None:
         if durability not in ("batch", "sync"):
             raise ValueError(f"durability is 'batch' or 'sync', not {durability!r}")
         if not os.fspath(path) or os.fspath(path) == ":memory:":
             raise ValueError(f"a ledger needs the path of a file, not {path!r}")
-        self.path = Path(os.path.realpath(Path(path).expanduser()))
+        self.path: Path = Path(os.path.realpath(Path(path).expanduser()))
         self._sync = durability == "sync"
         self._closed = False
+        self._read_only = read_only
+        self._known = 0
         self._queue = WriteBehind(self.path, self._write)
-        self._file = LedgerFile(self.path, in_child=self._queue.restart)
+        self._file = LedgerFile(self.path, in_child=self._restart, read_only=read_only)
+        self._outbox = Outbox(self._file)
         with self._explained():
             self._file.open()
         atexit.register(self._end)
@@ -66,8 +80,8 @@ class SQLiteLedger:
         """Keep one call; one without an event id gets one, one without a time that of now."""
         if not isinstance(record, UsageRecord):
             raise TypeError(f"a ledger takes UsageRecords, not {type(record).__name__}")
-        if self._closed:
-            raise ValueError(f"the ledger {self.path} is closed")
+        if self._closed or self._read_only:
+            raise ValueError(f"the ledger {self.path} is {'closed' if self._closed else 'opened to be read'}")
         if not record.event_id or not (record.started_at or record.ended_at):
             record = _identified(record)
         if self._sync:
@@ -91,6 +105,11 @@ class SQLiteLedger:
         """Records that were given up: too many waited, or their numbers are beyond what a ledger holds."""
         return self._queue.lost
 
+    @property
+    def known(self) -> int:
+        """Records that were given, and not added, as the ledger had them already."""
+        return self._known
+
     def flush(self, timeout: float | None = None) -> bool:
         """Return True once all that was given before is on the disk; False when a write fails or the time is up."""
         return self._queue.flush(timeout)
@@ -102,6 +121,23 @@ class SQLiteLedger:
             self._queue.end()
             self._file.close()
             atexit.unregister(self._end)
+
+    def unsent(self, limit: int) -> Sequence[UsageRecord]:
+        """Return the first of the calls that are not known to have arrived on a Redis server.
+
+        For ``RedisCounter(backlog=ledger)``, with both as sinks. From the first time on, every call that comes into the
+        file waits there until it has arrived, whoever writes it, and so do the calls of the 20 hours before: a server
+        that has them knows them again for a day. Records that are given without an event id do not. A file is the
+        backlog of one namespace.
+        """
+        self._queue.flush(READ_SECONDS)
+        with self._closing():
+            return self._outbox.unsent(limit)
+
+    def sent(self, event_ids: Sequence[str]) -> None:
+        """Note that calls have arrived, also of those that are still to be written."""
+        with self._closing():
+            self._outbox.sent(event_ids)
 
     def __enter__(self) -> Self:
         return self
@@ -120,29 +156,36 @@ class SQLiteLedger:
         until: Moment | None = None,
     ) -> UsageTotals:
         """Return the sum of the calls that carry these labels, in this time."""
-        sums = self._sums(Dimension(), _window(session, user, model, since, until))
+        with self._asked() as connection:
+            sums = sums_by(connection, Dimension(), _window(session, user, model, since, until))
         return sums.get((), UsageTotals())
 
     def by(
         self,
         label: str,
         *,
+        top: int | None = None,
         session: str | None = None,
         user: str | None = None,
         model: str | None = None,
         since: Moment | None = None,
         until: Moment | None = None,
-    ) -> dict[str, UsageTotals]:
+    ) -> Groups:
         """Return totals by 'model', 'session', 'user', 'day', 'hour' (both in UTC), 'operation', 'provider',
         'langgraph_node', 'tag' or the name of a tag; calls without such a label are not in it.
+
+        With ``top`` they are of so many values, the dearest first, and what the others add up to is under "(other)".
         """
-        sums = self._sums(dimension_of(label), _window(session, user, model, since, until))
-        name = _NAMES.get(label, str)
-        return {name(key): totals for (key,), totals in sums.items() if key != "" or label != "provider"}
+        if top is not None and (not isinstance(top, int) or top < 1):
+            raise ValueError(f"top must be an int of 1 or more, not {top!r}")
+        window = _window(session, user, model, since, until)
+        with self._asked() as connection:
+            return groups_by(connection, label, window, top)
 
     def by_session_model(self, session: str) -> dict[tuple[str | None, str, str], UsageTotals]:
         """Return a session's totals by provider (None where it is not known), model and operation."""
-        sums = self._sums(SESSION_MODELS, Window(session=session))
+        with self._asked() as connection:
+            sums = sums_by(connection, SESSION_MODELS, Window(session=session))
         return {(str(key[0]) or None, str(key[1]), str(key[2])): totals for key, totals in sums.items()}
 
     def records(
@@ -182,6 +225,11 @@ class SQLiteLedger:
     def __repr__(self) -> str:
         return f"<SQLiteLedger {self.path} waiting={self.waiting}>"
 
+    def _restart(self) -> None:
+        self._known = 0
+        self._queue.restart()
+        self._outbox.restart()
+
     def _check(self, record: UsageRecord) -> None:
         try:
             row_of(record)
@@ -191,12 +239,15 @@ class SQLiteLedger:
     def _write(self, records: Sequence[UsageRecord]) -> None:
         rows = [row_of(record) for record in records]
         with self._file.writing() as connection:
-            append(connection, rows)
+            added = self._outbox.append(connection, rows)
+        self._outbox.written(rows)
+        self._known += len(rows) - added
 
-    def _sums(self, dimension: Dimension, window: Window) -> dict[tuple[str | int, ...], UsageTotals]:
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[sqlite3.Connection]:
         self._queue.flush(READ_SECONDS)
         with self._explained(), self._file.reading() as connection:
-            return sums_by(connection, dimension, window)
+            yield connection
 
     def _pages(self, window: Window) -> Iterator[list[sqlite3.Row]]:
         self._queue.flush(READ_SECONDS)
@@ -215,6 +266,12 @@ class SQLiteLedger:
         self._file.close()
 
     @contextlib.contextmanager
+    def _closing(self) -> Iterator[None]:
+        yield
+        if self._closed:  # before the counter that it is the backlog of
+            self._file.close()
+
+    @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
@@ -222,15 +279,10 @@ class SQLiteLedger:
             raise explained(self.path, error) from error
 
 
-_NAMES: dict[str, Callable[[str | int], str]] = {
-    "day": lambda number: (EPOCH + timedelta(days=int(number))).date().isoformat(),
-    "hour": lambda number: f"{EPOCH + timedelta(hours=int(number)):%Y-%m-%dT%H:00Z}",
-}
-
-
 def _identified(record: UsageRecord) -> UsageRecord:
+    event_id = record.event_id or f"{NAMELESS}{uuid.uuid4().hex}"
     started = record.started_at or record.ended_at or datetime.now(UTC)
-    return record.model_copy(update={"event_id": record.event_id or uuid.uuid4().hex, "started_at": started})
+    return record.model_copy(update={"event_id": event_id, "started_at": started})
 
 
 def _window(

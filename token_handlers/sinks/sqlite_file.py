@@ -13,7 +13,17 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from token_handlers.sinks.sqlite_place import WAL_LIMIT, check_place, check_version, connect, identify, make, migrate
+from token_handlers.sinks.sqlite_place import (
+    WAL_LIMIT,
+    check_place,
+    check_version,
+    connect,
+    identify,
+    make,
+    migrate,
+    refused,
+)
+from token_handlers.sinks.sqlite_readonly import OpenToRead, may_write
 
 try:
     import fcntl
@@ -24,19 +34,23 @@ except ImportError:
 class LedgerFile:
     """One ledger on disk, for all threads of a process."""
 
-    def __init__(self, path: Path, in_child: Callable[[], None]) -> None:
+    def __init__(self, path: Path, in_child: Callable[[], None], *, read_only: bool = False) -> None:
         self.path = path
+        self._read_only = read_only
         self._in_child = in_child
         self._turn = _Turn(Path(f"{path}.lock"))
         self._writing, self._reading = threading.Lock(), threading.Lock()
         self._writer: _Open | None = None
-        self._reader: _Open | None = None
+        self._reader: _Open | OpenToRead | None = None
         with _forking:
             _files.add(self)
 
     def open(self) -> None:
-        """Make the ledger if it is not there, and check that it is one and can be written."""
-        check_place(self.path)
+        """Make the ledger if it is not there, and check that it is one and can be written, or read if that is all."""
+        check_place(self.path, read_only=self._read_only)
+        if self._read_only:
+            with self.reading():
+                return
         if identify(self.path):
             check_version(self.path)
         with self.writing():
@@ -45,6 +59,8 @@ class LedgerFile:
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection inside a transaction that nobody else writes during, and commit it."""
+        if self._read_only:
+            raise refused(self.path, "it was opened to be read", "open it without read_only")
         with self._turn, self._writing:
             try:
                 connection = self._to_write()
@@ -60,12 +76,13 @@ class LedgerFile:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Yield a connection that sees one moment of the ledger; for a short time, as a long one keeps the log."""
         with self._reading:
-            connection = self._to_read()
-            connection.execute("BEGIN")
+            reader = self._to_read()
+            reader.connection.execute("BEGIN")
             try:
-                yield connection
+                yield reader.connection
             finally:
-                connection.rollback()
+                reader.connection.rollback()
+            reader.check()
 
     def close(self) -> None:
         """Close both connections; the next use opens them again."""
@@ -99,13 +116,16 @@ class LedgerFile:
             migrate(self._writer.connection, version)
         return self._writer.connection
 
-    def _to_read(self) -> sqlite3.Connection:
+    def _to_read(self) -> "_Open | OpenToRead":
         if self._reader is not None and not self._reader.is_current():
             self._close_reader()
         if self._reader is None:
-            self._reader = _Open(self.path)
+            to_write = not self._read_only or may_write(self.path)
+            if self._read_only and to_write:
+                check_version(self.path)
+            self._reader = _Open(self.path) if to_write else OpenToRead(self.path)
             self._reader.connection.execute("PRAGMA query_only = ON")
-        return self._reader.connection
+        return self._reader
 
     def _close_writer(self) -> None:
         if self._writer is not None:
@@ -135,6 +155,9 @@ class _Open:
     def is_current(self) -> bool:
         """Return whether the path still leads to the file."""
         return identify(self._path) == self._file
+
+    def check(self) -> None:
+        """Accept what was read: SQLite's locks see to that."""
 
 
 class _Turn:

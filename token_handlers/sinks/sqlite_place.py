@@ -39,25 +39,37 @@ def explained(path: Path, error: Exception) -> TokenHandlersError:
     if isinstance(error, TokenHandlersError):
         return error
     if isinstance(error, OSError):
-        return _refused(path, error.strerror or str(error), "choose another path")
+        return refused(path, error.strerror or str(error), "choose another path")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return _refused(path, str(error), _REMEDIES.get(code, "see the error above"))
+    return refused(path, str(error), _REMEDIES.get(code, "see the error above"))
 
 
-def check_place(path: Path) -> None:
-    """Refuse a path at which no ledger can be; make the folders that are missing."""
+def refused(path: Path, reason: str, remedy: str) -> TokenHandlersError:
+    """Return an error that names the ledger, a reason and the remedy."""
+    return TokenHandlersError(f"the ledger {path} can't be used: {reason}: {remedy}")
+
+
+def check_place(path: Path, *, read_only: bool = False) -> None:
+    """Refuse a path at which no ledger can be; make the folders that are missing, unless it is only to be read."""
     if sqlite3.sqlite_version_info < (3, 37):
-        raise _refused(path, f"SQLite {sqlite3.sqlite_version} is too old", "it needs 3.37, which newer Pythons bring")
+        raise refused(path, f"SQLite {sqlite3.sqlite_version} is too old", "it needs 3.37, which newer Pythons bring")
     if path.exists() and not path.is_file():
-        raise _refused(path, "it is no file", "choose another path")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if path.exists() and not os.access(path, os.W_OK):
-        raise _refused(path, "it is read-only", "make it writable, or choose another path")
-    if not os.access(path.parent, os.W_OK):
-        raise _refused(path, "its folder is read-only", "make that writable, or choose another path")
+        raise refused(path, "it is no file", "choose another path")
+    if not read_only:
+        _check_writable(path)
+    elif not path.stat().st_size:
+        raise refused(path, "it is empty", "choose another path")
     system = file_system(path)
     if system in _NETWORK | _NETWORK_FUSE:
-        raise _refused(path, f"it is on a network file system ({system})", "SQLite needs a local disk: choose another")
+        raise refused(path, f"it is on a network file system ({system})", "SQLite needs a local disk: choose another")
+
+
+def _check_writable(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise refused(path, "it is read-only", "make it writable, or choose another path")
+    if not os.access(path.parent, os.W_OK):
+        raise refused(path, "its folder is read-only", "make that writable, or choose another path")
 
 
 def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
@@ -85,12 +97,17 @@ def check_version(path: Path) -> int:
     """Return the version of a ledger; refuse any other file without touching it."""
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
     with contextlib.closing(connection):
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        return version_of(connection, path)
+
+
+def version_of(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of a ledger that is open; refuse any other file."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION_ID:
-        raise _refused(path, "it is another program's SQLite file", "choose another path")
+        raise refused(path, "it is another program's SQLite file", "choose another path")
     if version > len(MIGRATIONS):
-        raise _refused(path, f"a newer token_handlers made it (version {version})", "upgrade token_handlers")
+        raise refused(path, f"a newer token_handlers made it (version {version})", "upgrade token_handlers")
     return version
 
 
@@ -118,13 +135,13 @@ def _fill(draft: Path) -> None:
         migrate(connection, 0)
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
-        raise _refused(draft, "its file system has no shared memory", "choose another path")
+        raise refused(draft, "its file system has no shared memory", "choose another path")
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, mode: str = "mode=rw") -> sqlite3.Connection:
     """Return a connection to a file that exists."""
     connection = sqlite3.connect(
-        f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        f"{path.as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
         for setting in _SETTINGS:
@@ -143,7 +160,3 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {number}")
         connection.execute("COMMIT")
-
-
-def _refused(path: Path, reason: str, remedy: str) -> TokenHandlersError:
-    return TokenHandlersError(f"the ledger {path} can't be used: {reason}: {remedy}")

@@ -14,7 +14,8 @@ Moment = datetime | date | str
 PAGE = 1000
 """How many rows a read takes at once."""
 
-_EARLIEST, _LATEST = -(10**5) * LEVELS["rollup_32days"], 10**5 * LEVELS["rollup_32days"]
+_MONTH = LEVELS["rollup_32days"]
+_EARLIEST, _LATEST = -(10**5) * _MONTH, 10**5 * _MONTH
 _SUMS = ", ".join(f"sum({measure})" for measure in MEASURES)
 
 
@@ -34,12 +35,13 @@ class Window(NamedTuple):
 
 
 class Dimension(NamedTuple):
-    """By what calls are summed: expressions over a rollup's columns, for a label, in steps of time."""
+    """By what calls are summed: expressions over a rollup's columns, for a label, in steps of time; and a condition."""
 
     keys: tuple[str, ...] = ()
     label: str = ""
     tag: str | None = None
-    step: int = LEVELS["rollup_32days"]
+    step: int = _MONTH
+    condition: str = "true"
 
 
 class Span(NamedTuple):
@@ -50,12 +52,20 @@ class Span(NamedTuple):
     end: int
 
 
+class Question(NamedTuple):
+    """What is asked of SQLite: sums by measure, of parts that have keys and rows, with values for the parameters."""
+
+    sums: Mapping[str, str]
+    parts: list[tuple[list[str], str]]
+    given: Mapping[str, object]
+
+
 _DIMENSIONS = {
     "model": Dimension(("model",)),
-    "provider": Dimension(("provider",)),
+    "provider": Dimension(("provider",), condition="provider <> ''"),
     "operation": Dimension(("operation",)),
-    "day": Dimension((f"bucket * :unit / {DAY}",), step=DAY),
-    "hour": Dimension((f"bucket * :unit / {HOUR}",), step=HOUR),
+    "day": Dimension((f"bucket * {{unit}} / {DAY}",), step=DAY),
+    "hour": Dimension((f"bucket * {{unit}} / {HOUR}",), step=HOUR),
     "session": Dimension(("value",), "session"),
     "user": Dimension(("value",), "user"),
     "langgraph_node": Dimension(("value",), "langgraph_node"),
@@ -94,25 +104,37 @@ def sums_by(
 ) -> dict[tuple[str | int, ...], UsageTotals]:
     """Return the totals of the calls of a window by the keys of a dimension."""
     found: dict[tuple[str | int, ...], Sequence[int]] = {}
-    window = _narrowed(connection, window)
-    tags = _tags(connection) if dimension.label == "tag" and dimension.tag is None else [f"tag:{dimension.tag}"]
-    for span in spans_of(dimension, window):
-        for row in connection.execute(*_query(dimension, window, span, tags)):
-            key, sums = row[: len(dimension.keys)], row[len(dimension.keys) :]
-            if sums[0] is None:  # the sums of no call, where there are no keys
+    question = ask(connection, dimension, window)
+    count = len(dimension.keys)
+    grouped = f" GROUP BY {', '.join(map(str, range(1, count + 1)))}" if count else ""
+    for keys, rows in question.parts:
+        query = f"SELECT {', '.join((*keys, *question.sums.values()))} FROM {rows}{grouped}"  # noqa: S608 (constants)
+        for row in connection.execute(query, question.given):
+            key, sums = row[:count], row[count:]
+            if None in sums:  # the sums of no call, where there are no keys
                 continue
             before = found.get(key)
             found[key] = sums if before is None else [a + b for a, b in zip(before, sums, strict=True)]
     return {key: totals_of(sums) for key, sums in sorted(found.items())}
 
 
+def ask(connection: sqlite3.Connection, dimension: Dimension, window: Window) -> Question:
+    """Return what is to be asked for the sums of a window's calls."""
+    window = _narrowed(connection, window)
+    label = _label(dimension, window)
+    tags = _tags(connection) if dimension.label == "tag" and dimension.tag is None else [f"tag:{dimension.tag}"]
+    labels = json.dumps(tags if label == "tag" else [label])
+    given = {**window._asdict(), "apart": _is_apart(dimension, window), "labels": labels}
+    parts = [_part(dimension, window, span) for span in spans_of(dimension, window)]
+    return Question(_sums(connection, window), parts, given)
+
+
 def totals_of(sums: Sequence[int]) -> UsageTotals:
     """Return totals of the sums of MEASURES."""
-    named: dict[str, int] = dict(zip(MEASURES, sums, strict=True))
-    priced = named.pop("priced") or not named["unpriced_requests"]
-    cost = usd(named.pop("cost_nano"), named.pop("cost_atto"))
-    saved = usd(named.pop("saved_nano"), named.pop("saved_atto"))
-    return UsageTotals(**named, cost=cost if priced else None, saved_cost=saved)
+    *numbers, priced, nano, atto, saved_nano, saved_atto = sums
+    named: dict[str, int] = dict(zip(MEASURES, numbers, strict=False))
+    cost = usd(nano, atto) if priced or not named["unpriced_requests"] else None
+    return UsageTotals(**named, cost=cost, saved_cost=usd(saved_nano, saved_atto))
 
 
 def spans_of(dimension: Dimension, window: Window) -> list[Span]:
@@ -181,31 +203,32 @@ def _tags(connection: sqlite3.Connection) -> list[str]:
     return found
 
 
-def _query(dimension: Dimension, window: Window, span: Span, tags: Sequence[str]) -> tuple[str, Mapping[str, object]]:
+def _sums(connection: sqlite3.Connection, window: Window) -> dict[str, str]:
+    """Return what sums each measure: "0" for one that no call has had in these months, which saves half of the work."""
+    months = f"bucket BETWEEN {window.since // _MONTH} AND {(window.until - 1) // _MONTH}"
+    query = f"SELECT {_SUMS} FROM rollup_32days WHERE apart = 0 AND label = '' AND {months}"  # noqa: S608 (constants)
+    totals = connection.execute(query).fetchone()
+    return {measure: f"sum({measure})" if total else "0" for measure, total in zip(MEASURES, totals, strict=True)}
+
+
+def _part(dimension: Dimension, window: Window, span: Span) -> tuple[list[str], str]:
+    """Return the keys, and the rows that they are of."""
     label = _label(dimension, window)
-    conditions = ["bucket >= :first AND bucket < :end", "label IN (SELECT value FROM json_each(:labels))"]
+    conditions = [f"bucket >= {span.first} AND bucket < {span.end}", "label IN (SELECT value FROM json_each(:labels))"]
     if span.rollup:
         conditions.append("apart = :apart")
     if label in window.values():
         conditions.append(f"value = :{label}")
         if span.rollup:  # it is in the order of its buckets: look the value up in each, rather than read them all
-            conditions.append("bucket IN (SELECT value FROM json_each(:buckets))")
+            buckets = json.dumps(list(range(span.first, span.end)))
+            conditions.append(f"bucket IN (SELECT value FROM json_each('{buckets}'))")  # noqa: S608 (numbers)
     conditions += [f"{name} = :{name}" for name in window.values() if name != label]
     if window.model is not None:
         conditions.append("model = :model")
-    keys = "".join(f"{key}, " for key in dimension.keys)
-    grouped = f" GROUP BY {', '.join(map(str, range(1, len(dimension.keys) + 1)))}" if dimension.keys else ""
-    source, where = span.rollup or _calls(label), " AND ".join(conditions)
-    given = {
-        **window._asdict(),
-        "apart": _is_apart(dimension, window),
-        "labels": json.dumps(tags if label == "tag" else [label]),
-        "first": span.first,
-        "end": span.end,
-        "buckets": json.dumps(list(range(span.first, span.end)) if span.rollup and window.values() else []),
-        "unit": LEVELS[span.rollup] if span.rollup else 1,
-    }
-    return f"SELECT {keys}{_SUMS} FROM {source} WHERE {where}{grouped}", given  # noqa: S608 (constants)
+    conditions.append(dimension.condition)
+    unit = LEVELS[span.rollup] if span.rollup else 1
+    keys = [key.format(unit=unit) for key in dimension.keys]
+    return keys, f"{span.rollup or _calls(label)} WHERE {' AND '.join(conditions)}"
 
 
 def _calls(label: str) -> str:

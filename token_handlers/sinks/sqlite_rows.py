@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 
-from token_handlers.sinks.sqlite_schema import COLUMNS, COUNTS, roll_up
+from token_handlers.sinks.sqlite_schema import COLUMNS, COUNTS, NAMELESS, roll_up
 from token_handlers.usage import Usage, UsageRecord
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -15,9 +15,8 @@ _exact = Context(prec=60, rounding=ROUND_HALF_EVEN)
 MOST_TOKENS, MOST_USD = 10**15, 10**6
 """What one call may have: a column holds the sum of thousands of such, and their totals can still be read."""
 
-_ATTO_PER_NANO = 10**9
+_NANO_PER_USD = _ATTO_PER_NANO = 10**9
 _UNKNOWN = None, None
-_ZERO = Decimal(0)
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 _INSERT = (
@@ -32,18 +31,27 @@ UPDATE usage_event SET
 WHERE id = :id
 """
 _ADD_NEW = roll_up("usage_measure.id > ?")
+_ADD_UNSENT = f"""
+INSERT INTO usage_outbox SELECT id FROM usage_event
+WHERE id > ? AND event_id NOT GLOB '{NAMELESS}*' AND EXISTS (SELECT 1 FROM usage_outbox WHERE id = 0)
+"""  # noqa: S608 (constants)
 _CHANGED = "usage_measure.id IN (SELECT value FROM json_each(?))"
 _TAKE_OFF, _ADD_AGAIN = roll_up(_CHANGED, "-"), roll_up(_CHANGED)
 
 Row = Sequence[int | str | None]
 
 
-def append(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
-    """Add calls that are not yet in the ledger, to the rollups too; the caller has begun a transaction."""
+def append(connection: sqlite3.Connection, rows: Iterable[Row]) -> int:
+    """Add calls that are not yet in the ledger, to the rollups too, and return how many those were.
+
+    The caller has begun a transaction.
+    """
     (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM usage_event").fetchone()
-    connection.executemany(_INSERT, rows)
-    for statement in _ADD_NEW:
-        connection.execute(statement, (last,))
+    added = connection.executemany(_INSERT, rows).rowcount
+    if added:
+        for statement in (*_ADD_NEW, _ADD_UNSENT):
+            connection.execute(statement, (last,))
+    return added
 
 
 def set_costs(connection: sqlite3.Connection, costs: Sequence[tuple[int, Decimal]]) -> None:
@@ -127,18 +135,21 @@ def divide_usd(cost: Decimal) -> tuple[int, int]:
 
 def usd(nano: int, atto: int) -> Decimal:
     """Return USD, exact, without trailing zeros."""
-    if not nano and not atto:
-        return _ZERO
-    cost = Decimal(nano * _ATTO_PER_NANO + atto).scaleb(-18, _exact).normalize(_exact)
-    return cost if cost.as_tuple().exponent <= 0 else cost.quantize(Decimal(1), context=_exact)  # type: ignore[operator]
+    if not atto and not nano % _NANO_PER_USD:
+        return Decimal(nano // _NANO_PER_USD)
+    return Decimal(nano * _ATTO_PER_NANO + atto).scaleb(-18, _exact).normalize(_exact)
 
 
 def _tags(record: UsageRecord) -> str | None:
     if not record.tags:
         return None
-    return _to_json({_text(name): _text(value) for name, value in record.tags.items()})
+    return _to_json({stored(name): stored(value) for name, value in record.tags.items()})
+
+
+def stored(text: str) -> str:
+    """Return a text as a UTF-8 file holds it: a label may have come in with half a surrogate pair."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _text(text: str | None) -> str | None:
-    # A label may have come in with half a surrogate pair, which no UTF-8 file holds.
-    return text if text is None or text.isascii() else text.encode("utf-8", "replace").decode()
+    return None if text is None else stored(text)

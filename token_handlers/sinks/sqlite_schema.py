@@ -4,7 +4,8 @@
 sum that by label ('' for all calls, 'session', 'user', 'langgraph_node', 'tag:NAME') and time, and where ``apart`` is 1
 by model, provider and operation. Times are milliseconds since 1970 in UTC; ``bucket`` is a time divided by the unit of
 its rollup. Money is integer nano-USD (``_nano``) and what is below a nano-USD in 1e-18 USD (``_atto``), so that the sum
-of many small costs is exact.
+of many small costs is exact. ``usage_outbox`` has the ids of calls that a fleet's server is not known to have, and the
+id 0 where the ledger is a fleet's backlog: without it nothing is put there.
 """
 
 from typing import NamedTuple
@@ -13,6 +14,9 @@ from token_handlers.usage import Usage
 
 APPLICATION_ID = 0x544F4B4C
 """'TOKL' in the file's header: what tells a ledger from other SQLite files."""
+
+NAMELESS = "ledger:"
+"""How the event ids begin that a ledger gives to records without one: a fleet's server would not know them again."""
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -180,6 +184,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         _MEASURE,
         *(_ROLLUP.format(name) for name in ("rollup_32days", "rollup_day", "rollup_hour")),
     ),
+    ("CREATE TABLE usage_outbox (id INTEGER PRIMARY KEY) STRICT",),
 )
 """The statements that make version n + 1 of a ledger out of version n; the file has its version as user_version."""
 
