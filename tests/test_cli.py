@@ -1,11 +1,13 @@
+import json
 import re
 import sys
+from decimal import Decimal
 from types import SimpleNamespace
 
 import openai
 import pytest
 
-from token_handlers.cli import main
+from token_handlers.cli import COMMANDS, main
 from token_handlers.demo.run import CALLS
 
 # LlamaIndex's agents look at every attribute of pydantic's, and at one of their own; its engines leave a loop open
@@ -25,6 +27,27 @@ def test_demo(capsys):
     assert re.search(r"Total Cost \(USD\): \$0\.\d+", output)
     assert "Every reported token equals the server's ledger" in output
     assert max(map(len, output.splitlines())) <= 80
+
+
+def test_demo_as_json(capsys):
+    """--json has the totals as other commands have them, and the comparison, on standard output alone."""
+    status = main(["demo", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    ours, theirs = (told["comparison"]["reported"][name] for name in ("token_handlers", "server"))
+
+    assert (0, True, "model") == (status, told["comparison"]["equal"], told["by"])
+    assert Decimal(told["total"]["cost"]) > 0
+    assert ours == theirs
+    assert told["total"]["successful_requests"] == ours["requests"] + 1
+    assert sum(group["prompt_tokens"] for group in told["groups"].values()) == told["total"]["prompt_tokens"]
+
+
+def test_every_command_has_json(capsys):
+    """Whatever a command says, it says as JSON too."""
+    for name in set(COMMANDS) - {"guide"}:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert "--json" in capsys.readouterr().out
 
 
 def ask_directly(base_url, api_key):

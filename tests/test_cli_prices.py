@@ -146,6 +146,41 @@ def test_csv(path, capsys):
     assert ("", "") == (rows[1]["cost"], rows[1]["cache_read_tokens"])
 
 
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'=1", "''@x"]
+HARMLESS = ["a=1", "'quoted'", "", "'", "1-1", " =1", '"=1"', "{=1}"]
+
+
+@pytest.mark.parametrize("label", FORMULAS + HARMLESS)
+def test_csv_in_a_spreadsheet(label, tmp_path, capsys):
+    """What a spreadsheet would run has an apostrophe before it, in every column; without it, it is as it was."""
+    path = fill(
+        tmp_path / "ledger.db",
+        CALLS[0].model_copy(
+            update={
+                "event_id": label or "e", "session": label, "user": label, "model": label, "provider": label,
+                "node": label, "method": label, "cost_source": label, "tags": {label or "t": label},
+            }
+        ),
+    )  # fmt: skip
+    main(["export", "--csv", "--ledger", str(path)])
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out, newline=""))
+    main(["export", "--json", "--ledger", str(path)])
+    exact = json.loads(capsys.readouterr().out)
+
+    for name in ("session", "user", "model", "provider", "node", "method", "cost_source"):
+        assert (f"'{label}" if label in FORMULAS else label, label) == (row[name], exact[name])
+    assert not any(cell and cell[0] in "=+-@\t\r\n\uff1d" for cell in row.values())
+    assert {label or "t": label} == json.loads(row["tags"]) == exact["tags"]
+
+
+def test_the_help_of_export(capsys):
+    """--help says what the apostrophe is for."""
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+
+    assert "has an apostrophe before it" in " ".join(capsys.readouterr().out.split())
+
+
 def test_json_lines(path, capsys):
     """Each call is a line of JSON, with what was reported alone."""
     assert 0 == main(["export", "--json", "--ledger", str(path), "--until", "2026-10-01"])

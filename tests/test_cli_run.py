@@ -201,3 +201,61 @@ def test_a_ledger_that_can_not_be(script, tmp_path):
 
     assert (1, "", 1) == (result.returncode, result.stdout, len(result.stderr.splitlines()))
     assert f"token-handlers: the ledger {tmp_path} can't be used: it is no file" in result.stderr
+
+
+def test_a_budget(script, ledger, tmp_path):
+    """The call that would pass it is not sent; a program that dies of that has status 1, and the table comes."""
+    path = script(CALL + "for _ in range(5):\n    ask()\n    print('answered')")
+    result = run_command("run", "--ledger", tmp_path / "ledger.db", "--budget", "0.00001", path, ledger.url())
+
+    assert (1, "answered\nanswered\n", 2) == (result.returncode, result.stdout, ledger.total().requests)
+    refusal = (
+        "token_handlers.errors.BudgetExceeded: gpt-4o-mini was not called: budget 'run' has max_cost=0.00001 USD: "
+    )
+    assert result.stderr.index(refusal) < result.stderr.index("Total")
+    assert "0.0000165" in result.stderr.splitlines()[-1]
+    with SQLiteLedger(tmp_path / "ledger.db") as kept:
+        assert billed(ledger)["prompt"] == kept.totals().prompt_tokens
+
+
+def test_a_budget_that_the_program_minds(script, ledger):
+    """A program that catches the error goes on, without any call; threads are under the budget as well."""
+    path = script(
+        CALL
+        + """
+import threading
+from token_handlers import BudgetExceeded
+def work():
+    try:
+        ask()
+    except BudgetExceeded as error:
+        print(error.scope, error.limit)
+ask()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+    )
+    result = run_command("run", "--json", "--budget", "0.000009", path, ledger.url())
+
+    assert (0, "budget 'run' max_cost\n", 1) == (result.returncode, result.stdout, ledger.total().requests)
+    assert 1 == told(result)["successful_requests"]
+
+
+def test_a_budget_for_llama_index(script, ledger):
+    """It holds for LlamaIndex's calls, too."""
+    result = run_command("run", "--budget", "0.000009", script(LLAMA_INDEX), ledger.url(usage="always"))
+
+    assert (1, 1) == (result.returncode, ledger.total().requests)
+    assert "BudgetExceeded: gpt-4o-mini was not called" in result.stderr
+    assert "Total" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("budget", ["0", "-1", "nan", "inf", "much", ""])
+def test_a_budget_that_is_none(script, budget):
+    """What is no budget is an error of one line that names it, and the program is not started."""
+    result = run_command("run", "--budget", budget, script("print('started')"))
+
+    assert (2, "") == (result.returncode, result.stdout)
+    error = f"token-handlers run: error: argument --budget: USD, more than 0, not {budget!r}"
+    assert error == result.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""The command line: token-handlers run, report, sessions, price, ingest, export, reprice, doctor and demo."""
+"""The command line: token-handlers run, report, sessions, price, ingest, export, reprice, doctor, guide and demo."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from importlib.metadata import version
 from token_handlers.commands import WrongUsage
 from token_handlers.errors import TokenHandlersError
 
-COMMANDS = ("run", "report", "sessions", "price", "ingest", "export", "reprice", "doctor", "demo")
+COMMANDS = ("run", "report", "sessions", "price", "ingest", "export", "reprice", "doctor", "guide", "demo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

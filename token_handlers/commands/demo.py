@@ -6,13 +6,14 @@ import os
 from pydantic import SecretStr
 
 from token_handlers.commands import WrongUsage
-from token_handlers.commands.options import Commands
+from token_handlers.commands.options import Commands, add_json
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser("demo", help="real clients against an embedded server, beside what it billed")
     parser.add_argument("--live", action="store_true", help="against OpenAI, with the key in OPENAI_API_KEY")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -21,8 +22,8 @@ def run(options: argparse.Namespace) -> int:
     from token_handlers.demo.run import run_demo
 
     if not options.live:
-        return run_demo()
+        return run_demo(as_json=options.json)
     key = os.environ.get("OPENAI_API_KEY")
     if not key:
         raise WrongUsage("demo --live needs an OpenAI key: set OPENAI_API_KEY")
-    return run_demo(SecretStr(key))
+    return run_demo(SecretStr(key), as_json=options.json)

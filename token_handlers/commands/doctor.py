@@ -4,6 +4,7 @@ import argparse
 import textwrap
 
 from token_handlers.commands.options import Commands, add_json, add_ledger, print_json
+from token_handlers.guide import WHY
 
 REASONS = (
     "Nothing is tracked: no `with track_tokens()`, no handler in a callbacks list, and not `token-handlers run`.",
@@ -51,7 +52,7 @@ def _print(versions: dict[str, str | None], seen: dict[str, str], notes: list[st
     _print_part("Environment", [f"{name}={value}" for name, value in seen.items()] or ["no variable of ours is set"])
     _print_part("Tracking and records", notes)
     _print_part("Problems", problems or ["none"])
-    _print_part("Why a count may be zero", [f"- {reason}" for reason in REASONS])
+    _print_part("Why a count may be zero", [*(f"- {reason}" for reason in REASONS), f"All causes and remedies: {WHY}"])
 
 
 def _print_part(title: str, lines: list[str]) -> None:

@@ -109,7 +109,7 @@ class _Closing:
         os.kill(os.getpid(), signal_number)
 
     def _finish(self) -> None:
-        recording._record_open_calls()  # noqa: SLF001 (as the end of the process does)
+        recording.record_open_calls()
         if self.ledger is not None:
             self.ledger.flush(LAST_SECONDS)
         self()

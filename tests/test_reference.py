@@ -1,0 +1,44 @@
+"""The reference: docstrings that pdoc renders without a warning."""
+
+import importlib
+import subprocess
+import sys
+
+import pdoc
+import pytest
+
+from tests.guide_pages import ROOT
+
+MODULES = (
+    "token_handlers",
+    "token_handlers.langchain",
+    "token_handlers.llama_index",
+    "token_handlers.sinks.sqlite",
+    "token_handlers.sinks.redis",
+    "token_handlers.sinks.otel",
+    "token_handlers.sinks.agentsight",
+    "token_handlers.tokenizer",
+    "token_handlers.pytest_plugin",
+)
+
+
+def test_pdoc_renders_the_package(tmp_path):
+    """`pdoc token_handlers` says nothing, and each public name is on its page with what it is for."""
+    command = [sys.executable, "-m", "pdoc", "token_handlers", "-o", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+
+    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
+    page = (tmp_path / "token_handlers.html").read_text("utf-8")
+    assert [] == [name for name in importlib.import_module("token_handlers").__all__ if f'id="{name}"' not in page]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_pdoc_renders_each_module(name):
+    """So it does the modules of the frameworks and sinks, once what they export has been asked for."""
+    module = importlib.import_module(name)
+    for public in getattr(module, "__all__", ()):
+        assert getattr(module, public).__doc__
+    pages = pdoc.doc.Module(module)
+    text = pdoc.render.html_module(pages, all_modules={name: pages})
+
+    assert [] == [public for public in getattr(module, "__all__", ()) if f'id="{public}"' not in text]
