@@ -14,14 +14,15 @@ from token_handlers import (
     TokenCounter,
     TokenHandlersError,
     add_sink,
-    recording,
     remove_sink,
     shared_counter,
     track_tokens,
     uninstall,
 )
+from token_handlers.calls import Call
 from token_handlers.conversation import ConversationTracker
-from token_handlers.recording import Call, record, show_everywhere
+from token_handlers.process import process
+from token_handlers.recording import record, show_everywhere
 from token_handlers.sinks.agentsight import AgentSightClient, SendFailed
 from token_handlers.sinks.sqlite import SQLiteLedger
 
@@ -271,11 +272,11 @@ def test_wrong_settings_are_refused():
 def test_making_one_turns_on_automatic_tracking(monkeypatch):
     """AGENTSIGHT_TOKEN_HANDLER_TYPE is read when a tracker is made, not at import."""
     ConversationTracker("c1")
-    assert set() == recording.automatic
+    assert set() == process.automatic
     monkeypatch.setenv("AGENTSIGHT_TOKEN_HANDLER_TYPE", "LangChain")
     ConversationTracker("c1")
 
-    assert {"langchain"} == recording.automatic
+    assert {"langchain"} == process.automatic
 
 
 def test_the_environments_settings(api, monkeypatch):

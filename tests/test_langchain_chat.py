@@ -245,3 +245,15 @@ def test_tags_of_the_run(ledger):
         chain.invoke({"x": "hi"}, config={"tags": ["nightly"]})
 
     assert {"nightly"} == set(counter.by("tag"))
+
+
+def test_on_record(ledger):
+    """on_record calls back with the record of each call of the counter when it ends, not when a total is read."""
+    seen = []
+    with track_tokens() as counter:
+        counter.on_record(seen.append)
+        chat(ledger).invoke("What is the weather?")
+        assert [billed(ledger)["prompt"]] == [record.usage.input_tokens for record in seen]
+    chat(ledger).invoke("What is the weather?")
+
+    assert 1 == len(seen)

@@ -7,7 +7,8 @@ from llama_index.llms.openai import OpenAI, OpenAIResponses
 
 from tests.bills import billed, counted
 from tests.llama_index_clients import MESSAGES, drain, make_llm, no_swallowed_faults, run
-from token_handlers import recording, track_tokens
+from token_handlers import track_tokens
+from token_handlers.calls import open_calls
 from token_handlers.llama_index import LlamaIndexTokenHandler, calls, report_stream_usage
 
 
@@ -17,7 +18,7 @@ def _no_faults():
     with no_swallowed_faults():
         yield
     assert {} == calls._open
-    assert not any(isinstance(call, calls.ModelCall) for call in recording._open_calls)
+    assert not any(isinstance(call, calls.ModelCall) for call in open_calls)
 
 
 WAYS = {

@@ -8,7 +8,8 @@ from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index_instrumentation import root_dispatcher
 
 from tests.llama_index_clients import MESSAGES, Answering, answer, drain, no_swallowed_faults
-from token_handlers import install, recording, shared_counter, track_tokens, uninstall
+from token_handlers import install, shared_counter, track_tokens, uninstall
+from token_handlers.calls import open_calls
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.spans import current
 
@@ -103,7 +104,7 @@ def test_nothing_stays_open():
             make_llm().complete("one")
 
     assert {} == calls._open
-    assert not any(isinstance(call, calls.ModelCall) for call in recording._open_calls)
+    assert not any(isinstance(call, calls.ModelCall) for call in open_calls)
 
 
 def test_other_span_handlers_are_served():

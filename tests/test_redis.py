@@ -327,7 +327,8 @@ def test_the_end_of_a_program_sends_what_waits(valkey, namespace, counter):
     """A program that just ends sends its records, those of calls that were still open included."""
     program = f"""
         from token_handlers import Usage, UsageRecord, add_sink
-        from token_handlers.recording import Call, open_call
+        from token_handlers.calls import Call
+        from token_handlers.recording import open_call
         from token_handlers.sinks.redis import RedisCounter
 
         class Open(Call):

@@ -230,6 +230,39 @@ def test_a_backlog_outlives_the_process(valkey, namespace, tmp_path):
     counter.close()
 
 
+def test_a_backlog_with_what_nothing_can_add(valkey, namespace, tmp_path):
+    """A record of the backlog that the server can't add exactly is dropped, counted, and not looked at again."""
+    ledger = Ledger(tmp_path / "ledger")
+    ledger(call(event_id="endless", sent=2**50))
+    ledger(call(event_id="next"))
+    counter = RedisCounter(valkey.url, namespace, backlog=ledger)
+
+    assert counter.flush(10)
+    assert (1, 1, []) == (requests(counter), counter.dropped, ledger.unsent(10))
+    counter.close()
+
+
+def test_a_backlog_that_fails(valkey, namespace, caplog):
+    """A backlog that raises keeps no record, and nobody who flushes, from their server; it is said once."""
+
+    class Broken:
+        def unsent(self, limit):
+            raise OSError("the disk is gone")
+
+        sent = unsent
+
+    raise_faults(False)
+    try:
+        counter = RedisCounter(valkey.url, namespace, backlog=Broken())
+        counter(call())
+        assert counter.flush(10)
+        assert 1 == requests(counter)
+        counter.close()
+    finally:
+        raise_faults(True)
+    assert "failed with OSError" in caplog.text
+
+
 def test_a_replica_that_is_promoted(caplog):
     """While the server we reach may not write, as after a failover, records wait; they arrive when it may."""
     with Valkey() as primary, Valkey(replicaof=f"127.0.0.1 {primary.port}") as replica:

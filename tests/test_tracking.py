@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import pytest
 
 from token_handlers import TokenCounter, shared_counter, track_tokens
-from token_handlers.recording import Call, record, show_everywhere
+from token_handlers.calls import Call
+from token_handlers.recording import record, show_everywhere
 from token_handlers.scopes import active_scopes
 
 
@@ -106,14 +107,16 @@ def test_an_open_call_is_shown_as_an_estimate_until_it_ends():
     )
 
 
-def test_a_reset_takes_an_estimate_away_for_good():
-    """An estimate that a reset took is not taken again when the call ends."""
+def test_a_reset_leaves_open_calls_to_what_comes_after():
+    """A call that is shown as an estimate is not in what a reset returns, is shown after it, and counts once."""
     with track_tokens() as counter:
         call = start()
-    counter.reset()
-    end(call)
 
-    assert (1, 0) == (counter.prompt_tokens, counter.estimated_requests)
+    assert 0 == counter.reset().prompt_tokens
+    assert (1, 1) == (counter.estimated_requests, counter.prompt_tokens)
+    end(call)
+    assert (0, 1) == (counter.estimated_requests, counter.successful_requests)
+    assert 1 == counter.reset().successful_requests
 
 
 def test_an_estimate_shown_twice_counts_once():

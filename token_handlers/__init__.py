@@ -1,22 +1,22 @@
 """What every LangChain and LlamaIndex call used and cost."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from token_handlers.budget import Budget
+from token_handlers.conversation import ConversationTracker
 from token_handlers.counter import TokenCounter
 from token_handlers.errors import BudgetExceeded, MissingDependency, TokenHandlersError
 from token_handlers.install import install, uninstall
 from token_handlers.payloads import usage_from_payload
 from token_handlers.pricing import set_price
-from token_handlers.recording import add_sink, remove_sink, shared_counter
+from token_handlers.process import shared_counter
+from token_handlers.recording import add_sink, remove_sink
+from token_handlers.sessions import get_llm_token_usage_for_session
 from token_handlers.tracking import track_tokens
 from token_handlers.usage import Usage, UsageRecord, UsageTotals
 
 if TYPE_CHECKING:
-    from token_handlers.conversation import ConversationTracker
-    from token_handlers.langchain import get_openai_callback
-    from token_handlers.sessions import get_llm_token_usage_for_session
+    from token_handlers.langchain import callback
 
 __all__ = [
     "Budget",
@@ -41,19 +41,11 @@ __all__ = [
 ]
 
 
-# These need a framework, an HTTP client or a database, none of which importing this package is to load.
-_HOMES = {
-    "ConversationTracker": "conversation",
-    "get_llm_token_usage_for_session": "sessions",
-    "get_openai_callback": "langchain",
-}
+def get_openai_callback() -> "callback.get_openai_callback":
+    """Count the LangChain calls inside the block; yields a LangChainTokenHandler, for every provider's models.
 
+    In place of langchain-community's, with its attributes and its printed lines. LangChain is imported by the call.
+    """
+    from token_handlers.langchain import callback
 
-def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(f"token_handlers.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return callback.get_openai_callback()

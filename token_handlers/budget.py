@@ -4,14 +4,16 @@ What a call may use is held while it is under way, so that calls at the same tim
 end what it really used is booked in place of that.
 """
 
+import inspect
 import logging
 import threading
 import uuid
+import weakref
 from collections.abc import Callable
 from decimal import ROUND_CEILING, Decimal
-from typing import Literal
+from typing import ClassVar, Literal
 
-from token_handlers.budget_accounts import Accounts
+from token_handlers.budget_accounts import Accounts, current_window
 from token_handlers.budget_terms import (
     Amounts,
     Asked,
@@ -25,6 +27,7 @@ from token_handlers.budget_terms import (
     check_store,
     checked_callback,
     checked_limits,
+    checked_share,
     exact,
     one_of,
     text,
@@ -35,9 +38,7 @@ __all__ = ["Amounts", "Budget", "BudgetWarning", "Spent"]
 
 logger = logging.getLogger("token_handlers")
 
-RESERVATION_SECONDS = 600.0
-"""How long a fleet's store holds what a call reserved whose process died."""
-
+HOLD_SECONDS = 600.0
 _MAX_WARNED = 10_000
 _NANO = Decimal(10) ** -9
 
@@ -61,8 +62,12 @@ class Budget:
 
     ``store`` is a RedisCounter: the budget is then one for all processes that name the same ``scope``. ``on_outage``
     says what happens while its server can't be used: 'fail_open' (calls are sent, and booked later) or 'fail_closed'
-    (they raise BudgetExceeded). There is no default.
+    (they raise BudgetExceeded). There is no default. What a call holds there whose process died is free again after
+    ``hold_seconds``, by default 600, which is to be longer than any call takes.
     """
+
+    any_made: ClassVar[bool] = False
+    """Whether the process ever made one: where not, calls need not be looked at."""
 
     def __init__(
         self,
@@ -79,25 +84,28 @@ class Budget:
         scope: str | None = None,
         store: Store | None = None,
         on_outage: Literal["fail_open", "fail_closed"] | None = None,
+        hold_seconds: float | None = None,
     ) -> None:
+        Budget.any_made = True
+        _budgets.add(self)
         self._limits = checked_limits(max_cost, max_tokens, max_requests)
         if not any(self._limits.values()):
             raise ValueError("a Budget needs a limit: max_cost, max_tokens or max_requests")
         self._per = one_of("per", per, (None, "hour", "day", "month"))
         self._each = one_of("each", each, (None, "session", "user"))
         self._unpriced = one_of("unpriced", unpriced, ("warn", "allow", "refuse"))
-        if warn_at is not None and not 0 < warn_at <= 1:
-            raise ValueError(f"warn_at is a share of the limit, more than 0 and at most 1, not {warn_at!r}")
-        self._warn_at = Decimal(str(warn_at)) if warn_at is not None else None
+        self._warn_at = checked_share("warn_at", warn_at)
         self._on_warning = checked_callback("on_warning", on_warning)
         self._on_exceeded = checked_callback("on_exceeded", on_exceeded)
-        check_store(store, scope, on_outage)
+        check_store(store, scope, on_outage, hold_seconds)
+        self._hold_seconds = HOLD_SECONDS if hold_seconds is None else hold_seconds
         self.scope = scope
         self._store = store if store is not None else Accounts(per)
         self._is_shared = store is not None
         self._fails_open = on_outage == "fail_open"
-        self._warnings = threading.Lock()
-        self._warned: dict[tuple[str | None, str], Amounts] = {}
+        self._warnings = threading.RLock()  # what the garbage collector ends may be booked in the middle of it
+        self._warned: dict[tuple[str | None, str, str], None] = {}
+        self._refusals: weakref.WeakSet[BudgetExceeded] = weakref.WeakSet()
 
     @property
     def limits(self) -> Limits:
@@ -113,8 +121,8 @@ class Budget:
     ) -> None:
         """Replace the limits that are given; the others stay, and it warns anew."""
         given = checked_limits(max_cost, max_tokens, max_requests)
-        self._limits = {name: limit if given[name] is None else given[name] for name, limit in self._limits.items()}
         with self._warnings:
+            self._limits = {name: limit if given[name] is None else given[name] for name, limit in self._limits.items()}
             self._warned.clear()
 
     def spent(self, name: str | None = None) -> Amounts:
@@ -128,9 +136,18 @@ class Budget:
         """Return what the calls that are under way hold, likewise."""
         return self._store.spent(self._account(name), self._per).reserved
 
+    def refused(self, error: BudgetExceeded) -> bool:
+        """Return whether it was this budget that refused, where several hold."""
+        return error in self._refusals
+
     def __repr__(self) -> str:
         limits = ", ".join(f"{name}={limit}" for name, limit in self._limits.items() if limit is not None)
         return f"<Budget {self._title(None)}: {limits}>"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes have it too."""
+        return self._is_shared
 
     @property
     def prices(self) -> bool:
@@ -146,13 +163,15 @@ class Budget:
         """Hold what a call may use; raise BudgetExceeded where there is no room for it, and nobody allows it."""
         name = self._name(asked.session, asked.user)
         if asked.cost is None and self.prices:
-            self._check_unpriced(asked, name)
+            error = self._unpriced_refusal(asked, name)
+            if error is not None and not self._allows(error):
+                raise error
         hold = Hold(self._account(name), uuid.uuid4().hex)
         cost = (asked.cost or Decimal(0)).quantize(_NANO, ROUND_CEILING, exact)
         amounts = Amounts(cost, asked.tokens, 1)
         error = self._hold(hold, amounts, self._limits, name, asked.model)
         if error is not None:
-            if self._on_exceeded is None or not shielded(self._on_exceeded)(error):
+            if not self._allows(error):
                 raise error
             self._hold(hold, amounts, {}, name, asked.model)
         return hold
@@ -164,16 +183,18 @@ class Budget:
         cost, tokens, requests = amounts
         self._store.settle(hold.account, hold.reservation, cost=cost, tokens=tokens, requests=requests, wait=False)
         if not self._is_shared:  # asking a fleet's store would take time: reserving does that anyway
-            self._warn(name, self._store.spent(hold.account).spent)
+            window = current_window(self._per)
+            self._warn(name, self._store.spent(hold.account).spent, window)
 
-    def release(self, hold: Hold) -> None:
-        """Let go of what a call held that used nothing."""
-        self._store.release(hold.account, hold.reservation, wait=False)
+    def release(self, hold: Hold, *, wait: bool = False) -> None:
+        """Let go of what a call held that used nothing; with ``wait`` before this returns."""
+        self._store.release(hold.account, hold.reservation, wait=wait)
 
     def _hold(
         self, hold: Hold, amounts: Amounts, limits: Limits, name: str | None, model: str | None
     ) -> BudgetExceeded | None:
         cost, tokens, requests = amounts
+        window = current_window(self._per)
         try:
             answer = self._store.reserve(
                 hold.account,
@@ -183,15 +204,24 @@ class Budget:
                 requests=requests,
                 limits=limits,
                 window=self._per,
-                ttl=RESERVATION_SECONDS,
+                ttl=self._hold_seconds,
             )
         except StoreUnavailable as error:
             if self._fails_open or not limits:
                 return None
             return self._refusal(model, f"{self._title(name)} fails closed: {error}", name)
         if self._is_shared:
-            self._warn(name, answer.spent)
+            self._warn(name, answer.spent, window)
         return None if answer.exceeded is None else self._exceeded(answer.exceeded, answer, amounts, name, model)
+
+    @shielded
+    def _allows(self, error: BudgetExceeded) -> bool:
+        """Return whether on_exceeded lets a call be sent all the same."""
+        answer = self._on_exceeded(error) if self._on_exceeded is not None else False
+        if inspect.iscoroutine(answer):  # it would be true, and nobody awaits it
+            answer.close()
+            raise TypeError(f"on_exceeded must be an ordinary function, but {self._on_exceeded!r} is asynchronous")
+        return bool(answer)
 
     def _exceeded(
         self, limit: str, answer: Reserved, amounts: Amounts, name: str | None, model: str | None
@@ -216,45 +246,50 @@ class Budget:
         spent: Decimal | int | None = None,
     ) -> BudgetExceeded:
         message = f"{model or 'the model'} was not called: {reason}"
-        return BudgetExceeded(message, scope=self._title(name), limit=limit, maximum=maximum, spent=spent, model=model)
+        error = BudgetExceeded(message, scope=self._title(name), limit=limit, maximum=maximum, spent=spent, model=model)
+        self._refusals.add(error)
+        return error
 
-    def _check_unpriced(self, asked: Asked, name: str | None) -> None:
+    def _unpriced_refusal(self, asked: Asked, name: str | None) -> BudgetExceeded | None:
         if self._unpriced == "refuse":
             reason = f"it has no price, and {self._title(name)} has a max_cost: set_price({asked.model!r}, ...)"
-            raise self._refusal(asked.model, reason, name, "max_cost", self._limits["max_cost"])
-        if self._unpriced == "warn" and self._is_news((None, str(asked.model)), Amounts()):
+            return self._refusal(asked.model, reason, name, "max_cost", self._limits["max_cost"])
+        if self._unpriced == "warn" and self._is_news((None, str(asked.model), "")):
             logger.warning(
                 "%s has no price, so %s does not see its cost: set_price(%r, ...), or Budget(unpriced='refuse')",
                 asked.model or "the model",
                 self._title(None),
                 asked.model,
             )
+        return None
 
-    def _warn(self, name: str | None, spent: Amounts) -> None:
+    def _warn(self, name: str | None, spent: Amounts, window: str) -> None:
+        """Warn of what was spent in a window, which is named before asking what was spent: a new one has spent less."""
         if self._warn_at is None:
             return
         for limit, maximum in self._limits.items():
             if maximum is None or spent.under(limit) < maximum * self._warn_at:
                 continue
-            if self._is_news((name, limit), spent):
+            if self._is_news((name, limit, window)):
                 warning = BudgetWarning(self._title(name), limit, maximum, spent.under(limit))
                 shielded(self._on_warning or _log)(warning)
 
-    def _is_news(self, about: tuple[str | None, str], spent: Amounts) -> bool:
-        """Return whether it did not warn of this; what is spent only falls when a new window begins."""
+    def _is_news(self, about: tuple[str | None, str, str]) -> bool:
+        """Return whether it did not warn of this."""
         with self._warnings:
-            before = self._warned.get(about)
-            if before is None and len(self._warned) >= _MAX_WARNED:
+            if about in self._warned:
+                return False
+            if len(self._warned) >= _MAX_WARNED:
                 self._warned.pop(next(iter(self._warned)))
-            self._warned[about] = spent
-        return before is None or spent < before
+            self._warned[about] = None
+        return True
 
     def _name(self, session: str | None, user: str | None) -> str | None:
         return {"session": session, "user": user}.get(self._each or "")
 
     def _account(self, name: str | None) -> str:
         """Return the name under which the store has the amounts; a fleet's has those of other budgets too."""
-        parts = (self.scope or "budget", name)
+        parts = (self.scope or "budget", self._each, name)
         return "/".join(part for part in parts if part is not None)
 
     def _title(self, name: str | None) -> str:
@@ -262,6 +297,17 @@ class Budget:
         if name is not None:
             title += f" of {self._each} {name!r}"
         return f"{title} per {self._per}" if self._per is not None else title
+
+
+_budgets: "weakref.WeakSet[Budget]" = weakref.WeakSet()
+
+
+def renew_locks() -> None:
+    """Replace in a forked child what a thread of the parent may have held."""
+    for budget in _budgets:
+        budget._warnings = threading.RLock()  # noqa: SLF001 (this module's own)
+        if isinstance(budget._store, Accounts):  # noqa: SLF001 (likewise)
+            budget._store.renew_lock()  # noqa: SLF001 (likewise)
 
 
 def _log(warning: BudgetWarning) -> None:

@@ -1,10 +1,13 @@
 """Accounts: what a budget's sessions or users have spent in this process, and what their calls hold."""
 
+import logging
 import threading
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from token_handlers.budget_terms import Amounts, Limits, Reserved, Spent, passed
+
+logger = logging.getLogger("token_handlers")
 
 MAX_ACCOUNTS = 10_000
 """How many sessions or users are held apart; those that come later share one account, OTHERS."""
@@ -12,6 +15,16 @@ MAX_ACCOUNTS = 10_000
 OTHERS = "(other)"
 
 _WINDOWS = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
+
+
+def now() -> datetime:
+    """Return the time that says which window it is."""
+    return datetime.now(UTC)
+
+
+def current_window(window: str | None) -> str:
+    """Return the name of the present hour, day or month (UTC); without a window there is but one, ''."""
+    return now().strftime(_WINDOWS[window]) if window is not None else ""
 
 
 class _Account:
@@ -26,10 +39,12 @@ class Accounts:
     """A store of this process, of sums by window ('hour', 'day', 'month', UTC) or of all; it ends with the process."""
 
     def __init__(self, window: str | None = None) -> None:
-        self._format = _WINDOWS[window] if window is not None else ""
+        self._window = window
         self._lock = threading.RLock()
         self._accounts: dict[str, _Account] = {}
         self._held: dict[str, tuple[_Account, Amounts]] = {}
+        self._swept: str | None = None
+        self._warned = False
 
     def reserve(
         self,
@@ -54,6 +69,10 @@ class Accounts:
                 self._held[reservation] = account, amounts
             return Reserved(exceeded is None, exceeded, account.spent, before)
 
+    def renew_lock(self) -> None:
+        """Replace the lock: for a forked child, in which a thread that held it does not exist."""
+        self._lock = threading.RLock()
+
     def settle(
         self, scope: str, reservation: str, *, cost: Decimal, tokens: int, requests: int = 1, wait: bool = True
     ) -> bool:
@@ -71,7 +90,12 @@ class Accounts:
     def spent(self, scope: str, window: str | None = None) -> Spent:
         """Return what an account has spent in the window, and what its calls hold."""
         with self._lock:
-            account = self._account(scope)
+            account = self._accounts.get(scope)
+            if account is None and len(self._accounts) >= MAX_ACCOUNTS:
+                account = self._accounts.get(OTHERS)
+            if account is None:
+                return Spent(Amounts(), Amounts())
+            account = self._turned(account, current_window(self._window))
             return Spent(account.spent, account.held)
 
     def _let_go(self, reservation: str) -> _Account | None:
@@ -79,21 +103,19 @@ class Accounts:
         if account is None:
             return None
         account.held = account.held.minus(amounts)
-        return self._turned(account, self._window())
+        return self._turned(account, current_window(self._window))
 
     def _account(self, name: str) -> _Account:
-        window = self._window()
+        window = current_window(self._window)
         account = self._accounts.get(name)
         if account is None:
-            if len(self._accounts) >= MAX_ACCOUNTS:
+            if len(self._accounts) >= MAX_ACCOUNTS and window != self._swept:
                 self._forget_windows(window)
             if len(self._accounts) >= MAX_ACCOUNTS:
                 name = OTHERS
+                self._warn_full()
             account = self._accounts.setdefault(name, _Account(window))
         return self._turned(account, window)
-
-    def _window(self) -> str:
-        return datetime.now(UTC).strftime(self._format) if self._format else ""
 
     @staticmethod
     def _turned(account: _Account, window: str) -> _Account:
@@ -102,6 +124,15 @@ class Accounts:
         return account
 
     def _forget_windows(self, window: str) -> None:
+        self._swept = window
         for name, account in list(self._accounts.items()):
             if account.window != window and account.held == Amounts():
                 del self._accounts[name]
+
+    def _warn_full(self) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "a budget has %d sessions or users: those that come now share one account; a store= has them all",
+                MAX_ACCOUNTS,
+            )

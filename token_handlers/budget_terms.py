@@ -12,6 +12,7 @@ Limits = Mapping[str, Decimal | int | None]
 LIMITS = {"max_cost": "cost", "max_tokens": "tokens", "max_requests": "requests"}
 """Each limit, and the amount that it is for, in the order in which they are checked."""
 
+LONGEST_HOLD = 10**9
 exact = Context(prec=60)
 
 T = TypeVar("T")
@@ -153,6 +154,16 @@ def _usd(value: Decimal | str | float) -> Decimal:
     return cost
 
 
+def checked_share(name: str, value: float | None) -> Decimal | None:
+    """Return a share of a limit, exact."""
+    if value is None:
+        return None
+    is_number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not 0 < value <= 1:
+        raise ValueError(f"{name} is a share of the limit, more than 0 and at most 1, not {value!r}")
+    return Decimal(str(value))
+
+
 def one_of(name: str, value: T, values: tuple[object, ...]) -> T:
     """Return a value that is one of these."""
     if value not in values:
@@ -162,19 +173,27 @@ def one_of(name: str, value: T, values: tuple[object, ...]) -> T:
 
 def checked_callback(name: str, callback: C | None) -> C | None:
     """Return a callback that can be called where nothing can be awaited."""
-    if callback is not None and (not callable(callback) or inspect.iscoroutinefunction(callback)):
+    if callback is not None and (not callable(callback) or _is_async(callback)):
         raise TypeError(f"{name} must be an ordinary function of one argument, not {callback!r}")
     return callback
 
 
-def check_store(store: object, scope: str | None, on_outage: str | None) -> None:
+def _is_async(callback: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__)
+
+
+def check_store(store: object, scope: str | None, on_outage: str | None, hold_seconds: float | None) -> None:
     """Raise where a budget's store is none, or what it needs was not said."""
     if scope is not None and (not isinstance(scope, str) or not scope):
         raise ValueError(f"scope must be a non-empty string, not {scope!r}")
+    if hold_seconds is not None and not 0 < hold_seconds <= LONGEST_HOLD:
+        raise ValueError(f"hold_seconds must be seconds, more than 0, not {hold_seconds!r}")
     one_of("on_outage", on_outage, (None, "fail_open", "fail_closed"))
     if store is None:
         if on_outage is not None:
             raise ValueError("on_outage is for a budget with a store")
+        if hold_seconds is not None:
+            raise ValueError("hold_seconds is for a budget with a store")
     elif not callable(getattr(store, "reserve", None)):
         raise TypeError(f"store must be a RedisCounter, not {store!r}")
     elif scope is None or on_outage is None:

@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from token_handlers.budget import Budget
 from token_handlers.counter import TokenCounter
 from token_handlers.install import Settings, install
-from token_handlers.recording import add_sink, record_manual, shared_counter
+from token_handlers.process import shared_counter
+from token_handlers.recording import add_sink, record_manual
 from token_handlers.scopes import NO_LABELS, active_scopes
 from token_handlers.sessions import Ledger, configured_ledger
 from token_handlers.sinks.agentsight import DEFAULT_ENDPOINT, AgentSightClient, SendFailed
@@ -76,7 +77,7 @@ class ConversationTracker:
         self._budget = budget
         self._is_shared = conversation_id is None
         settings = Settings()
-        self.conversation_id = conversation_id or _text(settings.conversation_id)
+        self.conversation_id: str | None = conversation_id or _text(settings.conversation_id)
         self._unsent = _shared_unsent if self._is_shared else Unsent(TokenCounter())
         handler_type = _text(settings.token_handler_type)
         if handler_type is not None:

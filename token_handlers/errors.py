@@ -14,6 +14,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import ParamSpec, TypeVar
 
+from token_handlers.guide import WHY
+
 logger = logging.getLogger("token_handlers")
 
 P = ParamSpec("P")
@@ -99,4 +101,5 @@ def _log_once(where: str, error: Exception) -> None:
     fault = where, type(error).__name__
     if fault not in _seen_faults:
         _seen_faults.add(fault)
-        logger.error("%s failed with %s; the application goes on, and this is logged once", *fault, exc_info=error)
+        message = "%s failed with %s; the application goes on, and this is logged once (%s)"
+        logger.error(message, *fault, WHY, exc_info=error)

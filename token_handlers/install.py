@@ -2,12 +2,14 @@
 
 import importlib.util
 import logging
+from typing import ClassVar
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from token_handlers import recording
 from token_handlers.budget import Budget
+from token_handlers.guide import WHY
+from token_handlers.process import process, unwatch_llama_index, watch_frameworks
 from token_handlers.scopes import any_entered
 
 logger = logging.getLogger("token_handlers")
@@ -21,7 +23,9 @@ _warned: set[str] = set()
 class Settings(BaseSettings):
     """What the environment says; read when it is used, so that setting a variable after the import works."""
 
-    model_config = SettingsConfigDict(env_prefix="AGENTSIGHT_", extra="ignore", hide_input_in_errors=True)
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix="AGENTSIGHT_", extra="ignore", hide_input_in_errors=True
+    )
 
     token_handler_type: str | None = None
     api_key: SecretStr | None = None
@@ -51,7 +55,7 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None) ->
         text = "auto"
     wanted = parse_handler_type(text)
     if budget is not None:
-        recording.add_budget(budget)
+        process.budgets = (*(other for other in process.budgets if other is not budget), budget)
     present = {name for name in wanted if _is_installed(name)}
     if text.strip().lower() != "auto":
         for name in wanted - present:
@@ -61,8 +65,8 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None) ->
 
         configured_ledger(settings)
     if present:
-        recording.automatic.update(present)
-        recording.watch_frameworks()
+        process.automatic.update(present)
+        watch_frameworks()
 
 
 def uninstall() -> None:
@@ -70,10 +74,10 @@ def uninstall() -> None:
 
     The budgets that install() was given are let go.
     """
-    recording.automatic.clear()
-    recording.remove_budgets()
+    process.automatic.clear()
+    process.budgets = ()
     if not any_entered():
-        recording.unwatch_llama_index()
+        unwatch_llama_index()
 
 
 def parse_handler_type(text: str) -> set[str]:
@@ -103,5 +107,9 @@ def _warn_missing(name: str) -> None:
         _warned.add(name)
         module, extra = FRAMEWORKS[name]
         logger.warning(
-            "%s is not installed, so %s calls are not tracked: pip install 'token-handlers[%s]'", module, name, extra
+            "%s is not installed, so %s calls are not tracked: pip install 'token-handlers[%s]' (%s)",
+            module,
+            name,
+            extra,
+            WHY,
         )

@@ -94,14 +94,23 @@ class Plan:
         """USD, or None without counts; raises ValueError where they contradict each other or leave the price open."""
         if not counts or self._exact is None:
             return None
+        steps = self.steps(counts)
+        if steps is None:
+            with localcontext(_CONTEXT):
+                return self._exact(_genai_usage(counts))
+        return self.usd(steps)
+
+    def steps(self, counts: Mapping[str, int]) -> int | None:
+        """The cost as a number of equal steps, which can be added up; None where they don't express it."""
         names = tuple(counts)
         try:
             steps = (self._sums.get(names) or self._add_sum(names))(*counts.values())
         except TypeError:  # a count that is no number
-            steps = None
-        if type(steps) is not int or steps >= _ROUNDED:
-            with localcontext(_CONTEXT):
-                return self._exact(_genai_usage(counts))
+            return None
+        return steps if type(steps) is int and steps < _ROUNDED else None
+
+    def usd(self, steps: int) -> Decimal:
+        """What so many steps are."""
         return _CONTEXT.multiply(steps, self._tiers.step) if steps else _FREE
 
     def _add_sum(self, names: tuple[str, ...]) -> _Sum:

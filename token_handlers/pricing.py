@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
+from token_handlers.guide import WHY
 from token_handlers.price_names import provider_id
 from token_handlers.price_own import OwnPrice, Prices, own_price
 
@@ -54,7 +55,7 @@ class _State:
     """All that this module remembers."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # the garbage collector may end a call, and so price one, in the middle of it
         self.own: Mapping[_OwnKey, OwnPrice] = {}
         self.book: _Book | None = None
         self.warned: set[tuple[str | None, ...]] = set()
@@ -84,22 +85,35 @@ def price_call(
     A ``service_tier`` that the table has no rates for is billed at the standard rate, with a warning, once. Tokens of a
     kind that has no price of its own (cached, audio, reasoning) cost what the whole does. Prices load at first need.
     """
+    try:
+        plan = find_plan(model, provider, base_url=base_url, service_tier=service_tier, at=at, requested=requested)
+        cost = plan.cost(counts) if plan is not None else None
+    except (ValueError, OverflowError, OSError) as error:  # counts that contradict each other, a time out of range
+        _warn_once(("counts", provider, model), "a call of %r (provider %r) is unpriced: %s", model, provider, error)
+        return None
+    return None if cost is None or plan is None else Price(cost, plan.source)
+
+
+def find_plan(
+    model: str | None,
+    provider: str | None = None,
+    *,
+    base_url: str | None = None,
+    service_tier: str | None = None,
+    at: float | None = None,
+    requested: str | None = None,
+) -> "Plan | None":
+    """Return the plan by which `price_call` prices, None where there can be none; raises for a time out of range."""
     call = (model, provider, base_url, service_tier, requested)
     book = _state.book or _current_book()
     try:
         now = time.time() if at is None else at + 0.0
         plan = book.plans.get(call)
-        valid = plan is not None and plan.start <= now < plan.end and book.snapshot is book.get_snapshot()
+        if plan is not None and plan.start <= now < plan.end and book.snapshot is book.get_snapshot():
+            return plan
     except TypeError:  # a name that cannot be looked up, a time that is no number
         return None
-    try:
-        if plan is None or not valid:
-            plan = _plan(call, now)
-        cost = plan.cost(counts)
-    except (ValueError, OverflowError, OSError) as error:  # counts that contradict each other, a time out of range
-        _warn_once(("counts", provider, model), "a call of %r (provider %r) is unpriced: %s", model, provider, error)
-        return None
-    return None if cost is None else Price(cost, plan.source)
+    return _plan(call, now)
 
 
 def load_prices() -> None:
@@ -248,6 +262,6 @@ def _warn_once(key: tuple[str | None, ...], message: str, *args: object) -> None
             return
         _state.warned.add(key)
         last = len(_state.warned) == _WARNINGS_KEPT
-    logger.warning(message, *args)
+    logger.warning("%s (%s)", message % args, WHY)
     if last:
         logger.warning("this was warning %d about prices: further models are not named", _WARNINGS_KEPT)

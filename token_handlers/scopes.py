@@ -27,7 +27,7 @@ _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 Sinks = tuple[Callable[[UsageRecord], object], ...]
 Budgets = tuple[Budget, ...]
 
-_FIXTURE_DRIVERS = ("contextlib", "_pytest", "pytest", "anyio")
+_FIXTURE_DRIVERS = ("contextlib", "_pytest", "pytest", "pluggy", "anyio")
 
 
 class Labels(NamedTuple):
@@ -57,6 +57,7 @@ class Scope:
         "flow",
         "frame",
         "labels",
+        "lane",
         "left",
         "left_in",
         "outer",
@@ -73,6 +74,8 @@ class Scope:
         self.sinks = sinks
         self.budgets = budgets
         self.outer = outer
+        # What a call that starts here needs, which `lanes` alone knows; made with the first one.
+        self.lane: object = None
         # A framework's own handler for this block, which the framework's package alone knows.
         self.recorder: object = None
         self.left = False
@@ -134,6 +137,7 @@ def enter(scope: Scope, caller: FrameType) -> None:
 def leave(scope: Scope) -> None:
     """Undo `enter`, in whatever order and context the blocks are left."""
     scope.left = True
+    scope.lane = None
     _entered.discard(scope)
     if scope.frame is not None:
         _forget_frame(scope, scope.frame)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Protocol, TypedDict, runtime_checkable
 
 from token_handlers import recording
-from token_handlers.counter import SESSION_MODEL
 from token_handlers.install import Settings
+from token_handlers.process import process, shared_counter
+from token_handlers.tallies import SESSION_MODEL
 from token_handlers.usage import UsageRecord, UsageTotals
 
 
@@ -92,7 +93,7 @@ _Found = Iterator[tuple[tuple[str, str], tuple[int, int]]]
 
 
 def _in_memory(session: str) -> _Found:
-    for value, numbers in recording.shared_counter().numbers_by(SESSION_MODEL, f"{session}\0").items():
+    for value, numbers in shared_counter().numbers_by(SESSION_MODEL, f"{session}\0").items():
         name, provider, model = value.rsplit("\0", 2)
         if name == session:
             sent = numbers.get("input_tokens", 0) + numbers.get("embedding_tokens", 0)
@@ -100,7 +101,7 @@ def _in_memory(session: str) -> _Found:
 
 
 def _in_ledgers(session: str, given: Ledger | None) -> _Found:
-    asked = given, configured_ledger(), *recording._sinks  # noqa: SLF001 (they are nowhere else)
+    asked = given, configured_ledger(), *process.sinks
     for ledger in dict.fromkeys(sink for sink in asked if isinstance(sink, Ledger)):
         sums: dict[tuple[str, str], tuple[int, int]] = {}
         for (provider, model, _), totals in ledger.by_session_model(session).items():

@@ -40,7 +40,7 @@ _PUBLISHED = {
 }
 
 _loaded: dict[str, "Encoding | None"] = {}
-_loading = threading.Lock()
+_loading = threading.RLock()  # the garbage collector may end a call, and so estimate one, in the middle of it
 
 
 def _folders() -> Iterator[Path]:

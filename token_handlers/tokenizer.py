@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from token_handlers.errors import logger
+from token_handlers.guide import WHY
 from token_handlers.token_classes import Vocabulary, count_by_class
 from token_handlers.token_tools import render_tools
 from token_handlers.token_vocabulary import load, loaded, may_wait
@@ -147,8 +148,9 @@ def _ask(counter: Callable[[str], int], texts: Sequence[str]) -> int | None:
     if not _warned:
         _warned = True
         logger.warning(
-            "the counter given to set_tokenizer() %s; tokens are estimated without it: it must return an int >= 0",
+            "the counter given to set_tokenizer() %s; tokens are estimated without it: it must return an int >= 0 (%s)",
             problem,
+            WHY,
         )
     return None
 

@@ -9,9 +9,11 @@ from types import FrameType, TracebackType
 from typing import Any, NamedTuple, TypeVar, cast
 
 from token_handlers.budget import Budget
-from token_handlers.counter import BARE, TokenCounter
-from token_handlers.recording import show_open, watch_frameworks
+from token_handlers.counter import TokenCounter
+from token_handlers.process import watch_frameworks
+from token_handlers.recording import show_open
 from token_handlers.scopes import NO_LABELS, Budgets, Labels, Scope, Sinks, active_scopes, enter, is_entered_here, leave
+from token_handlers.tallies import BARE
 from token_handlers.usage import UsageRecord
 
 RESERVED = ("model", "session", "user", "langgraph_node", "tag", "provider", "operation", "day", "hour")

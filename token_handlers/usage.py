@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
@@ -32,7 +32,7 @@ class Usage(BaseModel):
     bools, floats and strings.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     input_tokens: Count = 0
     output_tokens: Count = 0
@@ -86,10 +86,11 @@ class Usage(BaseModel):
 class UsageRecord(BaseModel):
     """One call: what it used, what it cost, and the labels it carries. Numbers, names and labels only, never text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     usage: Usage = Usage()
-    model: str | None = None
+    model: str | None = Field(default=None, description="The name that the provider answered with, where it did.")
+    requested_model: str | None = Field(default=None, description="The name that was asked for, of calls as they end.")
     provider: str | None = None
     operation: Operation = "chat"
     outcome: Outcome = "success"
@@ -111,7 +112,7 @@ class UsageRecord(BaseModel):
 class UsageTotals(BaseModel):
     """A sum of calls, under the names of TokenCounter's attributes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -10,20 +10,14 @@ from typing import Any
 import wrapt
 from langchain_core.embeddings import Embeddings
 
+from token_handlers.calls import Call
 from token_handlers.counter import TokenCounter
-from token_handlers.errors import shielded
+from token_handlers.errors import BudgetExceeded, shielded
+from token_handlers.holds import release
 from token_handlers.interruptions import was_rejected
 from token_handlers.payloads import read_payload
-from token_handlers.recording import (
-    Call,
-    drop,
-    open_call,
-    record,
-    record_estimate,
-    reserve,
-    starts_count,
-    watch_frameworks,
-)
+from token_handlers.process import starts_count, watch_frameworks
+from token_handlers.recording import drop, open_call, record, record_estimate, reserve, watch_task
 from token_handlers.tokenizer import estimate_tokens
 
 _PROVIDERS = {"AzureOpenAIEmbeddings": "azure", "OpenAIEmbeddings": "openai"}
@@ -32,12 +26,23 @@ _PROVIDERS = {"AzureOpenAIEmbeddings": "azure", "OpenAIEmbeddings": "openai"}
 class _Watch:
     """One embed_* call that is being watched: whose it is, and how many of its requests the client itself reported."""
 
-    __slots__ = ("counter", "embeddings", "requests")
+    __slots__ = ("call", "counter", "embeddings", "outer", "requests")
 
-    def __init__(self, embeddings: object, counter: TokenCounter | None = None) -> None:
+    def __init__(self, embeddings: object, counter: TokenCounter | None = None, outer: "_Watch | None" = None) -> None:
         self.embeddings = embeddings
         self.counter = counter
+        self.outer = outer
         self.requests = 0
+        # What stands for the requests while the client itself reports none.
+        self.call: EmbeddingCall | None = None
+
+    def note_request(self) -> None:
+        """Note that the client reports a request, which holds what it may use itself."""
+        self.requests += 1
+        if self.call is not None:
+            release(self.call)
+        if self.outer is not None:
+            self.outer.note_request()
 
 
 class EmbeddingCall(Call):
@@ -57,7 +62,7 @@ class EmbeddingCall(Call):
         if watch.counter is not None:
             self.count_for(watch.counter)
         open_call(self)
-        self.watch_task()
+        watch_task(self)
         if self.budgets:
             reserve(self)
 
@@ -93,7 +98,9 @@ class EmbeddingCall(Call):
     @shielded
     def fail(self, error: BaseException) -> None:
         """Record a rejected request as failed, and an interrupted one as an estimate."""
-        if was_rejected(error):
+        if isinstance(error, BudgetExceeded):
+            drop(self)
+        elif was_rejected(error):
             record(self, {}, outcome="failed")
         else:
             record_estimate(self)
@@ -115,7 +122,7 @@ class TrackedEmbeddings(Embeddings):
         if not isinstance(embeddings, Embeddings):
             raise TypeError(f"TrackedEmbeddings takes LangChain embeddings, not {type(embeddings).__name__}")
         watch_frameworks()
-        self.embeddings = _inside_cache(embeddings, counter)
+        self.embeddings: Embeddings = _inside_cache(embeddings, counter)
         self._counter = counter
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
@@ -165,13 +172,13 @@ def _watching(embeddings: Embeddings, counter: TokenCounter | None, texts: Seque
         yield
         return
     watch = _Watch(embeddings, counter)
-    call = None if _reports(embeddings) else EmbeddingCall(watch, texts)
+    call = watch.call = None if _reports(embeddings) else EmbeddingCall(watch, texts)
     token = _watched.set(watch)
     try:
         yield
     except BaseException as error:
         if call is not None:
-            call.fail(error)
+            drop(call) if watch.requests else call.fail(error)
         raise
     finally:
         _watched.reset(token)
@@ -180,9 +187,10 @@ def _watching(embeddings: Embeddings, counter: TokenCounter | None, texts: Seque
 
 
 def _embed(wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: Any) -> Any:
-    if _watched.get() is not None or not starts_count("langchain"):
+    watch = _watch(instance)
+    if watch is None:
         return wrapped(*args, **kwargs)
-    token = _watched.set(_Watch(instance))
+    token = _watched.set(watch)
     try:
         return wrapped(*args, **kwargs)
     finally:
@@ -190,13 +198,22 @@ def _embed(wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: Any) -
 
 
 async def _aembed(wrapped: Callable[..., Awaitable[Any]], instance: Any, args: Any, kwargs: Any) -> Any:
-    if _watched.get() is not None or not starts_count("langchain"):
+    watch = _watch(instance)
+    if watch is None:
         return await wrapped(*args, **kwargs)
-    token = _watched.set(_Watch(instance))
+    token = _watched.set(watch)
     try:
         return await wrapped(*args, **kwargs)
     finally:
         _watched.reset(token)
+
+
+def _watch(instance: object) -> _Watch | None:
+    """Return how OpenAI's embeddings are to be watched that are called directly, or by others that have them inside."""
+    outer = _watched.get()
+    if outer is None:
+        return _Watch(instance) if starts_count("langchain") else None
+    return None if outer.embeddings is instance else _Watch(instance, outer.counter, outer)
 
 
 def _create(wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: Any) -> Any:
@@ -230,7 +247,7 @@ def _request(kwargs: dict[str, Any]) -> EmbeddingCall | None:
     watch = _watched.get()
     if watch is None:
         return None
-    watch.requests += 1
+    watch.note_request()
     return EmbeddingCall(watch, kwargs.get("input"))
 
 

@@ -3,12 +3,22 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
+from token_handlers.guide import WHY
 from token_handlers.interruptions import was_rejected
+from token_handlers.lanes import Spent
 from token_handlers.langchain.runs import Run, message_text, settle_batch
-from token_handlers.payloads import Reading, add_usage_metadata, read_message, read_payload, read_usage_metadata
-from token_handlers.recording import Spent, abandon, drop, record, record_later
+from token_handlers.payloads import (
+    Reading,
+    add_usage_metadata,
+    plain_counts,
+    read_message,
+    read_payload,
+    read_usage_metadata,
+)
+from token_handlers.recording import abandon, drop, record, record_later
 
 logger = logging.getLogger("token_handlers")
 
@@ -43,6 +53,42 @@ def record_end(run: Run, response: Any) -> None:
         _record_text(run, generations, output or {})
 
 
+class _Plain(NamedTuple):
+    """The usage of the common shape, from OpenAI's client or one like it."""
+
+    usage: Mapping[str, Any]
+    raw: Mapping[str, Any]
+    model: Any
+    tier: Any
+
+    def read(self, run: Any) -> Spent:
+        """Return what the run used."""
+        run.describe()
+        kept = {"token_usage": self.raw, "model_name": self.model, "service_tier": self.tier}
+        whole = run.provider in _LOSSLESS and "input_token_details" in self.usage  # not before langchain-core 0.3.9
+        reading = read_usage_metadata(self.usage) if whole else read_message(self.usage, kept, run.provider)
+        if reading is None:
+            return Spent(self.known(), source="estimated")
+        tier = reading.service_tier or self.tier
+        tier = tier if isinstance(tier, str) else None
+        return Spent(reading.counts, model=_model(run, kept, {}), cost=reading.cost, service_tier=tier)
+
+    def alike(self, run: Any) -> tuple[object, Mapping[str, int]] | None:
+        """Return the counts, and what tells the run from those that differ in these alone."""
+        metadata = run.metadata
+        if not metadata or metadata.get("ls_provider") not in _LOSSLESS or "input_token_details" not in self.usage:
+            return None
+        model, counts = metadata.get("ls_model_name"), plain_counts(self.usage)
+        if model is None or counts is None:
+            return None
+        tags = tuple(run.tags) if run.tags else None
+        return (self.model, self.tier, model, id(run.serialized), tags, metadata.get("langgraph_node")), counts
+
+    def known(self) -> Mapping[str, int]:
+        """Return the two counts that there are."""
+        return {name: self.usage[name] for name in ("input_tokens", "output_tokens") if type(self.usage[name]) is int}
+
+
 def _queue_plain(run: Run, usage: Any, metadata: Mapping[str, Any]) -> bool:
     """Queue a run whose usage is whole and has the common shape, to be read later; return whether it is."""
     raw = metadata.get("token_usage")
@@ -50,24 +96,9 @@ def _queue_plain(run: Run, usage: Any, metadata: Mapping[str, Any]) -> bool:
         return False
     if not (_PLAIN_USAGE.issuperset(raw) and usage.get("input_tokens") and usage.get("output_tokens")):
         return False
-    kept = {"token_usage": raw, "model_name": metadata.get("model_name"), "service_tier": metadata.get("service_tier")}
-
-    def read() -> Spent:
-        run.describe()
-        reading = read_usage_metadata(usage) if run.provider in _LOSSLESS else read_message(usage, kept, run.provider)
-        if reading is None:
-            return Spent(known, source="estimated")
-        tier = reading.service_tier or kept["service_tier"]
-        return Spent(
-            reading.counts,
-            model=_model(run, kept, {}),
-            cost=reading.cost,
-            service_tier=tier if isinstance(tier, str) else None,
-        )
-
-    known = {name: usage[name] for name in ("input_tokens", "output_tokens") if type(usage[name]) is int}
+    told = _Plain(usage, raw, metadata.get("model_name"), metadata.get("service_tier"))
     run.forget_texts()
-    record_later(run, read, known)
+    record_later(run, told)
     return True
 
 
@@ -225,8 +256,20 @@ def _is_cache_hit(run: Run, message: Any) -> bool:
     if message.id is None:
         # Every answer of a run gets an id; only one that the cache could not restore whole has none.
         return bool(run.prompt)
+    if str(run.run_id) in message.id:
+        return False
     usage = message.usage_metadata
-    return isinstance(usage, Mapping) and "total_cost" in usage and str(run.run_id) not in message.id
+    if _hits_are_marked():
+        return isinstance(usage, Mapping) and "total_cost" in usage
+    return bool(message.id.startswith("run-"))  # the id of another run, which LangChain gave to its answer
+
+
+@cache
+def _hits_are_marked() -> bool:
+    """Return whether LangChain's cache marks what it answers, as langchain-core does since 0.3.73."""
+    from langchain_core.language_models.chat_models import BaseChatModel
+
+    return hasattr(BaseChatModel, "_convert_cached_generations")
 
 
 def _model(run: Run, metadata: Mapping[str, Any], output: Mapping[str, Any]) -> str | None:
@@ -261,4 +304,5 @@ def _warn_unreported(run: Run, model: str | None) -> None:
         if run.chunk is not None
         else ("its server or client leaves the usage out")
     )
-    logger.warning("%s reported no usage: its tokens are estimated and counted in estimated_requests; %s", name, remedy)
+    message = "%s reported no usage: its tokens are estimated and counted in estimated_requests; %s (%s)"
+    logger.warning(message, name, remedy, WHY)

@@ -1,20 +1,24 @@
 """LangChainTokenHandler, and the process-wide handler behind track_tokens()."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from langchain_core.callbacks.base import BaseCallbackHandler
 
 from token_handlers import recording
+from token_handlers.counted import Counted
 from token_handlers.counter import TokenCounter
-from token_handlers.errors import shielded
+from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.langchain import runs
 from token_handlers.langchain.events import record_end, record_error
 from token_handlers.langchain.metadata import usage_metadata
+from token_handlers.langchain.refusals import reserve
 from token_handlers.pricing import load_prices
+from token_handlers.process import starts_count
 
 if TYPE_CHECKING:
+    from langchain_core.messages.ai import UsageMetadata
     from langchain_core.outputs import LLMResult
 
 
@@ -43,7 +47,7 @@ class RunRecorder(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Remember what only the start tells: the scopes, the model, the prompt for an estimate."""
-        if self._counter is None and not recording.starts_count("langchain"):
+        if self._counter is None and not starts_count("langchain"):
             return
         invocation = kwargs.get("invocation_params")
         run = runs.same_start(run_id, messages, invocation)
@@ -54,7 +58,7 @@ class RunRecorder(BaseCallbackHandler):
         if self._counter is not None:
             run.count_for(self._counter)
         if run.budgets and run.holds is None:
-            runs.reserve(run)
+            reserve(run)
 
     on_llm_start = on_chat_model_start  # type: ignore[assignment]  # legacy LLMs: prompts instead of messages
 
@@ -85,7 +89,11 @@ class RunRecorder(BaseCallbackHandler):
     def on_llm_error(self, error: BaseException, *, run_id: UUID | None = None, **kwargs: Any) -> None:
         """Record a rejected call as failed, and an interrupted one by what it received."""
         run = runs.find(run_id, self)
-        if run is not None and runs.finish(run, self):
+        if run is None or not runs.finish(run, self):
+            return
+        if isinstance(error, BudgetExceeded):  # of the model that this one passes its calls on to
+            recording.drop(run)
+        else:
             _record(run, record_error, error, kwargs.get("response"))
 
     @shielded
@@ -137,7 +145,7 @@ class ProcessRecorder(RunRecorder):
         super().__init__(None)
 
 
-class LangChainTokenHandler(RunRecorder):
+class LangChainTokenHandler(Counted, RunRecorder):
     """Counts the LLM calls of the callbacks list it is in, under OpenAICallbackHandler's attribute names.
 
     ``counter`` is the TokenCounter to count into; without one the handler has its own. Every call also reaches the
@@ -148,54 +156,13 @@ class LangChainTokenHandler(RunRecorder):
         if counter is not None and not isinstance(counter, TokenCounter):
             raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
         load_prices()  # slow, so now rather than inside the first call
-        self.counter = counter if counter is not None else TokenCounter()
+        self.counter: TokenCounter = counter if counter is not None else TokenCounter()
         super().__init__(self.counter)
 
     @property
-    def total_tokens(self) -> int:
-        """Prompt plus completion tokens."""
-        return self.counter.total_tokens
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Input tokens, cached ones included."""
-        return self.counter.prompt_tokens
-
-    @property
-    def prompt_tokens_cached(self) -> int:
-        """Input tokens that the provider read from its prompt cache."""
-        return self.counter.prompt_tokens_cached
-
-    @property
-    def completion_tokens(self) -> int:
-        """Output tokens, reasoning included."""
-        return self.counter.completion_tokens
-
-    @property
-    def reasoning_tokens(self) -> int:
-        """Output tokens spent on reasoning."""
-        return self.counter.reasoning_tokens
-
-    @property
-    def successful_requests(self) -> int:
-        """Requests that were billed."""
-        return self.counter.successful_requests
-
-    @property
-    def total_cost(self) -> float:
-        """USD; 0.0 when nothing could be priced."""
-        return self.counter.total_cost
-
-    @property
-    def usage_metadata(self) -> Mapping[str, Any]:
+    def usage_metadata(self) -> "dict[str, UsageMetadata]":
         """Model -> LangChain's UsageMetadata, as UsageMetadataCallbackHandler has it."""
         return usage_metadata(self.counter)
-
-    def __getattr__(self, name: str) -> Any:
-        """Everything else that a TokenCounter has: cost, estimated_requests, by_model, ..."""
-        if name.startswith("_") or name == "counter":
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.counter, name)
 
     def __repr__(self) -> str:
         return str(self.counter)

@@ -3,7 +3,7 @@
 from types import ModuleType
 
 from token_handlers.langchain.handler import ProcessRecorder, RunRecorder
-from token_handlers.recording import starts_count
+from token_handlers.process import starts_count
 from token_handlers.scopes import innermost
 
 _recorder = ProcessRecorder()

@@ -7,10 +7,10 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from token_handlers.counter import BARE
+from token_handlers.calls import Call
 from token_handlers.errors import BudgetExceeded
-from token_handlers.recording import Call, abandon, drop, open_call
-from token_handlers.recording import reserve as reserve_call
+from token_handlers.recording import abandon, drop, open_call, watch_task
+from token_handlers.tallies import BARE
 from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens, prepare
 
 _BASE_URLS = (
@@ -23,6 +23,7 @@ _BASE_URLS = (
     "api_base",
     "xai_api_base",
 )
+# The first that is stated is what is sent: a bound max_tokens replaces ChatOpenAI's own, its max_completion_tokens.
 _MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
 ENDS = frozenset({"finish_reason", "stop_reason", "stopReason", "done_reason"})
 """What a response's metadata has when the answer is whole."""
@@ -98,7 +99,7 @@ class Run(Call):
         """Keep what one streamed message chunk says of usage and of the stream's end."""
         usage = message.usage_metadata
         if usage:
-            self.note(usage)
+            self.note({**usage})  # langchain-core before 0.3.9 adds up a stream's usages in the first of them
         metadata = message.response_metadata
         if metadata and not ENDS.isdisjoint(metadata):
             self.finished = True
@@ -144,10 +145,9 @@ class Run(Call):
     def max_output(self) -> int:
         """Return the most output tokens that the call allows, of all its answers; 0 where it does not say."""
         metadata, invocation = self.metadata or {}, self.invocation or {}
-        stated = (metadata.get("ls_max_tokens"), *(invocation.get(name) for name in _MAX_TOKENS))
-        most = max((number for number in stated if type(number) is int), default=0)
-        answers = invocation.get("n")
-        return most * (answers if type(answers) is int and answers > 0 else 1)
+        stated = (*(invocation.get(name) for name in _MAX_TOKENS), metadata.get("ls_max_tokens"))
+        most = next(_positive(stated), 0)
+        return most * max(_positive((invocation.get("n"), invocation.get("best_of"))), default=1)
 
     def forget_texts(self) -> None:
         """Drop what is only needed for an estimate."""
@@ -172,28 +172,7 @@ def begin(run: Run, batch_size: int) -> None:
     if batch_size > 1:
         _join_batch(run)
     open_call(run)
-    run.watch_task()
-
-
-def reserve(run: Run) -> None:
-    """Hold what a run may use in its budgets; one that is refused takes those with it that were to be sent together.
-
-    LangChain tells of no end of them: it raises before it sends the first.
-    """
-    batch = run.batch
-    try:
-        if batch is not None and batch.refusal is not None:
-            run.forget()
-            drop(run)
-            raise batch.refusal
-        reserve_call(run)
-    except BudgetExceeded as error:
-        if batch is not None:
-            batch.refusal = error
-            for other in batch.runs:
-                other.forget()
-                drop(other)
-        raise
+    watch_task(run)
 
 
 def same_start(run_id: UUID, prompt: Sequence[Any], invocation: object) -> Run | None:
@@ -296,6 +275,10 @@ def _texts(content: Any) -> Iterator[str | None]:
             )
             if text is not None or block.get("type") not in ("tool_use", "tool_call", "function_call", "reasoning"):
                 yield text
+
+
+def _positive(numbers: Iterable[Any]) -> Iterator[int]:
+    return (number for number in numbers if type(number) is int and number > 0)
 
 
 def _maker(serialized: Mapping[str, Any]) -> str | None:

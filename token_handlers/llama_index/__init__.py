@@ -22,8 +22,11 @@ if not _installed:
 _MODULES = {"LlamaIndexTokenHandler": "handler", "report_stream_usage": "streams"}
 
 
-def __getattr__(name: str) -> object:
-    # `hook` is imported in the middle of LlamaIndex's own import, when these can't be.
-    if name in _MODULES:
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # to a type checker, what is not imported above is not there
+
+    def __getattr__(name: str) -> object:
+        # `hook` is imported in the middle of LlamaIndex's own import, when these can't be.
+        if name in _MODULES:
+            value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+            return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

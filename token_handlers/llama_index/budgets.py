@@ -3,36 +3,72 @@
 That is after the start event, which opens the call, and before the request, in every LLM and embedding model.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
+from token_handlers.calls import Call
 from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.llama_index import calls, embeddings
+from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.spans import current
-from token_handlers.recording import Call, release, reserve
+from token_handlers.recording import drop, reserve
 
 _KINDS = ("llm", "embedding")
 
 
 def start(wrapped: Callable[..., Any], manager: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Stand for CallbackManager.on_event_start: check the call that starts, and tell its handlers of a refusal."""
-    event_id = wrapped(*args, **kwargs)
     event_type = args[0] if args else kwargs.get("event_type")
-    if event_type in _KINDS:
-        try:
-            _check(event_type, args[1] if len(args) > 1 else kwargs.get("payload"))
-        except BudgetExceeded as error:
-            manager.on_event_end(event_type, payload={"exception": error}, event_id=event_id)
-            raise
+    if event_type not in _KINDS:
+        return wrapped(*args, **kwargs)
+    payload = args[1] if len(args) > 1 else kwargs.get("payload")
+    try:
+        event_id = wrapped(*args, **kwargs)
+    except BaseException:  # of a handler of the user's, which keeps the call from being sent
+        _forget(event_type, payload)
+        raise
+    try:
+        _check(event_type, payload)
+    except BudgetExceeded as error:
+        manager.on_event_end(event_type, payload={"exception": error}, event_id=event_id)
+        raise
     return event_id
 
 
 def check(call: Call) -> None:
     """Reserve for a call that has budgets, once; raises BudgetExceeded."""
     if call.budgets and call.holds is None:
-        for outer in getattr(call, "outer", ()):
-            release(outer)  # it only passes on what this one sends
+        if isinstance(call, ModelCall):
+            for outer in (*call.outer, *_read_here(call)):
+                _let_go(outer)
         reserve(call)
+
+
+def _read_here(call: ModelCall) -> list[ModelCall]:
+    """Return the calls whose streams are being read here for the first time, and so make this call.
+
+    LlamaIndex's own async streams do that outside of their spans.
+    """
+    streams = calls.unread()
+    if not streams:
+        return []
+    frames, frame = set(), sys._getframe(1)  # noqa: SLF001 (as in scopes: there is no public way without copies)
+    while frame is not None:
+        frames.add(frame)
+        frame = frame.f_back  # type: ignore[assignment]  # None at the end
+    return [outer for outer, stream in streams if outer is not call and _frame(stream) in frames]
+
+
+def _frame(stream: Any) -> Any:
+    return getattr(stream, "gi_frame", None) or getattr(stream, "ag_frame", None)
+
+
+def _let_go(outer: ModelCall) -> None:
+    """Release what a call holds that only passes on what another one sends, which is about to hold it itself."""
+    holds, outer.holds = outer.holds, None
+    for budget, hold in (holds or {}).items():
+        shielded(budget.release)(hold, wait=True)
 
 
 @shielded
@@ -41,11 +77,27 @@ def _check(event_type: str, payload: Any) -> None:
     if span is None:
         return
     if event_type == "embedding":
-        call = embeddings.next_batch(span)
+        for batch in embeddings.next_batches(span):
+            check(batch)
+    else:
+        call = calls.find(span.span_id, _prompt(payload))
         if call is not None:
             check(call)
+
+
+@shielded
+def _forget(event_type: str, payload: Any) -> None:
+    span = current.get()
+    if span is None:
         return
-    prompt = (payload or {}).get("messages") or (payload or {}).get("formatted_prompt")
-    model_call = calls.find(span.span_id, prompt)
-    if model_call is not None:
-        check(model_call)
+    if event_type == "embedding":
+        call = span.waiting[-1] if span.waiting else None
+    else:
+        call = calls.find(span.span_id, _prompt(payload))
+    if call is not None:
+        call.forget()
+        drop(call)
+
+
+def _prompt(payload: Any) -> Any:
+    return (payload or {}).get("messages") or (payload or {}).get("formatted_prompt")

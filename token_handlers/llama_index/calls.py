@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from token_handlers.calls import Call
 from token_handlers.llama_index.texts import message_pairs, response_text
-from token_handlers.recording import Call, abandon, drop, open_call
+from token_handlers.recording import abandon, drop, open_call
 from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens
 from token_handlers.usage import Operation
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from token_handlers.llama_index.spans import Span
 
 _BASE_URLS = ("api_base", "base_url", "azure_endpoint", "endpoint", "endpoint_url")
-_MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
+_MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "num_predict")
+_SETTINGS = ("additional_kwargs", "_generation_config")  # what is sent with each request; the other is Google's
 _MOST_TYPES = 1_000
 _url_fields: dict[type, tuple[str, ...]] = {}
 
@@ -25,19 +27,14 @@ class ModelCall(Call):
     chunk of a stream, ``answer`` what the provider's client returned, for when LlamaIndex then fails to read it.
     """
 
-    __slots__ = (
-        "answer",
-        "event_id",
-        "inner",
-        "instance",
-        "kwargs",
-        "model_dict",
-        "outer",
-        "prompt",
-        "response",
-        "span_id",
-        "stream",
-    )
+    # Class attributes are the defaults, as in Call.
+    instance: Any = None
+    outer: "tuple[ModelCall, ...]" = ()
+    inner: list[Mapping[str, int]] | None = None
+    response: Any = None
+    answer: Any = None
+    stream: ref[Any] | None = None
+    event_id: str | None = None
 
     def __init__(
         self,
@@ -52,13 +49,6 @@ class ModelCall(Call):
         self.prompt = prompt
         self.kwargs = kwargs
         self.model_dict = model_dict
-        self.instance: Any = None
-        self.outer: tuple[ModelCall, ...] = ()
-        self.inner: list[Mapping[str, int]] | None = None
-        self.response: Any = None
-        self.answer: Any = None
-        self.stream: ref[Any] | None = None
-        self.event_id: str | None = None
 
     def describe(self) -> None:
         """Fill in model, provider and base URL; not done at the start, which is the application's waiting time."""
@@ -72,7 +62,8 @@ class ModelCall(Call):
             name = self.kwargs.get("model")
             if isinstance(name, str) and name:
                 return name
-        name = self.model_dict.get("model_name") if self.model_dict else None
+        facts = self.model_dict or {}
+        name = facts.get("model_name") or facts.get("model")
         return name if isinstance(name, str) and name else None
 
     def provider_name(self) -> str | None:
@@ -105,13 +96,11 @@ class ModelCall(Call):
 
     def max_output(self) -> int:
         """Return the most output tokens that the call, or else its LLM, allows; 0 where neither says."""
-        own = getattr(self.instance, "additional_kwargs", None)
-        for said in (self.kwargs or {}, own if isinstance(own, Mapping) else {}):
-            for name in _MAX_TOKENS:
-                if type(said.get(name)) is int:
-                    return int(said[name])
-        stated = (getattr(self.instance, name, None) for name in _MAX_TOKENS)
-        return next((number for number in stated if type(number) is int and number > 0), 0)
+        own = (getattr(self.instance, name, None) for name in _SETTINGS)
+        settings = [said for said in (self.kwargs, *own) if isinstance(said, Mapping)]
+        stated = (said.get(name) for said in settings for name in _MAX_TOKENS)
+        fields = (getattr(self.instance, name, None) for name in _MAX_TOKENS)
+        return next((number for number in (*stated, *fields) if type(number) is int and number > 0), 0)
 
     def forget_texts(self) -> None:
         """Drop what is only needed for an estimate."""
@@ -236,8 +225,27 @@ def hand_over(call: ModelCall) -> bool:
             if other is not call and other.response is response:
                 if call.inner is not None:
                     other.inner = [*(other.inner or ()), *call.inner]
+                if other.holds is None:  # nothing is to slip in between this one's end and the other's
+                    other.holds, call.holds = call.holds, None
                 return True
     return False
+
+
+def unread() -> "list[tuple[ModelCall, Any]]":
+    """Return the open calls that answer by a stream of which nothing was read yet, with that stream."""
+    open_calls = (call for twins in list(_open.values()) for call in twins)
+    return [(call, call.stream()) for call in open_calls if call.stream is not None and call.response is None]
+
+
+def facts_of(instance: Any) -> dict[str, Any]:
+    """Return the class and model that the events of an LLM or embedding model tell, in case that none tells them."""
+    tell = getattr(instance, "to_payload", None)  # not before llama-index-core 0.14.23
+    if callable(tell):
+        facts = tell()
+        return facts if isinstance(facts, dict) else {}
+    name = getattr(instance, "class_name", None)
+    model = getattr(instance, "model", None) or getattr(instance, "model_name", None)
+    return {"class_name": name() if callable(name) else type(instance).__name__, "model_name": model}
 
 
 def base_url(instance: Any) -> str | None:

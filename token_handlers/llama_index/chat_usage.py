@@ -20,7 +20,8 @@ def read_chat_completion(raw: Any) -> Reading | None:
     if type(sent) is not int or type(received) is not int or sent < 0 or received < 0:
         return None
     counts = {"input_tokens": sent, "output_tokens": received}
-    inputs, outputs = usage.prompt_tokens_details, usage.completion_tokens_details
+    # openai's client has these fields since 1.51; where an older one is told of them, they are extras
+    inputs, outputs = getattr(usage, "prompt_tokens_details", None), getattr(usage, "completion_tokens_details", None)
     if (
         usage.total_tokens != sent + received
         or (inputs is not None and not _add(counts, inputs, _INPUTS, sent))

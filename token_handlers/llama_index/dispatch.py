@@ -190,7 +190,7 @@ def _enter(kind: Kind, span_id: str, bound_args: Any, instance: Any) -> None:
     if kind == "pipeline":
         workers.lend(span_id, instance, bound_args)
         return
-    span = Span(span_id, instance, bound_args, current.get())
+    span = Span(span_id, instance, bound_args, current.get(), embeds=kind == "embedding")
     span.token = current.set(span)
     if kind == "embedding" and getattr(instance, "embeddings_cache", None) is not None:
         shielded(embeddings.note_cached)(span)

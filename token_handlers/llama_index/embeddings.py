@@ -1,15 +1,16 @@
 """Embedding calls: by the usage in the client's own response where it is seen, else by the texts that were sent."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from token_handlers.calls import Call
 from token_handlers.errors import BudgetExceeded
 from token_handlers.interruptions import was_rejected
-from token_handlers.llama_index.calls import base_url
+from token_handlers.llama_index.calls import base_url, facts_of
 from token_handlers.llama_index.spans import Span
 from token_handlers.payloads import read_payload
-from token_handlers.recording import Call, drop, open_call, record
+from token_handlers.recording import drop, open_call, record
 from token_handlers.tokenizer import estimate_tokens
 
 # Integrations whose every request goes through openai's client, where `clients` sees it.
@@ -51,28 +52,46 @@ class EmbeddingCall(Call):
 
     def forget(self) -> None:
         """Drop this call from its span."""
-        if self.span is not None and self in self.span.waiting:
-            self.span.waiting.remove(self)
+        for calls in (self.span.waiting, self.span.ahead) if self.span is not None else ():
+            if self in calls:
+                calls.remove(self)
 
 
 def begin(span: Span, facts: Any) -> EmbeddingCall:
     """Open a batch, which waits for its request."""
-    call = EmbeddingCall(span, facts)
+    call: EmbeddingCall = span.ahead.pop(0) if span.ahead else _open(span, facts)  # type: ignore[assignment]  # see take
     span.waiting.append(call)
     for around in span.chain():
         around.seen = True
-    open_call(call)
     return call
 
 
-def next_batch(span: Span) -> EmbeddingCall | None:
-    """Return the batch that was opened last, with its texts; None where it is its request that tells them."""
+def next_batches(span: Span) -> Iterator[EmbeddingCall]:
+    """Yield the batch that was opened last, with what it will send; none where it is its request that tells that.
+
+    An async call opens all its batches and then sends them: with the first, the others are opened here and now, so
+    that a budget refuses all of them or none.
+    """
     if not span.waiting or is_through_openai(span.instance):
-        return None
-    call: EmbeddingCall = span.waiting[-1]  # type: ignore[assignment]  # only this module puts calls there
-    size = getattr(span.instance, "embed_batch_size", 1)
+        return
+    call: EmbeddingCall = span.waiting[-1]  # type: ignore[assignment]  # see take
+    if call.holds is not None or not call.budgets:
+        return
+    texts, size = _texts(span), getattr(span.instance, "embed_batch_size", 1)
     first = span.ended + (len(span.waiting) - 1) * size
-    call.texts = _texts(span)[first : first + size]
+    more = range(first + size, len(texts), size) if span.method == "aget_text_embedding_batch" else ()
+    for start in (first, *more):
+        if start > first:
+            call = _open(span, call.facts)
+            span.ahead.append(call)
+        call.texts = [text for text in texts[start : start + size] if text not in _cached(span)]
+        if call.texts:
+            yield call
+
+
+def _open(span: Span, facts: Any) -> EmbeddingCall:
+    call = EmbeddingCall(span, facts)
+    open_call(call)
     return call
 
 
@@ -80,9 +99,7 @@ def take(span: Span) -> EmbeddingCall:
     """Return the batch that a request is sent for, or a new one where a model sends more requests than batches."""
     if span.waiting:
         return span.waiting.pop(0)  # type: ignore[return-value]  # only this module puts calls there
-    call = EmbeddingCall(span, span.instance.to_payload() if hasattr(span.instance, "to_payload") else {})
-    open_call(call)
-    return call
+    return _open(span, facts_of(span.instance))
 
 
 def sent(call: EmbeddingCall, response: Any) -> None:
@@ -139,6 +156,8 @@ def estimated(call: EmbeddingCall, texts: Iterable[str]) -> None:
 def close(span: Span, error: BaseException | None) -> None:
     """Settle what waits in a span that ends: failed where that is known, estimated where texts may have been sent."""
     texts = _texts(span)[span.ended :]
+    while span.ahead:
+        drop(span.ahead.pop())
     while span.waiting:
         call = take(span)
         failure = span.error or error

@@ -9,7 +9,7 @@ from inspect import isasyncgen, isgenerator
 from typing import Any
 from weakref import WeakSet
 
-from token_handlers import recording
+from token_handlers.process import process
 from token_handlers.scopes import any_scope
 
 _STREAMING = ("StreamingResponse", "AsyncStreamingResponse")
@@ -21,13 +21,13 @@ listening: list[None] = []
 
 def is_tracked() -> bool:
     """Return whether a call that starts here is recorded without a handler of its own asking for it."""
-    return "llamaindex" in recording.automatic or any_scope() or (bool(_unread) and _is_read())
+    return "llamaindex" in process.automatic or any_scope() or (bool(_unread) and _is_read())
 
 
 def is_passed_on(class_name: object) -> bool:
     """Return whether an LLM only calls another one, which is recorded: LlamaIndex's, or LangChain's by its own hook."""
     if class_name == "LangChainLLM":
-        return "langchain" in recording.automatic or any_scope()
+        return "langchain" in process.automatic or any_scope()
     return class_name == "structured_llm"
 
 

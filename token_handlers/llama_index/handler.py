@@ -16,6 +16,7 @@ from token_handlers.llama_index.embeddings import EmbeddingCall
 from token_handlers.llama_index.handlers import CountsCalls
 from token_handlers.llama_index.outcomes import record_end, record_error
 from token_handlers.llama_index.spans import current
+from token_handlers.process import watch_frameworks
 
 _MOST_EVENTS = 10_000
 _LLM, _EMBEDDING = CBEventType.LLM, CBEventType.EMBEDDING
@@ -34,10 +35,10 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
         if counter is not None and not isinstance(counter, TokenCounter):
             raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
         super().__init__(_IGNORED, _IGNORED)
-        recording.watch_frameworks()
+        watch_frameworks()
         hook.attach()
         gate.listening[:] = [None]
-        self.counter = counter if counter is not None else TokenCounter()
+        self.counter: TokenCounter = counter if counter is not None else TokenCounter()
         # The call of each event that has started; None where another call is recorded in its stead.
         self._events: dict[str, ModelCall | EmbeddingCall | None] = {}
         # A handler that is in a manager twice sees each event twice.
@@ -66,12 +67,6 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
     def reset_counts(self) -> None:
         """Set everything to zero."""
         self.counter.reset()
-
-    def __getattr__(self, name: str) -> Any:
-        """Everything else that a TokenCounter has: cost, estimated_requests, by_model, ..."""
-        if name.startswith("_") or name == "counter":
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.counter, name)
 
     def __repr__(self) -> str:
         return str(self.counter)

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from token_handlers.counter import TokenCounter
-from token_handlers.recording import Call
+from token_handlers.calls import Call
+from token_handlers.counted import Counted
 
 
-class CountsCalls:
+class CountsCalls(Counted):
     """What our callback handlers have in common, apart from LlamaIndex's base class: a counter."""
-
-    counter: TokenCounter
 
 
 def count_for_handlers(call: Call | None, instance: Any) -> bool:

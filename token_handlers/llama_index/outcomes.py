@@ -3,14 +3,17 @@
 import contextlib
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from token_handlers.errors import BudgetExceeded
+from token_handlers.guide import WHY
 from token_handlers.interruptions import was_rejected
+from token_handlers.lanes import Spent
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.chat_usage import read_chat_completion
 from token_handlers.payloads import Reading, read_payload
-from token_handlers.recording import Spent, abandon, drop, record, record_later
+from token_handlers.recording import abandon, drop, record, record_later
 
 logger = logging.getLogger("token_handlers")
 
@@ -32,7 +35,8 @@ def record_end(call: ModelCall, response: Any) -> None:
         return
     calls.close(call, reading.counts if reading is not None else {})
     if reading is not None and "input_tokens" in reading.counts and "output_tokens" in reading.counts:
-        _queue(call, reading)
+        call.forget_texts()
+        record_later(call, _Told(reading))
         return
     estimate, method = call.estimate_for(response)
     call.describe()
@@ -44,19 +48,33 @@ def record_end(call: ModelCall, response: Any) -> None:
         record(call, counts, model=reading.model, source="estimated", method=f"partial+{method}")
 
 
-def _queue(call: ModelCall, reading: Reading) -> None:
-    counts, cost, tier, model, billed = reading
+class _Told(NamedTuple):
+    """A reading, and the call's own way to read it."""
 
-    def read() -> Spent:
+    reading: Reading
+
+    def read(self, call: Any) -> Spent:
+        """Return what the call used."""
+        counts, cost, tier, model, billed = self.reading
         return Spent(counts, model=model, cost=cost, service_tier=tier, billed=billed)
 
-    call.forget_texts()
-    record_later(call, read, counts)
+    def alike(self, call: Any) -> tuple[object, Mapping[str, int]] | None:
+        """Return the counts, and what tells the call from those that differ in these alone."""
+        counts, cost, tier, model, billed = self.reading
+        if cost is not None or billed is not None or call.model_dict is None:
+            return None
+        facts = call.model_dict
+        asked = call.kwargs.get("model") if call.kwargs else None
+        return (model, tier, asked, facts.get("model_name"), facts.get("class_name"), id(call.instance)), counts
+
+    def known(self) -> Mapping[str, int]:
+        """Return the counts."""
+        return self.reading.counts
 
 
 def record_error(call: ModelCall, error: BaseException | None) -> None:
     """Record a call that failed: rejected calls cost nothing, interrupted ones what was received, or an estimate."""
-    if call.inner is not None or calls.hand_over(call) or (call.response is None and _is_marked(error)):
+    if call.inner is not None or calls.hand_over(call) or (call.response is None and _is_done_with(error)):
         _drop(call)
         return
     calls.close(call, {})
@@ -121,9 +139,9 @@ def _is_own(reading: Reading | None, inner: list[Mapping[str, int]]) -> bool:
     return reading.counts not in inner and reading.counts != total
 
 
-def _is_marked(error: BaseException | None) -> bool:
-    """Return whether this error was recorded already, and mark it."""
-    marked = hasattr(error, _MARK)
+def _is_done_with(error: BaseException | None) -> bool:
+    """Return whether this error was recorded already, or says that nothing was sent; and mark it."""
+    marked = hasattr(error, _MARK) or isinstance(error, BudgetExceeded)
     if error is not None and not marked:
         with contextlib.suppress(AttributeError):  # an exception class may refuse attributes
             setattr(error, _MARK, True)
@@ -169,4 +187,5 @@ def _warn_unreported(call: ModelCall, *, streamed: bool) -> None:
         if streamed
         else ("its server or client leaves the usage out")
     )
-    logger.warning("%s reported no usage: its tokens are estimated and counted in estimated_requests; %s", name, remedy)
+    message = "%s reported no usage: its tokens are estimated and counted in estimated_requests; %s (%s)"
+    logger.warning(message, name, remedy, WHY)

@@ -33,7 +33,7 @@ def is_silent(span: Span) -> bool:
 
 def open_silent(span: Span) -> "calls.ModelCall":
     """Open a call that has no start event, for the scopes around it and the handlers of its LLM."""
-    call = calls.begin(span, span.span_id, "chat", _prompt(span), _kwargs(span), _facts(span.instance))
+    call = calls.begin(span, span.span_id, "chat", _prompt(span), _kwargs(span), calls.facts_of(span.instance))
     count_for_handlers(call, span.instance)
     return call
 
@@ -66,9 +66,3 @@ def _kwargs(span: Span) -> dict[str, Any]:
     if callable(schema):
         kwargs["tools"] = [{"type": "function", "function": {"name": "output", "parameters": schema()}}]
     return kwargs
-
-
-def _facts(instance: Any) -> dict[str, Any]:
-    payload = getattr(instance, "to_payload", None)
-    facts = payload() if callable(payload) else {"class_name": type(instance).__name__}
-    return facts if isinstance(facts, dict) else {}

@@ -3,34 +3,37 @@
 from contextvars import ContextVar, Token
 from typing import Any
 
+from token_handlers.calls import Call
 from token_handlers.llama_index.calls import ModelCall
-from token_handlers.recording import Call
+
+_NONE: list[Call] = []
 
 
 class Span:
     """One method call on an LLM or an embedding model, from LlamaIndex's own span around it.
 
     ``call`` is the LLM call that its events opened. ``waiting`` are an embedding model's started batches for which no
-    request was sent yet, and ``covered`` counts the texts whose usage is recorded already.
+    request was sent yet, ``ahead`` those that it is about to start and a budget has let pass, and ``covered`` counts
+    the texts whose usage is recorded already.
     """
 
-    __slots__ = ("arguments", "cached", "call", "closed", "covered", "ended", "error", "instance", "outer", "seen",
-                 "span_id", "token", "waiting")  # fmt: skip
+    # Class attributes are the defaults: a span is made in the application's time, and most of them stay as they are.
+    call: ModelCall | None = None
+    seen = False
+    closed = False
+    error: BaseException | None = None
+    covered = 0
+    ended = 0
+    cached: set[str] | None = None
+    token: "Token[Span | None] | None" = None
 
-    def __init__(self, span_id: str, instance: Any, arguments: Any, outer: "Span | None") -> None:
+    def __init__(self, span_id: str, instance: Any, arguments: Any, outer: "Span | None", *, embeds: bool) -> None:
         self.span_id = span_id
         self.instance = instance
         self.arguments = arguments
         self.outer = outer
-        self.call: ModelCall | None = None
-        self.seen = False
-        self.closed = False
-        self.error: BaseException | None = None
-        self.waiting: list[Call] = []
-        self.covered = 0
-        self.cached: set[str] | None = None
-        self.ended = 0
-        self.token: Token[Span | None] | None = None
+        self.waiting: list[Call] = [] if embeds else _NONE
+        self.ahead: list[Call] = [] if embeds else _NONE
 
     @property
     def method(self) -> str:

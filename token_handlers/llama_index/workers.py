@@ -13,15 +13,19 @@ import os
 import secrets
 import threading
 from collections import OrderedDict
+from decimal import Decimal
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any, NamedTuple
 from weakref import ref
 
-from token_handlers import recording
+from token_handlers.budget import Amounts
+from token_handlers.calls import Call
 from token_handlers.counter import TokenCounter
 from token_handlers.errors import shielded
-from token_handlers.recording import Call, drop
-from token_handlers.scopes import Labels, Sinks
+from token_handlers.guide import WHY
+from token_handlers.lanes import Lane
+from token_handlers.process import process
+from token_handlers.recording import drop
 from token_handlers.usage import UsageRecord
 
 logger = logging.getLogger("token_handlers")
@@ -45,9 +49,7 @@ class Address(NamedTuple):
 class _Target(NamedTuple):
     """Where the records of one pickled handler go: what was active where it was pickled."""
 
-    counters: list[TokenCounter]
-    labels: Labels
-    sinks: Sinks
+    lane: Lane
     handler: "ref[Any]"
 
 
@@ -71,11 +73,11 @@ def address_of(handler: Any, counter: TokenCounter | None) -> Address:
     with _lock:
         socket, key = _listen()
         for name, target in _targets.items():
-            if target.handler() is handler and target.counters == call.counters and target.labels == call.labels:
+            if target.handler() is handler and target.lane.is_like(call.lane):
                 _targets.move_to_end(name)
                 return Address(socket, key, name)
         name = secrets.token_hex(8)
-        _targets[name] = _Target(call.counters, call.labels, call.sinks, ref(handler))
+        _targets[name] = _Target(call.lane, ref(handler))
         while len(_targets) > _MOST_TARGETS:
             _targets.popitem(last=False)
     return Address(socket, key, name)
@@ -122,17 +124,26 @@ def _take(message: bytes) -> None:
     target = _targets.get(name)
     if target is None:
         return
-    labels = target.labels
+    labels = target.lane.labels
     kept = sent.model_copy(update={"session": labels.session, "user": labels.user, "tags": dict(labels.tags)})
-    counters = [counter for counter in target.counters if _is_new(sent.event_id, counter)]
+    counters = [counter for counter in target.lane.counters if _is_new(sent.event_id, counter)]
     for counter in counters:
         counter.add(kept)
+    _book(kept, target, forked=forked)
     if forked:  # such a worker has the sinks of its home, and has told them
         return
     listeners = [listener for counter in counters for listener in counter.listeners]
-    for sink in dict.fromkeys((*recording._sinks, *target.sinks, *listeners)):  # noqa: SLF001 (made records have no other way)
+    for sink in dict.fromkeys((*process.sinks, *target.lane.sinks, *listeners)):
         if _is_new(sent.event_id, sink):
             shielded(sink)(kept)
+
+
+def _book(kept: UsageRecord, target: _Target, *, forked: bool) -> None:
+    """Book a worker's call in the budgets of its home; a forked worker has booked it in a fleet's store itself."""
+    amounts = Amounts(kept.cost or Decimal(0), kept.usage.input_tokens + kept.usage.output_tokens, kept.requests)
+    for budget in dict.fromkeys((*process.budgets, *target.lane.budgets)):
+        if _is_new(kept.event_id, budget) and not (forked and budget.is_shared):
+            shielded(budget.settle)(None, amounts, kept.session, kept.user)
 
 
 def _is_new(event_id: str | None, receiver: object) -> bool:
@@ -168,7 +179,7 @@ class Sender:
                 self._send(message)
         except Exception as error:  # noqa: BLE001 - sockets, handshakes: whatever it is, the worker's work goes on
             self._lost = True
-            logger.warning("a worker process can't reach its home, and counts on its own: %r", error)
+            logger.warning("a worker process can't reach its home, and counts on its own: %r (%s)", error, WHY)
 
     def _send(self, message: bytes) -> None:
         if self._connection is None or self._pid != os.getpid():

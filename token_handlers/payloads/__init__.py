@@ -1,10 +1,8 @@
 """Any provider's or framework's usage payload as a Usage: one small reader per shape, in an ordered tuple."""
 
-from typing import Any
-
 from token_handlers.payloads.fields import entries, view, views
 from token_handlers.payloads.finding import COMPOSITES, READERS, Walk, read_chunks, read_message, read_model_map
-from token_handlers.payloads.langchain import add_usage_metadata, read_usage_metadata
+from token_handlers.payloads.langchain import add_usage_metadata, plain_counts, read_usage_metadata
 from token_handlers.payloads.reading import Reading, reported_cost
 from token_handlers.usage import Usage
 
@@ -12,6 +10,7 @@ __all__ = [
     "READERS",
     "Reading",
     "add_usage_metadata",
+    "plain_counts",
     "read_message",
     "read_payload",
     "read_usage_metadata",
@@ -20,7 +19,7 @@ __all__ = [
 ]
 
 
-def usage_from_payload(payload: Any, provider: str | None = None) -> Usage | None:
+def usage_from_payload(payload: object, provider: str | None = None) -> Usage | None:
     """What a provider's or framework's payload says a call used; None where it does not say so, never an error.
 
     The payload is a usage object, a response, message or event that contains one, or a list of one stream's chunks,
@@ -30,7 +29,7 @@ def usage_from_payload(payload: Any, provider: str | None = None) -> Usage | Non
     return None if reading is None else Usage(**reading.counts)
 
 
-def read_payload(payload: Any, provider: str | None = None) -> Reading | None:
+def read_payload(payload: object, provider: str | None = None) -> Reading | None:
     """As usage_from_payload, with the cost, service tier and model that the payload states."""
     hint = provider.lower() if isinstance(provider, str) else None
     listed = entries(payload)

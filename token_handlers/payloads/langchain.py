@@ -21,6 +21,10 @@ _OUTPUT = {
     "image": "output_image_tokens",
     "citation_tokens": "output_citation_tokens",
 }
+_PLAIN = (
+    ("input_tokens", "input_token_details", {"cache_read": "cache_read_tokens", "audio": "input_audio_tokens"}),
+    ("output_tokens", "output_token_details", {"reasoning": "reasoning_tokens", "audio": "output_audio_tokens"}),
+)
 _TIERS = ("priority", "flex")
 _Slots = dict[str, tuple[str | None, str | None]]
 
@@ -59,6 +63,27 @@ def read_usage_metadata(usage: Fields) -> Reading | None:
     _complete(counts, usage)
     settle(counts, "LangChain usage_metadata")
     return Reading(counts, None, tier)
+
+
+def plain_counts(usage: Fields) -> dict[str, int] | None:
+    """The counts of an OpenAI client's UsageMetadata in which nothing needs a second look, else None.
+
+    As `read_usage_metadata` counts, in a third of its time.
+    """
+    counts: dict[str, int] = {}
+    for whole, details, names in _PLAIN:
+        number = usage.get(whole)
+        if type(number) is not int or number < 0:
+            return None
+        counts[whole] = number
+        parts = usage.get(details)
+        if parts:
+            for key, part in parts.items():
+                if key not in names or type(part) is not int or not 0 <= part <= number:
+                    return None
+                counts[names[key]] = part
+                number -= part  # what is left for the others
+    return counts if usage.get("total_tokens") == counts["input_tokens"] + counts["output_tokens"] else None
 
 
 def implied_tier(usage: Fields) -> str | None:

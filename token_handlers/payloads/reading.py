@@ -4,6 +4,7 @@ import logging
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from token_handlers.guide import WHY
 from token_handlers.payloads.fields import Fields, part, text
 from token_handlers.usage import PARTS
 
@@ -71,7 +72,7 @@ def warn_once(topic: str, message: str, *args: object) -> None:
     """One warning for the process's life about each topic."""
     if topic not in _warned:
         _warned.add(topic)
-        logger.warning(message, *args)
+        logger.warning("%s (%s)", message % args, WHY)
 
 
 def settle(counts: dict[str, int], shape: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import SecretStr
 
 from token_handlers.sinks.agentsight_http import SendFailed, Wire, checked_endpoint, checked_key
-from token_handlers.sinks.outbox import ZERO, Address, Batch, Counts, outbox_at
+from token_handlers.sinks.outbox import ZERO, Address, Batch, Counts, Outbox, outbox_at
 from token_handlers.usage import UsageRecord
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ class AgentSightClient:
         backoff: float = 0.5,
     ) -> None:
         key = checked_key(api_key)
-        self.endpoint = checked_endpoint(endpoint)
+        self.endpoint: str = checked_endpoint(endpoint)
         self.conversation_id = conversation_id
         self.environment = environment
-        self.outbox = outbox_at(Path(outbox) if outbox is not None else None)
+        self.outbox: Outbox = outbox_at(Path(outbox) if outbox is not None else None)
         self._account = hashlib.sha256(key.get_secret_value().encode()).hexdigest()[:16]
         self._wire = Wire(key, self.endpoint, timeout, retries, backoff)
         self._summing = threading.Lock()

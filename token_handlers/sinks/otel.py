@@ -8,9 +8,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from token_handlers.counter import OTHER, UNKNOWN_MODEL
+from token_handlers.counter import OTHER
 from token_handlers.errors import MissingDependency
 from token_handlers.price_names import COMPATIBLE, flat, provider_id
+from token_handlers.tallies import UNKNOWN_MODEL
 from token_handlers.usage import Operation, Usage, UsageRecord
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class OTelMetrics:
         self._unpriced = meter.create_counter(
             "token_handlers.unpriced_requests", unit="{request}", description="GenAI requests whose cost is not known."
         )
-        self._series: dict[tuple[str, str | None, str, bool], Attributes] = {}
+        self._series: dict[tuple[str, str | None, str, str, bool], Attributes] = {}
 
     def __call__(self, record: UsageRecord) -> None:
         """Emit what a call used and cost."""
@@ -89,21 +90,28 @@ class OTelMetrics:
     def _attributes(self, record: UsageRecord) -> Attributes:
         model = record.model or UNKNOWN_MODEL
         estimated = record.source == "estimated"
-        series = record.operation, record.provider, model, estimated
+        series = record.operation, record.provider, model, record.requested_model or model, estimated
         attributes = self._series.get(series)
         if attributes is None:
             if len(self._series) < MAX_SERIES:
                 attributes = self._series[series] = attributes_of(*series)
             else:
-                attributes = attributes_of(record.operation, OTHER, OTHER, estimated)
+                attributes = attributes_of(record.operation, OTHER, OTHER, OTHER, estimated)
         return attributes
 
 
-def attributes_of(operation: str, provider: str | None, model: str, estimated: bool) -> Attributes:  # noqa: FBT001 (a label)
-    """Return a call's attributes. A record has one name of the model: the provider's, where it answered with one."""
+def attributes_of(
+    operation: str,
+    provider: str | None,
+    model: str,
+    requested: str,
+    estimated: bool,  # noqa: FBT001 (a label)
+) -> Attributes:
+    """Return a call's attributes."""
     attributes: Attributes = {"gen_ai.operation.name": operation, "gen_ai.provider.name": provider_name(provider)}
     if model != UNKNOWN_MODEL:
-        attributes["gen_ai.request.model"] = attributes["gen_ai.response.model"] = model
+        attributes["gen_ai.request.model"] = requested
+        attributes["gen_ai.response.model"] = model
     if estimated:
         attributes["token_handlers.estimated"] = True
     return attributes

@@ -13,7 +13,7 @@ import threading
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -55,7 +55,7 @@ class Address(NamedTuple):
 class Batch(BaseModel):
     """What is sent at once; sent again it is the same, under the same event id."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     event_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     timestamp: str

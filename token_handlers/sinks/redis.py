@@ -78,6 +78,7 @@ class RedisCounter:
         self._namespace = namespace
         self._remember_ms = _milliseconds("remember", remember)
         self._keep_days = keep_days
+        self._timeout = timeout
         self._server = Server(url, timeout)
         self._writer = WriteBehind(self._add, batch=batch, linger=linger, capacity=capacity, backlog=backlog)
         self._at_exit = functools.partial(_close, weakref.ref(self))
@@ -169,16 +170,17 @@ class RedisCounter:
         ``limits`` has max_cost (USD), max_tokens and max_requests, inclusive. ``window`` is 'hour', 'day' or 'month',
         by the server's clock in UTC. ``reservation`` names the call: reserving again under that name replaces what it
         holds, until it is settled. After ``ttl`` seconds, which should be longer than any call, it holds nothing.
-        Raises StoreUnavailable, at once while the server is known to be down.
+        Where there is no room, it asks again once what waits here, such as settlements, has arrived. Raises
+        StoreUnavailable, at once while the server is known to be down.
         """
         keys, amounts = self._keys.budget(scope, reservation), amounts_of(cost, tokens, requests, reserve=True)
         terms = (sums_of(window), *limits_of(limits), _milliseconds("ttl", ttl))
         if not self._writer.is_up:
-            raise StoreUnavailable(
-                f"The Redis server at {self._server.address} can't be used: it did not answer before"
-            )
+            raise StoreUnavailable(self._writer.why_down)
         try:
-            return reserved_of(self._budget(RESERVE, keys, reservation, *amounts, *terms))
+            answer = reserved_of(self._budget(RESERVE, keys, reservation, *amounts, *terms))
+            if not answer.granted and self._writer.flush(self._timeout):
+                answer = reserved_of(self._budget(RESERVE, keys, reservation, *amounts, *terms))
         except StoreRefused:
             raise
         except StoreUnavailable as error:
@@ -186,6 +188,7 @@ class RedisCounter:
             # The answer alone may be missing. This also finds out when the server is back.
             self._writer.put(lambda: self._budget(RELEASE, keys, reservation))
             raise
+        return answer
 
     def settle(
         self, scope: str, reservation: str, *, cost: Decimal, tokens: int, requests: int = 1, wait: bool = True

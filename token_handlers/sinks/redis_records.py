@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from typing import NamedTuple
 
-from token_handlers.counter import UNKNOWN_MODEL, Entry, TokenCounter, entry_of
+from token_handlers.counter import TokenCounter
+from token_handlers.tallies import UNKNOWN_MODEL, Entry, entry_of
 from token_handlers.usage import UsageRecord, UsageTotals
 
 LABELS = ("day", "model", "session", "user")

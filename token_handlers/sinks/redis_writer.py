@@ -82,6 +82,7 @@ class WriteBehind:
         self._said: set[str] = set()
         self.dropped = 0
         self.is_up = True
+        self.why_down = ""
 
     @property
     def waiting(self) -> int:
@@ -128,6 +129,7 @@ class WriteBehind:
         if self.is_up and time.monotonic() > self._warned_at + WARNING_INTERVAL:
             self._warned_at = time.monotonic()
             logger.warning("%s; records wait until it can, up to %d of them", error, self._capacity)
+        self.why_down = str(error)
         self.is_up = False
 
     def _mark(self, marker: _Marker) -> None:
@@ -155,6 +157,8 @@ class WriteBehind:
             self._drop(1, full)
 
     def _run(self) -> None:
+        if self._kept is not None:
+            shielded(self._kept.unsent)(0)  # from now on it keeps what comes in
         step = shielded(self._step)
         while step() is not False:
             pass
@@ -191,7 +195,7 @@ class WriteBehind:
                 until = time.monotonic() + self._linger
             delta = _delta_of(item)
             if delta is None:
-                self._drop(1, "its tokens, its cost or its date are beyond all measure")
+                self._drop(1, _IMMEASURABLE)
             else:
                 batch.append(delta)
             self._in_hand = len(batch)
@@ -210,7 +214,7 @@ class WriteBehind:
         if self._kept is None:
             self._drop(0 if arrived else len(batch))
         elif arrived:
-            self._kept.sent([delta.event_id for delta in batch])
+            shielded(self._kept.sent)([delta.event_id for delta in batch])
         self._in_hand = 0
         return arrived
 
@@ -230,6 +234,7 @@ class WriteBehind:
             try:
                 action()
             except StoreRefused:
+                self._came_up()
                 raise
             except StoreUnavailable as error:
                 self._failed(error)
@@ -268,14 +273,23 @@ class WriteBehind:
         self._behind = False
         before: list[Delta] = []
         while self._kept is not None:
-            records = self._kept.unsent(self._batch)
-            deltas = [delta for delta in map(_delta_of, records) if delta is not None]
+            records = shielded(self._kept.unsent)(self._batch) or ()
+            deltas = [delta for delta in map(self._delta, records) if delta is not None]
             if not deltas or deltas == before or not self._deliver(deltas):
                 return
             before = deltas
 
+    def _delta(self, record: UsageRecord) -> Delta | None:
+        """Return what a record of the backlog adds; one that nothing can add is done with."""
+        delta = _delta_of(record)
+        if delta is None and self._kept is not None:
+            self._drop(1, _IMMEASURABLE)
+            shielded(self._kept.sent)([record.event_id or ""])
+        return delta
+
 
 _NOTHING_ELSE = object()
+_IMMEASURABLE = "its tokens, its cost or its date are beyond all measure"
 _delta_of = shielded(delta_of)
 _writers: "weakref.WeakSet[WriteBehind]" = weakref.WeakSet()
 

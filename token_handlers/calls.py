@@ -1,0 +1,71 @@
+"""Calls that have started, until they end."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from token_handlers.budget import Budget
+from token_handlers.budget_terms import Hold
+from token_handlers.counter import TokenCounter
+from token_handlers.lanes import lane_here
+from token_handlers.process import process
+from token_handlers.scopes import NO_LABELS, Budgets, Labels
+from token_handlers.usage import Operation
+
+MAX_OPEN_CALLS = 10_000
+"""How many calls may be open at once; beyond it the oldest is recorded as an estimate."""
+
+open_calls: "dict[Call, None]" = {}
+"""The calls that have started and not yet ended, the oldest first."""
+
+
+class Call:
+    """A call that has started: what its end does not tell. A framework's package adds what it knows of the call."""
+
+    # Class attributes are the defaults: a call is made in the application's time, and most of them stay as they are.
+    operation: Operation = "chat"
+    model: str | None = None
+    provider: str | None = None
+    base_url: str | None = None
+    node: str | None = None
+    labels: Labels = NO_LABELS
+    budgets: Budgets = ()
+    holds: Mapping[Budget, Hold] | None = None
+    settled = False
+    task: "tuple[asyncio.Task[object], Callable[[object], None]] | None" = None
+    shown = False
+
+    def __init__(self, operation: Operation = "chat") -> None:
+        if operation != "chat":
+            self.operation = operation
+        self.started_at = time.time()
+        self.lane = lane = lane_here()
+        if lane.own:
+            self.labels = lane.labels
+            for counter in lane.own:
+                counter.open_calls.add(self)
+        if lane.budgets or process.budgets:
+            self.budgets = tuple(dict.fromkeys((*process.budgets, *lane.budgets)))
+
+    def count_for(self, counter: TokenCounter) -> None:
+        """Add this call to one more counter, once."""
+        self.lane = self.lane.plus(counter)
+        counter.open_calls.add(self)
+
+    def estimate_prompt(self) -> int:
+        """Return the tokens of what is about to be sent, estimated."""
+        raise NotImplementedError
+
+    def max_output(self) -> int:
+        """Return the most output tokens that the call allows, 0 where it does not say."""
+        return 0
+
+    def estimate(self) -> tuple[dict[str, int], str]:
+        """Return counts from what the events carried so far, and how they were estimated."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Drop what the framework's package keeps of this call."""
+
+    def describe(self) -> None:
+        """Fill in model, provider and labels from what the start event carried."""

@@ -1,0 +1,76 @@
+"""The process: the shared counter, the sinks and budgets of every call, and the frameworks that are tracked.
+
+All of the package's state is here, in `scopes`, and in the table of open calls of `calls`.
+"""
+
+import sys
+import threading
+
+import wrapt
+
+from token_handlers import pricing
+from token_handlers.counter import TokenCounter
+from token_handlers.scopes import Budgets, Sinks, any_scope
+
+_HOOKS = {
+    "langchain.hook": "langchain_core.tracers.context",
+    "langchain.embeddings": "langchain_openai.embeddings.base",
+    "llama_index.hook": "llama_index_instrumentation",
+}
+_watching = threading.Lock()
+
+
+class Process:
+    """What all calls of the process have in common; ``automatic`` are the frameworks whose every call is recorded."""
+
+    __slots__ = ("automatic", "budgets", "counter", "sinks", "watched")
+
+    def __init__(self) -> None:
+        self.counter = TokenCounter()
+        self.sinks: Sinks = ()
+        self.budgets: Budgets = ()
+        self.automatic: set[str] = set()
+        self.watched = False
+
+
+process = Process()
+
+
+def shared_counter() -> TokenCounter:
+    """Return the process-wide counter, which every recorded call reaches."""
+    return process.counter
+
+
+def starts_count(framework: str) -> bool:
+    """Return whether a call that starts here is to be recorded."""
+    return framework in process.automatic or any_scope()
+
+
+def watch_frameworks() -> None:
+    """Attach to LangChain and LlamaIndex, now or when the application imports them, if that is not done."""
+    if process.watched:
+        return
+    with _watching:
+        if process.watched:
+            return
+        pricing.load_prices()  # slow, so before the first call rather than inside it
+        # By name: this module is below the frameworks' packages and must not import them.
+        for hook, module in _HOOKS.items():
+            wrapt.register_post_import_hook(f"token_handlers.{hook}:attach", module)
+        process.watched = True
+
+
+def unwatch_llama_index() -> None:
+    """Leave LlamaIndex's dispatcher as it was, until something is to be tracked again; LangChain's hook can stay."""
+    hook = sys.modules.get("token_handlers.llama_index.hook")
+    if hook is not None:
+        with _watching:
+            hook.detach()
+            process.watched = False
+
+
+def renew_locks() -> None:
+    """Replace in a forked child what a thread of the parent may have held."""
+    global _watching  # noqa: PLW0603 (the one that there is)
+    _watching = threading.Lock()
+    process.counter.renew_lock()
