@@ -285,7 +285,8 @@ def test_as_a_sink(api):
 SINK = """
 import sys
 from token_handlers import Usage, UsageRecord, add_sink
-from token_handlers.recording import Call, open_call
+from token_handlers.calls import Call
+from token_handlers.recording import open_call
 from token_handlers.sinks.agentsight import AgentSightClient
 class Open(Call):
     def estimate(self):

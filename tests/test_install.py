@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from token_handlers import install, recording, track_tokens, uninstall
+from token_handlers import install, track_tokens, uninstall
+from token_handlers.process import process
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,7 +31,7 @@ def test_handler_types(handler_type, tracked):
     install(handler_type)
     install(handler_type)
 
-    assert tracked == recording.automatic
+    assert tracked == process.automatic
 
 
 @pytest.mark.parametrize("junk", ["", " ", "langsmith", "langchain;llamaindex", "langchain,", "auto,langchain"])
@@ -40,7 +41,7 @@ def test_an_unknown_type_is_refused(junk):
         install(junk)
 
     assert repr(junk) in str(caught.value)
-    assert set() == recording.automatic
+    assert set() == process.automatic
 
 
 def test_a_type_that_is_no_string():
@@ -56,7 +57,7 @@ def test_the_environment(monkeypatch, value, tracked):
         monkeypatch.setenv("AGENTSIGHT_TOKEN_HANDLER_TYPE", value)
     install()
 
-    assert tracked == recording.automatic
+    assert tracked == process.automatic
 
 
 def test_an_unknown_type_in_the_environment(monkeypatch):
@@ -93,11 +94,12 @@ sys.meta_path.insert(0, Hidden)
 def test_a_missing_framework_is_one_warning():
     """A framework that is not installed gives one warning with the pip line, and no tracker; 'auto' says nothing."""
     script = f"""{HIDE}
-from token_handlers import install, recording
+from token_handlers import install
+from token_handlers.process import process
 install("auto")
 install("langchain")
 install("langchain,llamaindex")
-print(recording.automatic)
+print(process.automatic)
 """
     output, errors = run(script)
 

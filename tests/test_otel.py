@@ -205,6 +205,15 @@ def test_estimates_are_marked(provider, reader):
     ]
 
 
+def test_the_model_that_was_asked_for(provider, reader):
+    """The request's model is the name that was asked for, the response's the one that answered."""
+    OTelMetrics(provider)(record(model="gpt-4o-2024-08-06", requested_model="gpt-4o"))
+
+    ((attributes, *_),) = points(reader)["token_handlers.cost"][1]
+    assert "gpt-4o" == attributes["gen_ai.request.model"]
+    assert "gpt-4o-2024-08-06" == attributes["gen_ai.response.model"]
+
+
 def test_a_call_without_names(provider, reader):
     """A call of which neither the model nor the provider is known has no model, and the provider 'unknown'."""
     OTelMetrics(provider)(record(model=None, provider=None))

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.redis_servers import Valkey
+from token_handlers import guide
+
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 # What the README takes for granted, as its readers have it.
@@ -50,3 +53,44 @@ def test_python_blocks_run(ledger, environ, tmp_path):
     assert ledger.total().requests > 5
     assert re.match(r"\d+ \d", done.stdout)
     assert "Total Cost (USD): $0.0\n" not in done.stdout
+
+
+def test_the_fleet_block_runs(environ, tmp_path):
+    """What the README says of a fleet counts a call on a real server."""
+    (block,) = (text for kind, text in BLOCKS if kind == "py")
+    told = (
+        'model.invoke("Hello"), fleet.flush(10)\nprint(fleet.totals().successful_requests, fleet.spent("shop").spent)'
+    )
+    with Valkey() as valkey:
+        script = "\n".join([GIVEN, block.replace("redis://localhost:6379", valkey.url), told])
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=environ,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert re.match(r"1 Amounts\(cost=Decimal\('0\.0", done.stdout)
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "token_handlers" / "guide").glob("*.md"))])
+def test_links_lead_somewhere(path):
+    """A link is to a file that is there, or to a heading of the page itself."""
+    text = path.read_text("utf-8")
+    headings = [re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines()]
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("https://")]
+
+    assert links
+    for link in links:
+        assert link[1:] in headings if link.startswith("#") else (path.parent / link).is_file(), link
+
+
+def test_every_page_of_the_guide_is_linked():
+    """The README leads to each page that `token-handlers guide` prints."""
+    text = (ROOT / "README.md").read_text("utf-8")
+
+    assert all(f"(token_handlers/guide/{page}.md)" in text for page in guide.PAGES)

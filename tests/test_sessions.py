@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from token_handlers import add_sink, remove_sink, shared_counter, track_tokens
+from token_handlers.calls import Call
 from token_handlers.conversation import ConversationTracker
-from token_handlers.recording import Call, record
+from token_handlers.recording import record
 from token_handlers.sessions import get_llm_token_usage_for_session
 from token_handlers.sinks.sqlite import SQLiteLedger
 
