@@ -13,12 +13,12 @@ from token_handlers import (
     BudgetExceeded,
     ConversationTracker,
     TokenCounter,
+    budget_warnings,
     install,
     set_price,
     track_tokens,
     uninstall,
 )
-from token_handlers import budget as budget_module
 from token_handlers.budget import Amounts, BudgetWarning
 from token_handlers.budget_accounts import Accounts
 from token_handlers.budget_terms import Asked
@@ -548,12 +548,12 @@ def test_nothing_is_kept():
 
 def test_warnings_are_bounded(monkeypatch):
     """What it has warned of is kept for so many models and accounts, the latest ones."""
-    monkeypatch.setattr(budget_module, "_MAX_WARNED", 3)
+    monkeypatch.setattr(budget_warnings, "MAX_WARNED", 3)
     budget = Budget(max_cost=1)
     for number in range(10):
         budget.release(budget.reserve(Asked(10, None, f"m-{number}")))
 
-    assert [(None, f"m-{number}", "") for number in (7, 8, 9)] == list(budget._warned)
+    assert [(None, f"m-{number}", "") for number in (7, 8, 9)] == list(budget._warnings._given)
 
 
 def test_logging_is_the_packages_own(caplog):

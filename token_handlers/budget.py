@@ -6,7 +6,6 @@ end what it really used is booked in place of that.
 
 import inspect
 import logging
-import threading
 import uuid
 import weakref
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from token_handlers.budget_terms import (
     one_of,
     text,
 )
+from token_handlers.budget_warnings import Warnings
 from token_handlers.errors import BudgetExceeded, StoreUnavailable, shielded
 
 __all__ = ["Amounts", "Budget", "BudgetWarning", "Spent"]
@@ -39,7 +39,6 @@ __all__ = ["Amounts", "Budget", "BudgetWarning", "Spent"]
 logger = logging.getLogger("token_handlers")
 
 HOLD_SECONDS = 600.0
-_MAX_WARNED = 10_000
 _NANO = Decimal(10) ** -9
 
 
@@ -103,8 +102,7 @@ class Budget:
         self._store = store if store is not None else Accounts(per)
         self._is_shared = store is not None
         self._fails_open = on_outage == "fail_open"
-        self._warnings = threading.RLock()  # what the garbage collector ends may be booked in the middle of it
-        self._warned: dict[tuple[str | None, str, str], None] = {}
+        self._warnings = Warnings()
         self._refusals: weakref.WeakSet[BudgetExceeded] = weakref.WeakSet()
 
     @property
@@ -121,9 +119,9 @@ class Budget:
     ) -> None:
         """Replace the limits that are given; the others stay, and it warns anew."""
         given = checked_limits(max_cost, max_tokens, max_requests)
-        with self._warnings:
+        with self._warnings.lock:
             self._limits = {name: limit if given[name] is None else given[name] for name, limit in self._limits.items()}
-            self._warned.clear()
+            self._warnings.forget()
 
     def spent(self, name: str | None = None) -> Amounts:
         """Return what is booked in this window; ``name`` is the session or user of a budget for each of them.
@@ -254,7 +252,7 @@ class Budget:
         if self._unpriced == "refuse":
             reason = f"it has no price, and {self._title(name)} has a max_cost: set_price({asked.model!r}, ...)"
             return self._refusal(asked.model, reason, name, "max_cost", self._limits["max_cost"])
-        if self._unpriced == "warn" and self._is_news((None, str(asked.model), "")):
+        if self._unpriced == "warn" and self._warnings.is_news((None, str(asked.model), "")):
             logger.warning(
                 "%s has no price, so %s does not see its cost: set_price(%r, ...), or Budget(unpriced='refuse')",
                 asked.model or "the model",
@@ -270,19 +268,9 @@ class Budget:
         for limit, maximum in self._limits.items():
             if maximum is None or spent.under(limit) < maximum * self._warn_at:
                 continue
-            if self._is_news((name, limit, window)):
+            if self._warnings.is_news((name, limit, window)):
                 warning = BudgetWarning(self._title(name), limit, maximum, spent.under(limit))
                 shielded(self._on_warning or _log)(warning)
-
-    def _is_news(self, about: tuple[str | None, str, str]) -> bool:
-        """Return whether it did not warn of this."""
-        with self._warnings:
-            if about in self._warned:
-                return False
-            if len(self._warned) >= _MAX_WARNED:
-                self._warned.pop(next(iter(self._warned)))
-            self._warned[about] = None
-        return True
 
     def _name(self, session: str | None, user: str | None) -> str | None:
         return {"session": session, "user": user}.get(self._each or "")
@@ -305,7 +293,7 @@ _budgets: "weakref.WeakSet[Budget]" = weakref.WeakSet()
 def renew_locks() -> None:
     """Replace in a forked child what a thread of the parent may have held."""
     for budget in _budgets:
-        budget._warnings = threading.RLock()  # noqa: SLF001 (this module's own)
+        budget._warnings.renew_lock()  # noqa: SLF001 (this module's own)
         if isinstance(budget._store, Accounts):  # noqa: SLF001 (likewise)
             budget._store.renew_lock()  # noqa: SLF001 (likewise)
 

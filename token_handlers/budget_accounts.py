@@ -1,11 +1,11 @@
 """Accounts: what a budget's sessions or users have spent in this process, and what their calls hold."""
 
 import logging
-import threading
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from token_handlers.budget_terms import Amounts, Limits, Reserved, Spent, passed
+from token_handlers.turns import Turns
 
 logger = logging.getLogger("token_handlers")
 
@@ -40,7 +40,7 @@ class Accounts:
 
     def __init__(self, window: str | None = None) -> None:
         self._window = window
-        self._lock = threading.RLock()
+        self._turns = Turns()
         self._accounts: dict[str, _Account] = {}
         self._held: dict[str, tuple[_Account, Amounts]] = {}
         self._swept: str | None = None
@@ -60,7 +60,7 @@ class Accounts:
     ) -> Reserved:
         """Hold what a call may use, if what is spent and held leaves room for it."""
         amounts = Amounts(cost, tokens, requests)
-        with self._lock:
+        with self._turns:
             account = self._account(scope)
             before = account.held
             exceeded = passed(limits, account.spent.plus(before), amounts)
@@ -71,25 +71,24 @@ class Accounts:
 
     def renew_lock(self) -> None:
         """Replace the lock: for a forked child, in which a thread that held it does not exist."""
-        self._lock = threading.RLock()
+        self._turns.renew()
 
     def settle(
         self, scope: str, reservation: str, *, cost: Decimal, tokens: int, requests: int = 1, wait: bool = True
     ) -> bool:
         """Book what a call used, in place of what it held; ``scope`` counts where it held nothing."""
-        with self._lock:
-            account = self._let_go(reservation) or self._account(scope)
-            account.spent = account.spent.plus(Amounts(cost, tokens, requests))
+        self._turns.do(lambda: self._book(scope, reservation, Amounts(cost, tokens, requests)))
         return True
 
     def release(self, scope: str, reservation: str, *, wait: bool = True) -> bool:
         """Let go of what a call held."""
-        with self._lock:
-            return self._let_go(reservation) is not None
+        held = reservation in self._held
+        self._turns.do(lambda: self._let_go(reservation))
+        return held
 
     def spent(self, scope: str, window: str | None = None) -> Spent:
         """Return what an account has spent in the window, and what its calls hold."""
-        with self._lock:
+        with self._turns:
             account = self._accounts.get(scope)
             if account is None and len(self._accounts) >= MAX_ACCOUNTS:
                 account = self._accounts.get(OTHERS)
@@ -97,6 +96,10 @@ class Accounts:
                 return Spent(Amounts(), Amounts())
             account = self._turned(account, current_window(self._window))
             return Spent(account.spent, account.held)
+
+    def _book(self, scope: str, reservation: str, amounts: Amounts) -> None:
+        account = self._let_go(reservation) or self._account(scope)
+        account.spent = account.spent.plus(amounts)
 
     def _let_go(self, reservation: str) -> _Account | None:
         account, amounts = self._held.pop(reservation, (None, Amounts()))

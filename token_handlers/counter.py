@@ -1,12 +1,12 @@
 """TokenCounter: thread-safe cumulative totals, in all and by label."""
 
-import threading
 from collections.abc import Callable
 from decimal import Decimal
 from typing import ClassVar, Protocol
 
 from token_handlers.tables import html_table, money, summary_lines
 from token_handlers.tallies import Entry, Tally, entry_of
+from token_handlers.turns import Turns
 from token_handlers.usage import UsageRecord, UsageTotals
 
 MAX_VALUES = 10_000
@@ -36,10 +36,10 @@ class TokenCounter:
     __slots__ = (
         "__weakref__",
         "_labels",
-        "_lock",
         "_resets",
         "_shown",
         "_total",
+        "_turns",
         "block",
         "listeners",
         "open_calls",
@@ -47,7 +47,7 @@ class TokenCounter:
     )
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._turns = Turns()
         self._total = Tally()
         self._labels: dict[str, dict[str, Tally]] = {}
         self._resets = 0
@@ -69,30 +69,23 @@ class TokenCounter:
 
     def apply(self, entry: Entry) -> None:
         """Add an entry."""
-        with self._lock:
-            self._add(entry)
+        self._turns.do(lambda: self._add(entry))
 
     def show(self, call: object, estimate: Entry) -> None:
         """Add what a call that is still open is estimated to be, until it is settled or hidden."""
-        with self._lock:
-            if call not in self._shown:
-                self._shown[call] = estimate
-                self._add(estimate)
+        self._turns.do(lambda: self._show(call, estimate))
 
     def settle(self, call: object, entry: Entry) -> None:
         """Add a call's entry in place of the estimate, atomically."""
-        with self._lock:
-            self._hide(call)
-            self._add(entry)
+        self._turns.do(lambda: self._hide(call, entry))
 
     def hide(self, call: object) -> None:
         """Take the estimate of a call back that was never sent, or that another one includes."""
-        with self._lock:
-            self._hide(call)
+        self._turns.do(lambda: self._hide(call))
 
     def renew_lock(self) -> None:
         """Replace the lock: for a forked child, in which a thread that held it does not exist."""
-        self._lock = threading.RLock()
+        self._turns.renew()
 
     def sum_up(self) -> None:
         """Add up what waits; reading a total does so too."""
@@ -104,10 +97,17 @@ class TokenCounter:
         for label, value in entry.labels:
             self._tally(label, value).add(entry)
 
-    def _hide(self, call: object) -> None:
+    def _show(self, call: object, estimate: Entry) -> None:
+        if call not in self._shown and not getattr(call, "settled", False):
+            self._shown[call] = estimate
+            self._add(estimate)
+
+    def _hide(self, call: object, entry: Entry | None = None) -> None:
         estimate = self._shown.pop(call, None)
         if estimate is not None:
             self._take_back(estimate)
+        if entry is not None:
+            self._add(entry)
 
     def _take_back(self, entry: Entry) -> None:
         self._total.take_back(entry)
@@ -141,7 +141,7 @@ class TokenCounter:
     def total_tokens(self) -> int:
         """Prompt plus completion tokens, without embeddings."""
         self.sum_up()
-        with self._lock:
+        with self._turns:
             numbers = self._total.numbers
             return numbers.get("input_tokens", 0) + numbers.get("output_tokens", 0)
 
@@ -194,7 +194,7 @@ class TokenCounter:
     def cost(self) -> Decimal | None:
         """USD, exact; None when there were requests and none could be priced."""
         self.sum_up()
-        with self._lock:
+        with self._turns:
             return self._total.known_cost()
 
     @property
@@ -221,26 +221,26 @@ class TokenCounter:
     def by(self, label: str) -> dict[str, UsageTotals]:
         """Return the totals by the values of a label: 'model', 'session', 'user', 'langgraph_node', or a tag's name."""
         self.sum_up()
-        with self._lock:
+        with self._turns:
             return {value: tally.totals() for value, tally in self._labels.get(label, {}).items()}
 
     def numbers_by(self, label: str, prefix: str = "") -> dict[str, dict[str, int]]:
         """Return the numbers under Usage's names, with those that were reported, by a label's values with a prefix."""
         self.sum_up()
-        with self._lock:
+        with self._turns:
             values = self._labels.get(label, {})
             return {value: dict(tally.numbers) for value, tally in values.items() if value.startswith(prefix)}
 
     def reading(self) -> tuple[UsageTotals, int]:
         """Return all totals as of one moment, and how many resets came before it."""
         self.sum_up()
-        with self._lock:
+        with self._turns:
             return self._total.totals(), self._resets
 
     def snapshot(self) -> UsageTotals:
         """Return all totals as of one moment."""
         self.sum_up()
-        with self._lock:
+        with self._turns:
             return self._total.totals()
 
     def reset(self) -> UsageTotals:
@@ -249,7 +249,7 @@ class TokenCounter:
         A call that is still open, and shown as an estimate, is not in what is returned: it goes on to be shown.
         """
         self.sum_up()
-        with self._lock:
+        with self._turns:
             for estimate in self._shown.values():
                 self._take_back(estimate)
             totals = self._total.totals()

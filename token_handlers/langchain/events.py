@@ -4,33 +4,24 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from token_handlers.guide import WHY
 from token_handlers.interruptions import was_rejected
-from token_handlers.lanes import Spent
-from token_handlers.langchain.runs import Run, message_text, settle_batch
+from token_handlers.langchain.plain import LOSSLESS, PLAIN_USAGE, model_name, queue_plain
+from token_handlers.langchain.runs import Run, settle_batch
+from token_handlers.langchain.texts import message_text
 from token_handlers.payloads import (
     Reading,
     add_usage_metadata,
-    plain_counts,
     read_message,
     read_payload,
     read_usage_metadata,
 )
-from token_handlers.recording import abandon, drop, record, record_later
+from token_handlers.recording import abandon, drop, record
 
 logger = logging.getLogger("token_handlers")
 
-_PLAIN_USAGE = {
-    "completion_tokens",
-    "prompt_tokens",
-    "total_tokens",
-    "completion_tokens_details",
-    "prompt_tokens_details",
-}
-# Providers whose own client reads a plain usage without losing any of it.
-_LOSSLESS = ("openai", "azure")
 # What a stream's metadata may say beside the usage of its chunks.
 _BESIDE_USAGE = {"cost", "cost_details", "cost_in_usd_ticks", "token_usage", "usage"}
 _warned: set[str] = set()
@@ -45,61 +36,12 @@ def record_end(run: Run, response: Any) -> None:
     output = response.llm_output
     if message is not None and (output is not None or run.chunk is not None or not _is_cache_hit(run, message)):
         metadata = message.response_metadata or {}
-        if not _queue_plain(run, message.usage_metadata, metadata):
+        if not queue_plain(run, message.usage_metadata, metadata):
             _record_message(run, message, metadata, output or {}, generations)
     elif message is not None:
         _record_hit(run, message)
     else:
         _record_text(run, generations, output or {})
-
-
-class _Plain(NamedTuple):
-    """The usage of the common shape, from OpenAI's client or one like it."""
-
-    usage: Mapping[str, Any]
-    raw: Mapping[str, Any]
-    model: Any
-    tier: Any
-
-    def read(self, run: Any) -> Spent:
-        """Return what the run used."""
-        run.describe()
-        kept = {"token_usage": self.raw, "model_name": self.model, "service_tier": self.tier}
-        whole = run.provider in _LOSSLESS and "input_token_details" in self.usage  # not before langchain-core 0.3.9
-        reading = read_usage_metadata(self.usage) if whole else read_message(self.usage, kept, run.provider)
-        if reading is None:
-            return Spent(self.known(), source="estimated")
-        tier = reading.service_tier or self.tier
-        tier = tier if isinstance(tier, str) else None
-        return Spent(reading.counts, model=_model(run, kept, {}), cost=reading.cost, service_tier=tier)
-
-    def alike(self, run: Any) -> tuple[object, Mapping[str, int]] | None:
-        """Return the counts, and what tells the run from those that differ in these alone."""
-        metadata = run.metadata
-        if not metadata or metadata.get("ls_provider") not in _LOSSLESS or "input_token_details" not in self.usage:
-            return None
-        model, counts = metadata.get("ls_model_name"), plain_counts(self.usage)
-        if model is None or counts is None:
-            return None
-        tags = tuple(run.tags) if run.tags else None
-        return (self.model, self.tier, model, id(run.serialized), tags, metadata.get("langgraph_node")), counts
-
-    def known(self) -> Mapping[str, int]:
-        """Return the two counts that there are."""
-        return {name: self.usage[name] for name in ("input_tokens", "output_tokens") if type(self.usage[name]) is int}
-
-
-def _queue_plain(run: Run, usage: Any, metadata: Mapping[str, Any]) -> bool:
-    """Queue a run whose usage is whole and has the common shape, to be read later; return whether it is."""
-    raw = metadata.get("token_usage")
-    if run.chunk is not None or not isinstance(raw, dict) or not isinstance(usage, dict):
-        return False
-    if not (_PLAIN_USAGE.issuperset(raw) and usage.get("input_tokens") and usage.get("output_tokens")):
-        return False
-    told = _Plain(usage, raw, metadata.get("model_name"), metadata.get("service_tier"))
-    run.forget_texts()
-    record_later(run, told)
-    return True
 
 
 def _record_message(
@@ -108,7 +50,7 @@ def _record_message(
     run.describe()
     reading = _reading(run, message, metadata, output)
     tier = reading.service_tier if reading is not None else None
-    model = _model(run, metadata, output)
+    model = model_name(run, metadata, output)
     if reading is not None and _is_whole(run, reading.counts):
         _record_whole(run, reading, model, tier or metadata.get("service_tier") or output.get("service_tier"))
     else:
@@ -119,7 +61,7 @@ def _record_hit(run: Run, message: Any) -> None:
     run.describe()
     reading = read_usage_metadata(message.usage_metadata) if message.usage_metadata else None
     counts = reading.counts if reading is not None else {}
-    record(run, counts, model=_model(run, message.response_metadata or {}, {}), outcome="cached")
+    record(run, counts, model=model_name(run, message.response_metadata or {}, {}), outcome="cached")
 
 
 def record_error(run: Run, error: BaseException, response: Any) -> None:
@@ -159,7 +101,7 @@ def _record_interrupted(run: Run, reading: Reading | None, message: Any) -> None
 
 
 def _error_model(run: Run, message: Any) -> str | None:
-    return _model(run, getattr(message, "response_metadata", None) or {}, {})
+    return model_name(run, getattr(message, "response_metadata", None) or {}, {})
 
 
 def _record_text(run: Run, generations: Sequence[Any], output: Mapping[str, Any]) -> None:
@@ -236,7 +178,7 @@ def _reading(run: Run, message: Any, metadata: Mapping[str, Any], output: Mappin
 
 def _is_plain(run: Run, raw: Any) -> bool:
     """Return whether OpenAI's own client read a usage in which there is nothing that it loses: the common case."""
-    return run.provider in _LOSSLESS and isinstance(raw, Mapping) and _PLAIN_USAGE.issuperset(raw)
+    return run.provider in LOSSLESS and isinstance(raw, Mapping) and PLAIN_USAGE.issuperset(raw)
 
 
 def _streamed(run: Run) -> Reading | None:
@@ -272,25 +214,14 @@ def _hits_are_marked() -> bool:
     return hasattr(BaseChatModel, "_convert_cached_generations")
 
 
-def _model(run: Run, metadata: Mapping[str, Any], output: Mapping[str, Any]) -> str | None:
-    name = metadata.get("model_name") or metadata.get("model") or output.get("model_name") or output.get("model")
-    if not isinstance(name, str):
-        return None
-    return name if run.chunk is None else _once(name)
-
-
 def _text_model(run: Run, output: Mapping[str, Any]) -> str | None:
     name = output.get("model_name") or output.get("model")
     return name if isinstance(name, str) else None
 
 
-def _once(name: str) -> str:
-    """Return a model's name as it was before LangChain joined it to itself: streams with n > 1 do."""
-    period = (name + name).find(name, 1)
-    return name[:period]
-
-
 def _first(items: Any, default: Any) -> Any:
+    if type(items) is list:  # what LangChain has, and far quicker to ask for than a Sequence
+        return items[0] if items else default
     return items[0] if isinstance(items, Sequence) and items else default
 
 

@@ -14,6 +14,7 @@ from token_handlers.langchain import runs
 from token_handlers.langchain.events import record_end, record_error
 from token_handlers.langchain.metadata import usage_metadata
 from token_handlers.langchain.refusals import reserve
+from token_handlers.langchain.texts import message_text
 from token_handlers.pricing import load_prices
 from token_handlers.process import starts_count
 
@@ -70,7 +71,7 @@ class RunRecorder(BaseCallbackHandler):
             return
         run.chunk = chunk
         if token:
-            run.parts.append(token if isinstance(token, str) else runs.message_text(token)[0])
+            run.parts.append(token if isinstance(token, str) else message_text(token)[0])
         message = getattr(chunk, "message", None)
         if message is not None:
             run.add_chunk(message)

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 import wrapt
 
 from token_handlers.errors import shielded
-from token_handlers.llama_index import budgets, calls, embeddings, silent
+from token_handlers.llama_index import budgets, embeddings, eventless, silent
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingCall
+from token_handlers.llama_index.eventless import Answer
 from token_handlers.llama_index.gate import is_tracked
 from token_handlers.llama_index.handlers import count_for_handlers
 from token_handlers.llama_index.outcomes import record_end, record_error
@@ -23,13 +24,6 @@ from token_handlers.payloads import read_payload
 
 _USAGE_EVENTS = ("message_start", "message_delta")
 _EMBEDDING_METHODS = ("get_", "aget_")
-
-
-class _Answer(NamedTuple):
-    """A client's response as LlamaIndex's own responses look; ``text`` is for estimates alone."""
-
-    raw: Any
-    text: str = ""
 
 
 class _Witness(NamedTuple):
@@ -95,12 +89,12 @@ def _wrap_sdk(module: ModuleType) -> None:
 def _wrap_google(module: ModuleType) -> None:
     _wrap(module.Models, "generate_content", _request)
     _wrap(module.AsyncModels, "generate_content", _arequest)
-    _wrap(module.Models, "generate_content_stream", _stream)
-    _wrap(module.AsyncModels, "generate_content_stream", _astream)
+    _wrap(module.Models, "generate_content_stream", eventless.stream)
+    _wrap(module.AsyncModels, "generate_content_stream", eventless.astream)
 
 
 def _wrap_mistral(module: ModuleType) -> None:
-    _wrap(module.MistralAI, "fill_in_middle", _fill_in_middle)
+    _wrap(module.MistralAI, "fill_in_middle", eventless.fill_in_middle)
 
 
 _WRAPS: Mapping[str, Callable[[ModuleType], None]] = {
@@ -190,7 +184,7 @@ def _answered(call: _Begun, response: Any) -> None:
     elif isinstance(call, EmbeddingCall):
         embeddings.sent(call, response)
     else:
-        record_end(call, _Answer(response, _text(response)))
+        record_end(call, Answer(response, _text(response)))
 
 
 def _watch_events(call: ModelCall, stream: Any) -> None:
@@ -236,94 +230,3 @@ def _text(response: Any) -> str:
             return text
     blocks = getattr(response, "content", None)
     return "".join(str(getattr(block, "text", "")) for block in blocks) if isinstance(blocks, list) else ""
-
-
-def _stream(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    call = _begin_stream(sys._getframe(1), kwargs)  # noqa: SLF001 (its generator runs outside the span that made it)
-    chunks = wrapped(*args, **kwargs)
-    return chunks if call is None else _followed(call, chunks)
-
-
-def _astream(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    call = _begin_stream(sys._getframe(1), kwargs)  # noqa: SLF001 (as above)
-    pending = wrapped(*args, **kwargs)
-    return pending if call is None else _afollowed(call, pending)
-
-
-@shielded
-def _begin_stream(frame: Any, kwargs: dict[str, Any]) -> ModelCall | None:
-    """Open a call for a stream that LlamaIndex's GoogleGenAI reads in structured prediction, without any event."""
-    code = frame.f_code
-    if "stream_structured_predict" not in code.co_qualname or not code.co_qualname.startswith("GoogleGenAI."):
-        return None
-    llm = frame.f_locals.get("self")
-    if not (is_tracked() or count_for_handlers(None, llm)):
-        return None
-    facts = calls.facts_of(llm) if llm is not None else {"class_name": "GenAI", "model_name": kwargs.get("model")}
-    call = calls.begin(None, None, "chat", str(kwargs.get("contents") or ""), {}, facts)
-    call.instance = llm
-    count_for_handlers(call, llm)
-    return _checked(call)
-
-
-def _followed(call: ModelCall, chunks: Iterator[Any]) -> Iterator[Any]:
-    texts: list[str] = []
-    try:
-        for chunk in chunks:
-            _note(call, chunk, texts)
-            yield chunk
-    except BaseException as error:
-        _failed(call, error)
-        raise
-    shielded(record_end)(call, call.response)
-
-
-async def _afollowed(call: ModelCall, pending: Awaitable[AsyncIterator[Any]]) -> AsyncIterator[Any]:
-    try:
-        chunks = await pending
-    except BaseException as error:
-        _failed(call, error)
-        raise
-    return _anoted(call, chunks)
-
-
-async def _anoted(call: ModelCall, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    texts: list[str] = []
-    try:
-        async for chunk in chunks:
-            _note(call, chunk, texts)
-            yield chunk
-    except BaseException as error:
-        _failed(call, error)
-        raise
-    shielded(record_end)(call, call.response)
-
-
-@shielded
-def _note(call: ModelCall, chunk: Any, texts: list[str]) -> None:
-    texts.append(str(getattr(chunk, "text", None) or ""))
-    call.response = _Answer(chunk, "".join(texts))
-
-
-def _fill_in_middle(wrapped: Callable[..., Any], llm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    call = _begin_fill(llm, args, kwargs)
-    if call is None:
-        return wrapped(*args, **kwargs)
-    try:
-        response = wrapped(*args, **kwargs)
-    except BaseException as error:
-        _failed(call, error)
-        raise
-    shielded(record_end)(call, response)
-    return response
-
-
-@shielded
-def _begin_fill(llm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall | None:
-    if not (is_tracked() or count_for_handlers(None, llm)):
-        return None
-    texts = [text for text in (*args[:2], kwargs.get("prompt"), kwargs.get("suffix")) if isinstance(text, str)]
-    call = calls.begin(current.get(), None, "text_completion", "\n".join(texts), {}, calls.facts_of(llm))
-    call.instance = llm
-    count_for_handlers(call, llm)
-    return _checked(call)

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from token_handlers.budget_terms import Amounts, Reserved, Spent
 from token_handlers.errors import StoreRefused, StoreUnavailable
+from token_handlers.sinks.redis_backlog import Backlog
 from token_handlers.sinks.redis_budgets import (
     amounts_of,
     limits_of,
@@ -22,7 +23,7 @@ from token_handlers.sinks.redis_budgets import (
 from token_handlers.sinks.redis_records import LABELS, MAX_BATCH, Delta, Keys, encoded, script_input, totals_of
 from token_handlers.sinks.redis_scripts import RECORD, RELEASE, RESERVE, SETTLE, SPENT, Script
 from token_handlers.sinks.redis_server import Server
-from token_handlers.sinks.redis_writer import EXIT_TIMEOUT, Backlog, WriteBehind
+from token_handlers.sinks.redis_writer import EXIT_TIMEOUT, WriteBehind
 from token_handlers.usage import UsageRecord, UsageTotals
 
 if TYPE_CHECKING:

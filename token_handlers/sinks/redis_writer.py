@@ -9,9 +9,9 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Protocol
 
 from token_handlers.errors import StoreRefused, StoreUnavailable, shielded
+from token_handlers.sinks.redis_backlog import Backlog
 from token_handlers.sinks.redis_records import Delta, delta_of
 from token_handlers.usage import UsageRecord
 
@@ -24,16 +24,6 @@ HURRIED_DELAY = 0.05
 IDLE = 30.0
 EXIT_TIMEOUT = 2.0
 WARNING_INTERVAL = 60.0
-
-
-class Backlog(Protocol):
-    """Where records wait beyond a process' memory and life, such as a ledger."""
-
-    def unsent(self, limit: int) -> Sequence[UsageRecord]:
-        """Return some of the records that are not known to have arrived, the oldest first."""
-
-    def sent(self, event_ids: Sequence[str]) -> None:
-        """Note that records have arrived; one that is not known here may be on its way."""
 
 
 class _Marker(threading.Event):
