@@ -180,9 +180,9 @@ class Budget:
         hold = hold or Hold(self._account(name), uuid.uuid4().hex)
         cost, tokens, requests = amounts
         self._store.settle(hold.account, hold.reservation, cost=cost, tokens=tokens, requests=requests, wait=False)
-        if not self._is_shared:  # asking a fleet's store would take time: reserving does that anyway
+        if isinstance(self._store, Accounts):  # asking a fleet's store would take time: reserving does that anyway
             window = current_window(self._per)
-            self._warn(name, self._store.spent(hold.account).spent, window)
+            self._warn(name, self._store.glance(hold.account), window)
 
     def release(self, hold: Hold, *, wait: bool = False) -> None:
         """Let go of what a call held that used nothing; with ``wait`` before this returns."""

@@ -97,6 +97,11 @@ class Accounts:
             account = self._turned(account, current_window(self._window))
             return Spent(account.spent, account.held)
 
+    def glance(self, scope: str) -> Amounts:
+        """Return what an account has spent in the window, without waiting for anybody: for warnings."""
+        account = self._accounts.get(scope) or self._accounts.get(OTHERS)
+        return account.spent if account is not None and account.window == current_window(self._window) else Amounts()
+
     def _book(self, scope: str, reservation: str, amounts: Amounts) -> None:
         account = self._let_go(reservation) or self._account(scope)
         account.spent = account.spent.plus(amounts)

@@ -15,6 +15,8 @@ from token_handlers.usage import Operation
 MAX_OPEN_CALLS = 10_000
 """How many calls may be open at once; beyond it the oldest is recorded as an estimate."""
 
+_ONCE = (True,)
+
 open_calls: "dict[Call, None]" = {}
 """The calls that have started and not yet ended, the oldest first."""
 
@@ -39,6 +41,7 @@ class Call:
         if operation != "chat":
             self.operation = operation
         self.started_at = time.time()
+        self.claim = iter(_ONCE)
         self.lane = lane = lane_here()
         if lane.own:
             self.labels = lane.labels

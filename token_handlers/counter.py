@@ -18,8 +18,8 @@ OTHER = "(other)"
 class Queue(Protocol):
     """Where calls wait that have ended and are not added up yet."""
 
-    def drain(self) -> None:
-        """Add them to their counters, and return when that is done, by whichever thread."""
+    def drain(self, *, wait: bool) -> None:
+        """Add them to their counters; with ``wait``, return when that is done, by whichever thread."""
 
 
 class TokenCounter:
@@ -87,10 +87,10 @@ class TokenCounter:
         """Replace the lock: for a forked child, in which a thread that held it does not exist."""
         self._turns.renew()
 
-    def sum_up(self) -> None:
+    def sum_up(self, *, wait: bool = True) -> None:
         """Add up what waits; reading a total does so too."""
         for queue in tuple(self.queues):
-            queue.drain()
+            queue.drain(wait=wait)
 
     def _add(self, entry: Entry) -> None:
         self._total.add(entry)
@@ -125,7 +125,8 @@ class TokenCounter:
 
     def _number(self, name: str) -> int:
         self.sum_up()
-        return self._total.numbers.get(name, 0)
+        with self._turns:
+            return self._total.numbers.get(name, 0)
 
     @property
     def prompt_tokens(self) -> int:
@@ -206,7 +207,8 @@ class TokenCounter:
     def saved_cost(self) -> Decimal:
         """USD that answers from LangChain's own cache would have cost."""
         self.sum_up()
-        return self._total.saved
+        with self._turns:
+            return self._total.saved
 
     @property
     def by_model(self) -> dict[str, UsageTotals]:

@@ -119,17 +119,19 @@ class Lane:
         if not self._marked:
             self._mark()
         if len(ended) > MAX_WAITING:
-            self.drain()
+            self.drain(wait=False)
 
     def apply(self, entry: Entry) -> None:
         """Add an entry to each counter."""
         for counter in self.counters:
             counter.apply(entry)
 
-    def drain(self) -> None:
-        """Read, price and add up what is queued."""
+    def drain(self, *, wait: bool = True) -> None:
+        """Read, price and add up what is queued; without ``wait`` only where no other thread is at it."""
         alike: dict[object, _Alike] = {}
-        with self._lock:
+        if not self._lock.acquire(blocking=wait):
+            return
+        try:
             try:
                 while self._ended:
                     call, told = self._ended.popleft()
@@ -139,6 +141,8 @@ class Lane:
                 for calls in alike.values():
                     self.apply(calls.entry())
             self._unmark()
+        finally:
+            self._lock.release()
 
     def renew_lock(self) -> None:
         """Replace the lock: for a forked child, in which a thread that held it does not exist."""

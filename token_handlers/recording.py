@@ -3,7 +3,6 @@
 import asyncio
 import atexit
 import os
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -39,9 +38,6 @@ def add_sink(sink: Callable[[UsageRecord], object]) -> None:
 def remove_sink(sink: Callable[[UsageRecord], object]) -> None:
     """Stop giving records to a sink; one that was never added is fine."""
     process.sinks = tuple(other for other in process.sinks if other is not sink)
-
-
-_settling = threading.RLock()  # the garbage collector may end another call in the middle of it
 
 
 class More(TypedDict, total=False):
@@ -194,18 +190,17 @@ def show_everywhere(call: Call) -> None:
 def _show(call: Call, counters: tuple[TokenCounter, ...]) -> None:
     counts, _ = call.estimate()
     entry, _ = price_entry(call, Spent(counts, source="estimated"))
-    with _settling:
-        if call.settled:
-            return
-        call.shown = True
-        for counter in counters:
-            counter.show(call, entry)
+    if call.settled:
+        return
+    call.shown = True
+    for counter in counters:
+        counter.show(call, entry)
 
 
 def _claim(call: Call) -> bool:
-    """Settle a call and return whether this is the first to do so; what is shown of it does not change any more."""
-    with _settling:
-        first, call.settled = not call.settled, True
+    """Settle a call and return whether this is the first to do so; from then on no estimate of it is shown."""
+    first = next(call.claim, False)  # atomic, and without a lock, which the garbage collector might find taken
+    call.settled = True
     return first
 
 
@@ -246,8 +241,6 @@ def _record(call: Call, spent: Spent, cost: Decimal | None, cost_source: str | N
 
 def _after_fork() -> None:
     """Renew in a child the locks that another thread of the parent may have held."""
-    global _settling  # noqa: PLW0603 (the one that there is)
-    _settling = threading.RLock()
     renew_process()
     renew_lanes()
     renew_budgets()

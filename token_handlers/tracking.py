@@ -118,7 +118,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         scope = next((scope for scope in reversed(entered) if is_entered_here(scope)), entered[-1])
         entered.remove(scope)
         leave(scope)
-        scope.counter.sum_up()
+        scope.counter.sum_up(wait=False)
         if scope.counter.open_calls:
             show_open(scope.counter)
 

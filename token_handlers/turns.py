@@ -1,7 +1,8 @@
 """Turns: a lock that also holds against the garbage collector.
 
-The collector may end a call, by closing its stream, in the middle of anything that a thread does: also where that very
-thread has the lock of what the call is to be added to. Such an addition waits until the lock is let go.
+The collector may end a call, by closing its stream, in the middle of anything that a thread does: also where that
+thread has the lock of what the call is to be added to, or another lock. So an addition never waits: where the lock is
+taken, whoever has it does what was added, at the end of the turn.
 """
 
 import threading
@@ -11,7 +12,7 @@ from types import TracebackType
 
 
 class Turns:
-    """A lock, entered with `with`; in the middle of it, what is to be done by `do` waits for its end."""
+    """A lock, entered with `with`; what is given to `do` is done in a turn: now, or at the end of the one under way."""
 
     __slots__ = ("_depth", "_later", "_lock")
 
@@ -21,9 +22,9 @@ class Turns:
         self._later: deque[Callable[[], object]] = deque()
 
     def do(self, action: Callable[[], object]) -> None:
-        """Do something alone: now, or at the end of what this thread is in the middle of."""
-        with self:
-            self._later.append(action)
+        """Do something in a turn, without waiting for it; a turn that begins after this sees it done."""
+        self._later.append(action)
+        self._catch_up()
 
     def renew(self) -> None:
         """Replace the lock: for a forked child, in which a thread that held it does not exist."""
@@ -32,14 +33,28 @@ class Turns:
     def __enter__(self) -> None:
         self._lock.acquire()
         self._depth += 1
+        self._work()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leave()
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Do what waits, unless somebody is in a turn, who will see it at its end."""
+        while self._later and not self._depth and self._lock.acquire(blocking=False):
+            self._depth += 1
+            self._leave()
+
+    def _leave(self) -> None:
         try:
-            if self._depth == 1:
-                while self._later:
-                    self._later.popleft()()
+            self._work()
         finally:
             self._depth -= 1
             self._lock.release()
+
+    def _work(self) -> None:
+        if self._depth == 1:
+            while self._later:
+                self._later.popleft()()
