@@ -1,7 +1,9 @@
 """What tests compare: the ledger's bill and a counter, in one form."""
 
 from token_handlers import TokenCounter
+from token_handlers.calls import open_calls
 from token_handlers.demo.server import Channel
+from token_handlers.recording import drop
 
 
 def billed(ledger: Channel) -> dict[str, int]:
@@ -27,3 +29,10 @@ def counted(counter: TokenCounter) -> dict[str, int]:
         "reasoning": counter.reasoning_tokens,
         "rejected": counter.failed_requests,
     }
+
+
+def forget_open_calls() -> None:
+    """Drop what earlier tests have left open, which the shared counter goes on to show after a reset."""
+    for call in list(open_calls):
+        call.forget()
+        drop(call)

@@ -235,6 +235,7 @@ def texts(ledger):
     dropped_in.on_record(records.append)
     make_llm(ledger, callback_manager=CallbackManager([handler, dropped_in])).chat(MESSAGES)
 
+    assert dropped_in.flush(10)
     assert str(MESSAGES[1].content) in handler.llm_token_counts[0].prompt
     assert 1 == len(records)
     assert str(MESSAGES[1].content) not in records[0].model_dump_json()

@@ -10,6 +10,7 @@ import pytest
 from langchain_openai import ChatOpenAI
 
 from tests.agentsight_api import KEY, OTHER_KEY, AgentSightAPI, Answer
+from tests.bills import forget_open_calls
 from token_handlers import (
     TokenCounter,
     TokenHandlersError,
@@ -32,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def _anew():
     """Nothing is counted yet, and automatic tracking ends with the test."""
+    forget_open_calls()
     shared_counter().reset()
     yield
     uninstall()

@@ -253,6 +253,7 @@ def test_on_record(ledger):
     with track_tokens() as counter:
         counter.on_record(seen.append)
         chat(ledger).invoke("What is the weather?")
+        assert counter.flush(10)
         assert [billed(ledger)["prompt"]] == [record.usage.input_tokens for record in seen]
     chat(ledger).invoke("What is the weather?")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bills import forget_open_calls
 from token_handlers import add_sink, remove_sink, shared_counter, track_tokens
 from token_handlers.calls import Call
 from token_handlers.conversation import ConversationTracker
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def _anew():
     """Nothing is counted yet."""
+    forget_open_calls()
     shared_counter().reset()
 
 

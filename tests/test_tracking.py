@@ -495,4 +495,5 @@ def test_on_record():
         spend()
     spend()
 
+    assert counter.flush(10)
     assert ["reported"] == [one.source for one in seen]

@@ -114,8 +114,12 @@ class Counted:
         return self.counter.reset()
 
     def on_record(self, callback: Callable[[UsageRecord], object]) -> None:
-        """Call back with the record of each call that the counter counts, when the call ends."""
+        """Call back with the record of each call that the counter counts, from a thread of the callback's own."""
         self.counter.on_record(callback)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until the callbacks of `on_record` have had every record; return whether they have."""
+        return self.counter.flush(timeout)
 
     def get_token_usage(self) -> dict[str, int]:
         """Return the counts under AgentSight's names."""

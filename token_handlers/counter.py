@@ -4,6 +4,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import ClassVar, Protocol
 
+from token_handlers.hooks import Hook
 from token_handlers.tables import html_table, money, summary_lines
 from token_handlers.tallies import Entry, Tally, entry_of
 from token_handlers.turns import Turns
@@ -262,9 +263,23 @@ class TokenCounter:
         return totals
 
     def on_record(self, callback: Callable[[UsageRecord], object]) -> None:
-        """Call back with the record of each call that this counter counts, when the call ends."""
+        """Call back with the record of each call that this counter counts, when the call ends.
+
+        From a thread of the callback's own: one that raises or blocks disturbs nothing. `flush` waits for it.
+        """
+        if not callable(callback):
+            raise TypeError(f"on_record takes a callable of one UsageRecord, not {callback!r}")
+        self.listen(Hook(callback))
+
+    def listen(self, listener: Callable[[UsageRecord], object]) -> None:
+        """Give records to a listener in the thread in which a call ends."""
         TokenCounter.any_listening = True
-        self.listeners = (*self.listeners, callback)
+        self.listeners = (*self.listeners, listener)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until the callbacks of `on_record` have had every record; return whether they have."""
+        flushed = [hook.flush(timeout) for hook in self.listeners if isinstance(hook, Hook)]
+        return all(flushed)
 
     def get_token_usage(self) -> dict[str, int]:
         """Return the counts under AgentSight's names."""

@@ -79,7 +79,6 @@ class Lane:
         "_ended",
         "_last",
         "_lock",
-        "_marked",
         "budgets",
         "counters",
         "labels",
@@ -97,7 +96,6 @@ class Lane:
         self.budgets = tuple(dict.fromkeys(budget for scope in scopes for budget in scope.budgets))
         self._ended: deque[tuple[Ended, Told]] = deque()
         self._lock = threading.RLock()  # a call that is read may warn, and what logs the warning may read a counter
-        self._marked = False
         self._last: Lane | None = None
 
     def plus(self, counter: TokenCounter) -> "Lane":
@@ -116,8 +114,7 @@ class Lane:
         """Queue an ended call."""
         ended = self._ended
         ended.append((call, told))
-        if not self._marked:
-            self._mark()
+        self._mark()
         if len(ended) > MAX_WAITING:
             self.drain(wait=False)
 
@@ -151,13 +148,11 @@ class Lane:
     def _mark(self) -> None:
         for counter in self.counters:
             counter.queues.add(self)
-        self._marked = True
 
     def _unmark(self) -> None:
-        self._marked = False
         for counter in self.counters:
             counter.queues.discard(self)
-        if self._ended:  # one that came in between, and found the mark still there
+        if self._ended:  # one that came in between, whose mark may just have been taken away
             self._mark()
 
 

@@ -57,9 +57,11 @@ def open_call(call: Call) -> None:
     """Keep a call until it is recorded or dropped; the oldest becomes an estimate when there are too many."""
     open_calls[call] = None
     if len(open_calls) > MAX_OPEN_CALLS:
-        oldest = next(iter(open_calls), None)
-        if oldest is not None:
-            abandon(oldest)
+        try:
+            oldest = next(iter(open_calls))
+        except (RuntimeError, StopIteration):  # another thread opens or ends one, and sees to it
+            return
+        abandon(oldest)
 
 
 def watch_task(call: Call) -> None:

@@ -173,7 +173,8 @@ def begin(run: Run, batch_size: int) -> None:
     if batch_size > 1:
         _join_batch(run)
     open_call(run)
-    watch_task(run)
+    if run.operation == "chat":  # LangChain starts legacy LLMs' runs in tasks that end at once
+        watch_task(run)
 
 
 def same_start(run_id: UUID, prompt: Sequence[Any], invocation: object) -> Run | None:

@@ -195,7 +195,7 @@ def _unpack(packed: tuple[Any, ...]) -> BaseCallbackHandler:
     key = os.getpid(), address.target
     if key not in _arrived:
         handler = _arrived[key] = LlamaIndexTokenHandler()
-        handler.counter.on_record(workers.Sender(address))
+        handler.counter.listen(workers.Sender(address))
     return _arrived[key]
 
 
