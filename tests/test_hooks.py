@@ -1,4 +1,5 @@
 import logging
+import os
 import threading
 
 import pytest
@@ -74,3 +75,19 @@ def test_no_callback():
     """What can't be called is refused, by its name and at once."""
     with pytest.raises(TypeError, match="not 'print'"):
         TokenCounter().on_record("print")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork():
+    """A forked child calls back from a thread of its own, and what waits in the parent is the parent's."""
+    seen = []
+    hook = Hook(seen.append)
+    hook(UsageRecord())
+    assert hook.flush(10)
+
+    child = os.fork()
+    if child == 0:
+        hook(UsageRecord())
+        os._exit(0 if hook.flush(10) and len(seen) == 2 else 1)
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert 1 == len(seen)

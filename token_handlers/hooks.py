@@ -26,7 +26,7 @@ class Hook:
     def __init__(self, callback: Callable[[UsageRecord], object]) -> None:
         self._callback = callback
         self._begin()
-        _hooks.add(self)
+        _hooks[id(self)] = self
 
     def _begin(self) -> None:
         self._queue: SimpleQueue[UsageRecord | threading.Event] = SimpleQueue()
@@ -36,11 +36,8 @@ class Hook:
 
     def __call__(self, record: UsageRecord) -> None:
         """Queue a record; never waits."""
-        if self._process != os.getpid():  # a fork has no threads of its parent's
-            self._begin()
-        if self._queue.qsize() < MAX_WAITING:
-            self._queue.put(record)
-            self._start()
+        if self._queue.qsize() < MAX_WAITING or self._process != os.getpid():
+            self._put(record)
         elif not self._overflowed:
             self._overflowed = True
             logger.warning("a callback of on_record is %d records behind: it gets no more now", MAX_WAITING)
@@ -48,8 +45,7 @@ class Hook:
     def flush(self, timeout: float | None) -> bool:
         """Return whether the callback has had all records, after so many seconds at most."""
         passed = threading.Event()
-        self._queue.put(passed)
-        self._start()
+        self._put(passed)
         return passed.wait(timeout)
 
     def __eq__(self, other: object) -> bool:
@@ -58,7 +54,10 @@ class Hook:
     def __hash__(self) -> int:
         return hash(self._callback)
 
-    def _start(self) -> None:
+    def _put(self, item: UsageRecord | threading.Event) -> None:
+        if self._process != os.getpid():  # a fork has no threads of its parent's
+            self._begin()
+        self._queue.put(item)
         if self._started.acquire(blocking=False):  # once, and not let go
             threading.Thread(target=self._run, name="token_handlers-hook", daemon=True).start()
 
@@ -72,11 +71,11 @@ class Hook:
                 item.set()
 
 
-_hooks: "weakref.WeakSet[Hook]" = weakref.WeakSet()
+_hooks: "weakref.WeakValueDictionary[int, Hook]" = weakref.WeakValueDictionary()
 
 
 @atexit.register
 def _flush() -> None:
-    for hook in list(_hooks):
+    for hook in list(_hooks.values()):
         if hook._process == os.getpid() and not hook._queue.empty():  # noqa: SLF001 (this module's own)
             hook.flush(LAST_SECONDS)
