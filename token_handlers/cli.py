@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from typing import NoReturn
 
 from token_handlers.commands import WrongUsage
 from token_handlers.errors import TokenHandlersError
@@ -35,11 +36,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="token-handlers", description="What LangChain and LlamaIndex calls used and cost."
     )
-    parser.add_argument("--version", action="version", version=f"token-handlers {version('token-handlers')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version, and end")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
         import_module(f"token_handlers.commands.{name}").add_parser(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    """Look the version up where it is asked for: the metadata takes time to read, and not everybody may."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *told: object) -> NoReturn:
+        print(f"token-handlers {version('token-handlers')}")
+        parser.exit()
 
 
 def _say_nothing(*error: object) -> None:
