@@ -47,6 +47,7 @@ def test_finalizers_count_and_never_wait():
 
 def test_nothing_grows():
     """Calls, blocks, sessions and runs that never end leave nothing behind, beyond tables of a fixed size."""
-    status, output = run("memory", "--calls", 1_000, "--blocks", 8_000, "--open", 1_000, "--limit", 150, "--tables", 200)
+    sizes = "--calls", 1_000, "--blocks", 8_000, "--open", 1_000
+    status, output = run("memory", *sizes, "--limit", 150, "--tables", 200)
 
     assert 0 == status, output
