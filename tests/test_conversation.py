@@ -353,7 +353,7 @@ def test_the_shared_view_is_sent_once(api):
 
 def test_an_estimate_makes_way_for_the_exact_number(api):
     """An open call is sent as it is shown, as an estimate; when it ends, the difference follows."""
-    with tracker(api) as one:
+    with tracker(api, "makes way") as one:
         low, high = OneToken(), TenTokens()
     show_everywhere(low)
     assert usage(11) == one.get_token_usage()
@@ -363,7 +363,7 @@ def test_an_estimate_makes_way_for_the_exact_number(api):
     assert usage(3, 2) == one.get_token_usage()
     one.send_tracked_data()
 
-    assert (14, 2, 16, 0) == api.counted("c1")
+    assert (14, 2, 16, 0) == api.counted("makes way")
 
 
 FAILURES = [
