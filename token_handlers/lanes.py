@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from token_handlers import pricing
 from token_handlers.counter import TokenCounter
@@ -17,9 +17,6 @@ from token_handlers.process import process
 from token_handlers.scopes import NO_LABELS, Labels, Scope, active_scopes
 from token_handlers.tallies import Entry, Labelled, label_pairs, make_entry
 from token_handlers.usage import Operation, Outcome, Source
-
-if TYPE_CHECKING:
-    pass
 
 MAX_WAITING = 100
 """How many ended calls a lane keeps before it adds them up by itself."""

@@ -33,7 +33,11 @@ class Turns:
     def __enter__(self) -> None:
         self._lock.acquire()
         self._depth += 1
-        self._work()
+        try:
+            self._work()
+        except BaseException:  # then `with` does not call __exit__, and nobody else would let go of the lock
+            self._leave()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
