@@ -5,6 +5,7 @@ from itertools import count
 
 import pytest
 
+from tests.redis_servers import Valkey
 from token_handlers.demo.server import Channel, LedgerServer
 from token_handlers.errors import raise_faults
 
@@ -12,6 +13,7 @@ FOREIGN = re.compile(
     r"(HTTPS?|ALL|NO)_PROXY|(OPENAI|AZURE_OPENAI|ANTHROPIC|LANGCHAIN|LANGSMITH|AGENTSIGHT)_.*", re.IGNORECASE
 )
 CHANNELS = count(1)
+NAMESPACES = count(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,3 +55,16 @@ def ledger(server: LedgerServer, chan: str) -> Iterator[Channel]:
     own = server.channel(chan, close=1)
     yield own
     own.release()
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[Valkey]:
+    """A Valkey server for the tests of a module."""
+    with Valkey() as running:
+        yield running
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace of the test's own."""
+    return f"test-{next(NAMESPACES)}"

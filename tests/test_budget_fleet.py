@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import count
 
 import pytest
 import redis
@@ -18,21 +17,6 @@ from tests.redis_servers import SECRET, LosingReplies, Valkey, black_hole, call,
 from token_handlers import Budget, BudgetExceeded, budget_accounts, install, track_tokens, uninstall
 from token_handlers.budget import Amounts
 from token_handlers.sinks.redis import RedisCounter, StoreRefused, StoreUnavailable
-
-NAMESPACES = count(1)
-
-
-@pytest.fixture(scope="module")
-def valkey():
-    """A server for the tests of this module."""
-    with Valkey() as running:
-        yield running
-
-
-@pytest.fixture
-def namespace():
-    """A namespace of the test's own."""
-    return f"test-{next(NAMESPACES)}"
 
 
 @pytest.fixture

@@ -36,18 +36,23 @@ def environ(ledger):
     return {"PYTHONPATH": str(ROOT), "OPENAI_API_KEY": "none", "OPENAI_BASE_URL": url, "OPENAI_API_BASE": url}
 
 
-def test_python_blocks_run(ledger, environ, tmp_path):
-    """Every Python block runs, one after the other, and what it prints is neither nothing nor zero."""
-    script = "\n".join([GIVEN, *(text for kind, text in BLOCKS if kind == "python")])
-    done = subprocess.run(
+def run(script, environ, folder):
+    """Run a script as its readers do, and return how it ended."""
+    return subprocess.run(
         [sys.executable, "-c", script],
         env=environ,
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
+
+
+def test_python_blocks_run(ledger, environ, tmp_path):
+    """Every Python block runs, one after the other, and what it prints is neither nothing nor zero."""
+    script = "\n".join([GIVEN, *(text for kind, text in BLOCKS if kind == "python")])
+    done = run(script, environ, tmp_path)
 
     assert (0, "") == (done.returncode, done.stderr)
     assert ledger.total().requests > 5
@@ -63,15 +68,7 @@ def test_the_fleet_block_runs(environ, tmp_path):
     )
     with Valkey() as valkey:
         script = "\n".join([GIVEN, block.replace("redis://localhost:6379", valkey.url), told])
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            env=environ,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        done = run(script, environ, tmp_path)
 
     assert (0, "") == (done.returncode, done.stderr)
     assert re.match(r"1 Amounts\(cost=Decimal\('0\.0", done.stdout)

@@ -6,31 +6,15 @@ import textwrap
 import threading
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from itertools import count
 from multiprocessing import get_context
 
 import pytest
 import redis
 from redis.crc import key_slot
 
-from tests.redis_servers import Valkey, black_hole, call, listening
+from tests.redis_servers import black_hole, call, listening
 from token_handlers import MissingDependency, TokenCounter, Usage, UsageRecord, UsageTotals
 from token_handlers.sinks.redis import RedisCounter
-
-NAMESPACES = count(1)
-
-
-@pytest.fixture(scope="module")
-def valkey():
-    """A server for the tests of this module."""
-    with Valkey() as running:
-        yield running
-
-
-@pytest.fixture
-def namespace():
-    """A namespace of the test's own."""
-    return f"test-{next(NAMESPACES)}"
 
 
 @pytest.fixture

@@ -17,21 +17,7 @@ from token_handlers import TokenHandlersError
 from token_handlers.sinks.redis import Amounts, RedisCounter, Reserved, Spent, StoreRefused, StoreUnavailable
 from token_handlers.sinks.redis_scripts import MONTH
 
-NAMESPACES = count(1)
 NOTHING = Amounts(Decimal(0), 0, 0)
-
-
-@pytest.fixture(scope="module")
-def valkey():
-    """A server for the tests of this module."""
-    with Valkey() as running:
-        yield running
-
-
-@pytest.fixture
-def namespace():
-    """A namespace of the test's own."""
-    return f"test-{next(NAMESPACES)}"
 
 
 @pytest.fixture

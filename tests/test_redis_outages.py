@@ -1,7 +1,6 @@
 import logging
 import sqlite3
 import threading
-from itertools import count
 
 import pytest
 import redis
@@ -10,21 +9,6 @@ from tests.redis_servers import LosingReplies, Valkey, black_hole, call, free_po
 from token_handlers import UsageRecord
 from token_handlers.errors import raise_faults
 from token_handlers.sinks.redis import RedisCounter, StoreUnavailable
-
-NAMESPACES = count(1)
-
-
-@pytest.fixture(scope="module")
-def valkey():
-    """A server for the tests of this module."""
-    with Valkey() as running:
-        yield running
-
-
-@pytest.fixture
-def namespace():
-    """A namespace of the test's own."""
-    return f"test-{next(NAMESPACES)}"
 
 
 def requests(counter):

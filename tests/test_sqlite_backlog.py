@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,6 @@ from tests.redis_servers import Valkey, call, free_port
 from token_handlers.sinks import sqlite_backlog, sqlite_place, sqlite_schema
 from token_handlers.sinks.redis import RedisCounter
 from token_handlers.sinks.sqlite import SQLiteLedger
-
-NAMESPACES = count(1)
 
 # Each process has a counter of a fleet and the ledger that is its backlog, and gives both its records.
 PROGRAM = """
@@ -39,19 +36,6 @@ print("given", flush=True)
 sys.stdin.readline()
 assert fleet.flush(60)
 """
-
-
-@pytest.fixture(scope="module")
-def valkey():
-    """A server for the tests of this module."""
-    with Valkey() as running:
-        yield running
-
-
-@pytest.fixture
-def namespace():
-    """A namespace of the test's own."""
-    return f"test-{next(NAMESPACES)}"
 
 
 @pytest.fixture
