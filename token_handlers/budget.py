@@ -27,12 +27,12 @@ from token_handlers.budget_terms import (
     checked_callback,
     checked_limits,
     checked_share,
-    exact,
     one_of,
     text,
 )
 from token_handlers.budget_warnings import Warnings
 from token_handlers.errors import BudgetExceeded, StoreUnavailable, shielded
+from token_handlers.usage import EXACT
 
 __all__ = ["Amounts", "Budget", "BudgetWarning", "Spent"]
 
@@ -100,7 +100,6 @@ class Budget:
         self._hold_seconds = HOLD_SECONDS if hold_seconds is None else hold_seconds
         self.scope = scope
         self._store = store if store is not None else Accounts(per)
-        self._is_shared = store is not None
         self._fails_open = on_outage == "fail_open"
         self._warnings = Warnings()
         self._refusals: weakref.WeakSet[BudgetExceeded] = weakref.WeakSet()
@@ -145,7 +144,7 @@ class Budget:
     @property
     def is_shared(self) -> bool:
         """Whether other processes have it too."""
-        return self._is_shared
+        return not isinstance(self._store, Accounts)
 
     @property
     def prices(self) -> bool:
@@ -165,7 +164,7 @@ class Budget:
             if error is not None and not self._allows(error):
                 raise error
         hold = Hold(self._account(name), uuid.uuid4().hex)
-        cost = (asked.cost or Decimal(0)).quantize(_NANO, ROUND_CEILING, exact)
+        cost = (asked.cost or Decimal(0)).quantize(_NANO, ROUND_CEILING, EXACT)
         amounts = Amounts(cost, asked.tokens, 1)
         error = self._hold(hold, amounts, self._limits, name, asked.model)
         if error is not None:
@@ -208,7 +207,7 @@ class Budget:
             if self._fails_open or not limits:
                 return None
             return self._refusal(model, f"{self._title(name)} fails closed: {error}", name)
-        if self._is_shared:
+        if self.is_shared:
             self._warn(name, answer.spent, window)
         return None if answer.exceeded is None else self._exceeded(answer.exceeded, answer, amounts, name, model)
 
@@ -285,6 +284,12 @@ class Budget:
         if name is not None:
             title += f" of {self._each} {name!r}"
         return f"{title} per {self._per}" if self._per is not None else title
+
+
+def check_budget(budget: object) -> None:
+    """Raise a TypeError where a budget is none, such as a number."""
+    if not isinstance(budget, Budget):
+        raise TypeError(f"budget must be a Budget, not {budget!r}: write Budget(max_cost=...)")
 
 
 _budgets: "weakref.WeakSet[Budget]" = weakref.WeakSet()

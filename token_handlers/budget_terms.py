@@ -3,8 +3,10 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 from typing import Literal, NamedTuple, Protocol, TypeVar
+
+from token_handlers.usage import EXACT
 
 Window = Literal["hour", "day", "month"]
 Limits = Mapping[str, Decimal | int | None]
@@ -13,8 +15,6 @@ LIMITS = {"max_cost": "cost", "max_tokens": "tokens", "max_requests": "requests"
 """Each limit, and the amount that it is for, in the order in which they are checked."""
 
 LONGEST_HOLD = 10**9
-exact = Context(prec=60)
-
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., object])
 
@@ -33,12 +33,12 @@ class Amounts(NamedTuple):
 
     def plus(self, other: "Amounts") -> "Amounts":
         """Return the sum."""
-        return Amounts(exact.add(self.cost, other.cost), self.tokens + other.tokens, self.requests + other.requests)
+        return Amounts(EXACT.add(self.cost, other.cost), self.tokens + other.tokens, self.requests + other.requests)
 
     def minus(self, other: "Amounts") -> "Amounts":
         """Return the difference."""
         return Amounts(
-            exact.subtract(self.cost, other.cost), self.tokens - other.tokens, self.requests - other.requests
+            EXACT.subtract(self.cost, other.cost), self.tokens - other.tokens, self.requests - other.requests
         )
 
 
@@ -124,7 +124,7 @@ def passed(limits: Limits, taken: Amounts, amounts: Amounts) -> str | None:
 
 def text(amount: Decimal | int) -> str:
     """Return an amount as people write it."""
-    return f"{amount.normalize(exact):f}" if isinstance(amount, Decimal) else str(amount)
+    return f"{amount.normalize(EXACT):f}" if isinstance(amount, Decimal) else str(amount)
 
 
 def checked_limits(
@@ -155,7 +155,7 @@ def _usd(value: Decimal | str | float) -> Decimal:
 
 
 def checked_share(name: str, value: float | None) -> Decimal | None:
-    """Return a share of a limit, exact."""
+    """Return a share of a limit, EXACT."""
     if value is None:
         return None
     is_number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)

@@ -8,11 +8,11 @@ from token_handlers.errors import shielded
 from token_handlers.lanes import Spent, price_spent
 
 
-def release(call: Call) -> None:
-    """Let go of what a call holds that is not sent, or that another call holds as well."""
+def release(call: Call, *, wait: bool = False) -> None:
+    """Let go of what a call holds that is not sent, or that another call holds as well; ``wait`` until it is done."""
     holds, call.holds = call.holds, None
     for budget, hold in (holds or {}).items():
-        shielded(budget.release)(hold)
+        shielded(budget.release)(hold, wait=wait)
 
 
 def asked(call: Call) -> Asked:

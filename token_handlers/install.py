@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from token_handlers.budget import Budget
+from token_handlers.budget import Budget, check_budget
 from token_handlers.guide import WHY
 from token_handlers.process import process, unwatch_llama_index, watch_frameworks
 from token_handlers.scopes import any_entered
@@ -45,8 +45,8 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None) ->
     Each call of the process that is counted, in blocks too, is checked against ``budget`` before it is sent; with one,
     what no handler type says is 'auto'.
     """
-    if budget is not None and not isinstance(budget, Budget):
-        raise TypeError(f"budget must be a Budget, not {budget!r}: write Budget(max_cost=...)")
+    if budget is not None:
+        check_budget(budget)
     settings = Settings()
     text = settings.token_handler_type if handler_type is None else handler_type
     if text is None or (handler_type is None and not text.strip()):

@@ -1,10 +1,10 @@
 """Tallies: what a call adds to a counter, and running sums of that."""
 
 from collections.abc import Mapping
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import NamedTuple
 
-from token_handlers.usage import Operation, Outcome, Source, UsageRecord, UsageTotals
+from token_handlers.usage import EXACT, Operation, Outcome, Source, UsageRecord, UsageTotals
 
 UNKNOWN_MODEL = "(unknown)"
 SESSION_MODEL = "\0session"
@@ -14,9 +14,7 @@ BARE = "true"
 
 Labelled = tuple[tuple[str, str], ...]
 
-# A user's decimal context may round to six digits; money is added in one of our own.
-_exact = Context(prec=60)
-_add, _subtract = _exact.add, _exact.subtract
+_add, _subtract = EXACT.add, EXACT.subtract
 _ZERO = Decimal(0)
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mappin
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, TypeVar, cast
 
-from token_handlers.budget import Budget
+from token_handlers.budget import Budget, check_budget
 from token_handlers.counter import TokenCounter
 from token_handlers.process import watch_frameworks
 from token_handlers.recording import show_open
@@ -61,8 +61,8 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
             self._labels = Labels(_name("session", session), _name("user", user), _tags(tags))
         if counter is not None and not isinstance(counter, TokenCounter):
             raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
-        if budget is not None and not isinstance(budget, Budget):
-            raise TypeError(f"budget must be a Budget, not {budget!r}: write Budget(max_cost=...)")
+        if budget is not None:
+            check_budget(budget)
         self._budgets = (budget,) if budget is not None else ()
         self._counter = counter
         self._sinks = tuple(sinks)

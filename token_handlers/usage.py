@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
@@ -81,6 +81,10 @@ class Usage(BaseModel):
                 named = " + ".join(parts)
                 raise ValueError(f"{named} ({total}) exceeds {whole} ({limit}), which must include it")
         return self
+
+
+EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
+"""In which money is added up: a user's own decimal context may round to six digits."""
 
 
 class UsageRecord(BaseModel):

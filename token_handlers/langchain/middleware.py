@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.messages import AIMessage, AnyMessage, RemoveMessage, ToolMessage
 
-from token_handlers.budget import Budget
+from token_handlers.budget import Budget, check_budget
 from token_handlers.budget_terms import LIMITS, one_of, text
 from token_handlers.errors import BudgetExceeded, MissingDependency
 from token_handlers.tracking import track_tokens
@@ -52,8 +52,7 @@ class BudgetMiddleware(AgentMiddleware[AgentState[Any], Any]):
 
     def __init__(self, budget: Budget, on_exceeded: Literal["end", "raise", "interrupt"] = "end") -> None:
         super().__init__()
-        if not isinstance(budget, Budget):
-            raise TypeError(f"budget must be a Budget, not {budget!r}: write Budget(max_cost=...)")
+        check_budget(budget)
         self.budget = budget
         self.on_exceeded: Literal["end", "raise", "interrupt"] = one_of(
             "on_exceeded", on_exceeded, ("end", "raise", "interrupt")

@@ -9,6 +9,7 @@ from typing import Any
 
 from token_handlers.calls import Call
 from token_handlers.errors import BudgetExceeded, shielded
+from token_handlers.holds import release
 from token_handlers.llama_index import calls, embeddings
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.spans import current
@@ -41,7 +42,7 @@ def check(call: Call) -> None:
     if call.budgets and call.holds is None:
         if isinstance(call, ModelCall):
             for outer in (*call.outer, *_read_here(call)):
-                _let_go(outer)
+                release(outer, wait=True)  # it only passes on what this one sends, and is about to hold itself
         reserve(call)
 
 
@@ -62,13 +63,6 @@ def _read_here(call: ModelCall) -> list[ModelCall]:
 
 def _frame(stream: Any) -> Any:
     return getattr(stream, "gi_frame", None) or getattr(stream, "ag_frame", None)
-
-
-def _let_go(outer: ModelCall) -> None:
-    """Release what a call holds that only passes on what another one sends, which is about to hold it itself."""
-    holds, outer.holds = outer.holds, None
-    for budget, hold in (holds or {}).items():
-        shielded(budget.release)(hold, wait=True)
 
 
 @shielded

@@ -4,12 +4,12 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import NamedTuple
 
 from token_handlers.counter import TokenCounter
 from token_handlers.tallies import UNKNOWN_MODEL, Entry, entry_of
-from token_handlers.usage import UsageRecord, UsageTotals
+from token_handlers.usage import EXACT, UsageRecord, UsageTotals
 
 LABELS = ("day", "model", "session", "user")
 """What totals are kept by."""
@@ -34,7 +34,6 @@ _NUMBERS = (
     "unpriced_requests",
 )
 _NANO = Decimal(10**9)
-_money = Context(prec=60)  # a user's own may round to six digits
 
 NEAREST, UP, DOWN = ROUND_HALF_EVEN, ROUND_CEILING, ROUND_FLOOR
 
@@ -77,12 +76,12 @@ def encoded(text: str) -> bytes:
 
 def nano(usd: Decimal, rounding: str = NEAREST) -> int:
     """Return USD as integer nano-USD."""
-    return int(_money.multiply(usd, _NANO).to_integral_value(rounding))
+    return int(EXACT.multiply(usd, _NANO).to_integral_value(rounding))
 
 
 def usd(nano_usd: int) -> Decimal:
     """Return nano-USD as USD."""
-    return _money.divide(Decimal(nano_usd), _NANO)
+    return EXACT.divide(Decimal(nano_usd), _NANO)
 
 
 def delta_of(record: UsageRecord) -> Delta | None:

@@ -4,14 +4,13 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from decimal import Decimal
 
 from token_handlers.sinks.sqlite_schema import COLUMNS, COUNTS, NAMELESS, roll_up
-from token_handlers.usage import Usage, UsageRecord
+from token_handlers.usage import EXACT, Usage, UsageRecord
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_exact = Context(prec=60, rounding=ROUND_HALF_EVEN)
 MOST_TOKENS, MOST_USD = 10**15, 10**6
 """What one call may have: a column holds the sum of thousands of such, and their totals can still be read."""
 
@@ -130,14 +129,14 @@ def divide_usd(cost: Decimal) -> tuple[int, int]:
     """Return nano-USD and the rest below in 1e-18 USD; what is finer still is rounded half to even."""
     if cost >= MOST_USD:
         raise OverflowError(f"a call for {MOST_USD} USD or more")
-    return divmod(int(cost.scaleb(18, _exact).to_integral_value(context=_exact)), _ATTO_PER_NANO)
+    return divmod(int(cost.scaleb(18, EXACT).to_integral_value(context=EXACT)), _ATTO_PER_NANO)
 
 
 def usd(nano: int, atto: int) -> Decimal:
     """Return USD, exact, without trailing zeros."""
     if not atto and not nano % _NANO_PER_USD:
         return Decimal(nano // _NANO_PER_USD)
-    return Decimal(nano * _ATTO_PER_NANO + atto).scaleb(-18, _exact).normalize(_exact)
+    return Decimal(nano * _ATTO_PER_NANO + atto).scaleb(-18, EXACT).normalize(EXACT)
 
 
 def _tags(record: UsageRecord) -> str | None:
