@@ -25,6 +25,7 @@ from token_handlers.conversation import ConversationTracker
 from token_handlers.process import process
 from token_handlers.recording import record, show_everywhere
 from token_handlers.sinks.agentsight import AgentSightClient, SendFailed
+from token_handlers.sinks.outbox import outbox_at
 from token_handlers.sinks.sqlite import SQLiteLedger
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +33,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def _anew():
-    """Nothing is counted yet, and automatic tracking ends with the test."""
+    """Nothing is counted yet or left to be sent, and automatic tracking ends with the test."""
+    outbox_at(None).start_over()
     forget_open_calls()
     shared_counter().reset()
     yield
@@ -353,7 +355,7 @@ def test_the_shared_view_is_sent_once(api):
 
 def test_an_estimate_makes_way_for_the_exact_number(api):
     """An open call is sent as it is shown, as an estimate; when it ends, the difference follows."""
-    with tracker(api, "makes way") as one:
+    with tracker(api) as one:
         low, high = OneToken(), TenTokens()
     show_everywhere(low)
     assert usage(11) == one.get_token_usage()
@@ -363,7 +365,7 @@ def test_an_estimate_makes_way_for_the_exact_number(api):
     assert usage(3, 2) == one.get_token_usage()
     one.send_tracked_data()
 
-    assert (14, 2, 16, 0) == api.counted("makes way")
+    assert (14, 2, 16, 0) == api.counted("c1")
 
 
 FAILURES = [
