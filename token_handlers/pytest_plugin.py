@@ -18,11 +18,11 @@ no single test's, and is not counted; nor is what a thread of one's own calls ou
 
 import sys
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack
 from decimal import Decimal, InvalidOperation
 from inspect import iscoroutinefunction
 from typing import TypeVar
 
+from token_handlers.budget_terms import LIMITS
 from token_handlers.counter import TokenCounter
 from token_handlers.errors import MissingDependency
 from token_handlers.tables import money, usage_table
@@ -36,7 +36,6 @@ except ImportError as error:
 
 T = TypeVar("T")
 
-_LIMITS = ("max_cost", "max_tokens", "max_requests")
 _MARKER = (
     "token_ceiling(max_cost=None, max_tokens=None, max_requests=None): fail the test where its LangChain and "
     "LlamaIndex calls cost more USD, use more tokens (embeddings included) or make more requests."
@@ -78,8 +77,7 @@ def pytest_fixture_setup(
     counter = request.node.stash.get(_counter, None) if fixturedef.scope == "function" else None
     if counter is None:
         return (yield)
-    with ExitStack() as stack:  # which enters the block outside of this generator, whose own calls are not meant
-        stack.enter_context(track_tokens(counter=counter))
+    with track_tokens(counter=counter):
         return (yield)
 
 
@@ -116,9 +114,9 @@ def _read_ceilings(item: pytest.Item) -> dict[str, Decimal]:
     """Return the limits of the test's markers; of two for one limit, that which is nearer to the test."""
     found: dict[str, Decimal] = {}
     for mark in item.iter_markers("token_ceiling"):
-        if mark.args or not mark.kwargs or not set(mark.kwargs) <= set(_LIMITS):
+        if mark.args or not mark.kwargs or not set(mark.kwargs) <= set(LIMITS):
             given = ", ".join([*map(repr, mark.args), *mark.kwargs])
-            pytest.fail(f"token_ceiling takes {', '.join(_LIMITS)}, by name, not ({given})", pytrace=False)
+            pytest.fail(f"token_ceiling takes {', '.join(LIMITS)}, by name, not ({given})", pytrace=False)
         for name, value in mark.kwargs.items():
             found.setdefault(name, _limit(name, value))
     return found
