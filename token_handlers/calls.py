@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from token_handlers.budget import Budget
 from token_handlers.budget_terms import Hold
 from token_handlers.counter import TokenCounter
-from token_handlers.lanes import lane_here
+from token_handlers.lanes import Lane, lane_here
 from token_handlers.process import process
 from token_handlers.scopes import NO_LABELS, Budgets, Labels
 from token_handlers.usage import Operation
@@ -37,12 +37,14 @@ class Call:
     task: "tuple[asyncio.Task[object], Callable[[object], None]] | None" = None
     shown = False
 
-    def __init__(self, operation: Operation = "chat") -> None:
+    def __init__(self, operation: Operation = "chat", lane: Lane | None = None) -> None:
         if operation != "chat":
             self.operation = operation
         self.started_at = time.time()
         self.claim = iter(_ONCE)
-        self.lane = lane = lane_here()
+        if lane is None:
+            lane = lane_here()
+        self.lane = lane
         if lane.own:
             self.labels = lane.labels
             for counter in lane.own:

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from token_handlers.budget import Budget, check_budget
 from token_handlers.guide import WHY
-from token_handlers.process import process, unwatch_llama_index, watch_frameworks
+from token_handlers.process import check_budgets, process, unwatch_llama_index, watch_frameworks
 from token_handlers.scopes import any_entered
 
 logger = logging.getLogger("token_handlers")
@@ -56,6 +56,7 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None) ->
     wanted = parse_handler_type(text)
     if budget is not None:
         process.budgets = (*(other for other in process.budgets if other is not budget), budget)
+        check_budgets()
     present = {name for name in wanted if _is_installed(name)}
     if text.strip().lower() != "auto":
         for name in wanted - present:

@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+from token_handlers.errors import BudgetExceeded
+
 # By name: httpx, httpx2, requests, aiohttp and botocore each have their own.
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ConnectionRefusedError", "EndpointConnectionError")
 # What clients call the functions in which they make a request of messages; an error in one is before the sending.
@@ -23,6 +25,15 @@ def was_rejected(error: BaseException) -> bool:
     if any(_status(cause) is not None or _is(cause, _NEVER_SENT) for cause in chain):
         return True
     return any(map(_was_before_sending, chain))
+
+
+def was_stopped(error: BaseException | None) -> bool:
+    """Return whether a LlamaIndex callback kept a call from being sent: a budget, or a handler of the user's that
+    raised as the call's event started.
+    """
+    if error is None or isinstance(error, BudgetExceeded):
+        return error is not None
+    return any(frame.f_code.co_name == "on_event_start" for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _was_before_sending(error: BaseException) -> bool:

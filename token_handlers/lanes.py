@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from token_handlers import pricing
 from token_handlers.counter import TokenCounter
-from token_handlers.errors import shielded
+from token_handlers.errors import absorb
 from token_handlers.process import process
 from token_handlers.scopes import NO_LABELS, Labels, Scope, active_scopes
 from token_handlers.tallies import Entry, Labelled, label_pairs, make_entry
@@ -76,6 +76,7 @@ class Lane:
         "_ended",
         "_last",
         "_lock",
+        "_marked",
         "budgets",
         "counters",
         "labels",
@@ -93,6 +94,7 @@ class Lane:
         self.budgets = tuple(dict.fromkeys(budget for scope in scopes for budget in scope.budgets))
         self._ended: deque[tuple[Ended, Told]] = deque()
         self._lock = threading.RLock()  # a call that is read may warn, and what logs the warning may read a counter
+        self._marked = False
         self._last: Lane | None = None
 
     def plus(self, counter: TokenCounter) -> "Lane":
@@ -111,7 +113,8 @@ class Lane:
         """Queue an ended call."""
         ended = self._ended
         ended.append((call, told))
-        self._mark()
+        if not self._marked:
+            self._mark()
         if len(ended) > MAX_WAITING:
             self.drain(wait=False)
 
@@ -129,8 +132,12 @@ class Lane:
             try:
                 while self._ended:
                     call, told = self._ended.popleft()
-                    if not _take(self, alike, call, told):
+                    try:
+                        if not _join(alike, call, told):
+                            self.apply(price_entry(call, told.read(call))[0])
+                    except Exception as error:  # noqa: BLE001 - whatever it is, it is not the application's
                         self.apply(make_entry(told.known(), call.operation, source="estimated"))
+                        absorb(error, "reading what a call used")
             finally:
                 for calls in alike.values():
                     self.apply(calls.entry())
@@ -145,8 +152,10 @@ class Lane:
     def _mark(self) -> None:
         for counter in self.counters:
             counter.queues.add(self)
+        self._marked = True
 
     def _unmark(self) -> None:
+        self._marked = False  # before all else: what comes in from now on sets its own mark, or is seen below
         for counter in self.counters:
             counter.queues.discard(self)
         if self._ended:  # one that came in between, whose mark may just have been taken away
@@ -196,18 +205,16 @@ class _Alike:
         return entry._replace(priced=self._requests)
 
 
-@shielded
-def _take(lane: Lane, groups: dict[object, _Alike], call: Ended, told: Told) -> bool:
+def _join(groups: dict[object, _Alike], call: Ended, told: Told) -> bool:
+    """Add a call to those that it is like, and return whether it could be."""
     found = told.alike(call)
-    if found is not None:
-        key, counts = found
-        alike = groups.get(key)
-        if alike is None:
-            alike = groups[key] = _Alike(call, told.read(call))
-        if alike.add(counts, call.started_at):
-            return True
-    lane.apply(price_entry(call, told.read(call))[0])
-    return True
+    if found is None:
+        return False
+    key, counts = found
+    alike = groups.get(key)
+    if alike is None:
+        alike = groups[key] = _Alike(call, told.read(call))
+    return alike.add(counts, call.started_at)
 
 
 _process_lane = Lane(())

@@ -21,9 +21,12 @@ _watching = threading.Lock()
 
 
 class Process:
-    """What all calls of the process have in common; ``automatic`` are the frameworks whose every call is recorded."""
+    """What all calls of the process have in common; ``automatic`` are the frameworks whose every call is recorded.
 
-    __slots__ = ("automatic", "budgets", "counter", "sinks", "watched")
+    ``checked`` is whether there ever was a budget: LlamaIndex's calls are refused by a wrap, which is not free.
+    """
+
+    __slots__ = ("automatic", "budgets", "checked", "counter", "sinks", "watched")
 
     def __init__(self) -> None:
         self.counter = TokenCounter()
@@ -31,6 +34,7 @@ class Process:
         self.budgets: Budgets = ()
         self.automatic: set[str] = set()
         self.watched = False
+        self.checked = False
 
 
 process = Process()
@@ -58,6 +62,15 @@ def watch_frameworks() -> None:
         for hook, module in _HOOKS.items():
             wrapt.register_post_import_hook(f"token_handlers.{hook}:attach", module)
         process.watched = True
+
+
+def check_budgets() -> None:
+    """Have LlamaIndex's calls checked against budgets, as LangChain's are anyway."""
+    if not process.checked:
+        process.checked = True
+        hook = sys.modules.get("token_handlers.llama_index.hook")
+        if hook is not None:
+            hook.check_budgets()
 
 
 def unwatch_llama_index() -> None:

@@ -88,7 +88,6 @@ def watch_task(call: Call) -> None:
 def drop(call: Call) -> None:
     """Forget a call that was never sent, or that another call's record includes."""
     if _claim(call):
-        _close(call)
         release(call)
         if call.shown:
             for counter in call.lane.counters:
@@ -111,7 +110,6 @@ def record_estimate(call: Call) -> None:
 def record(call: Call, counts: Mapping[str, int], **more: Unpack[More]) -> None:
     """Record the end of a call, once: into its counters and the shared one, then into the sinks."""
     if _claim(call):
-        _close(call)
         _enter(call, Spent(counts, **more))
 
 
@@ -122,7 +120,6 @@ def record_later(call: Call, told: Told) -> None:
     """
     if not _claim(call):
         return
-    _close(call)
     lane = call.lane
     if (
         process.sinks
@@ -200,13 +197,13 @@ def _show(call: Call, counters: tuple[TokenCounter, ...]) -> None:
 
 
 def _claim(call: Call) -> bool:
-    """Settle a call and return whether this is the first to do so; from then on no estimate of it is shown."""
-    first = next(call.claim, False)  # atomic, and without a lock, which the garbage collector might find taken
+    """Settle a call, which closes it, and return whether this is the first to do so.
+
+    From then on no estimate of it is shown.
+    """
     call.settled = True
-    return first
-
-
-def _close(call: Call) -> None:
+    if not next(call.claim, False):  # atomic, and without a lock, which the garbage collector might find taken
+        return False
     open_calls.pop(call, None)
     if call.task is not None:
         task, ended = call.task
@@ -214,6 +211,7 @@ def _close(call: Call) -> None:
         call.task = None
     for counter in call.lane.own:
         counter.open_calls.discard(call)
+    return True
 
 
 def _record(call: Call, spent: Spent, cost: Decimal | None, cost_source: str | None) -> UsageRecord:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from token_handlers.budget import Budget, check_budget
 from token_handlers.counter import TokenCounter
-from token_handlers.process import watch_frameworks
+from token_handlers.process import check_budgets, watch_frameworks
 from token_handlers.recording import show_open
 from token_handlers.scopes import NO_LABELS, Budgets, Labels, Scope, Sinks, active_scopes, enter, is_entered_here, leave
 from token_handlers.tallies import BARE
@@ -106,6 +106,8 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
             outer = (*outer, *(scope for scope in counter.block.outer if scope not in outer and not scope.left))
         else:
             counter.block = Block(labels, sinks, budgets, outer)
+        if budgets:
+            check_budgets()
         scope = Scope(counter, labels, sinks, budgets, outer)
         scope.recorder = self._recorder
         self._scopes.append(scope)

@@ -13,7 +13,7 @@ from token_handlers.holds import release
 from token_handlers.llama_index import calls, embeddings
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.spans import current
-from token_handlers.recording import drop, reserve
+from token_handlers.recording import reserve
 
 _KINDS = ("llm", "embedding")
 
@@ -24,11 +24,7 @@ def start(wrapped: Callable[..., Any], manager: Any, args: tuple[Any, ...], kwar
     if event_type not in _KINDS:
         return wrapped(*args, **kwargs)
     payload = args[1] if len(args) > 1 else kwargs.get("payload")
-    try:
-        event_id = wrapped(*args, **kwargs)
-    except BaseException:  # of a handler of the user's, which keeps the call from being sent
-        _forget(event_type, payload)
-        raise
+    event_id = wrapped(*args, **kwargs)
     try:
         _check(event_type, payload)
     except BudgetExceeded as error:
@@ -77,20 +73,6 @@ def _check(event_type: str, payload: Any) -> None:
         call = calls.find(span.span_id, _prompt(payload))
         if call is not None:
             check(call)
-
-
-@shielded
-def _forget(event_type: str, payload: Any) -> None:
-    span = current.get()
-    if span is None:
-        return
-    if event_type == "embedding":
-        call = span.waiting[-1] if span.waiting else None
-    else:
-        call = calls.find(span.span_id, _prompt(payload))
-    if call is not None:
-        call.forget()
-        drop(call)
 
 
 def _prompt(payload: Any) -> Any:

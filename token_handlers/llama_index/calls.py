@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from token_handlers.calls import Call
+from token_handlers.lanes import Lane, Spent
 from token_handlers.llama_index.texts import message_pairs, response_text
+from token_handlers.payloads import Reading
 from token_handlers.recording import abandon, drop, open_call
 from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens
-from token_handlers.usage import Operation
 
 if TYPE_CHECKING:
     from token_handlers.llama_index.spans import Span
@@ -25,9 +26,14 @@ class ModelCall(Call):
 
     ``inner`` are the counts of LLM calls that it made itself, None where it made none. ``response`` is the latest
     chunk of a stream, ``answer`` what the provider's client returned, for when LlamaIndex then fails to read it.
+    ``reading`` is what its end told, of which it is also what waits to be read in a queue.
     """
 
     # Class attributes are the defaults, as in Call.
+    span_id: str | None = None
+    prompt: Any = None
+    kwargs: Mapping[str, Any] | None = None
+    model_dict: Mapping[str, Any] | None = None
     instance: Any = None
     outer: "tuple[ModelCall, ...]" = ()
     inner: list[Mapping[str, int]] | None = None
@@ -35,20 +41,7 @@ class ModelCall(Call):
     answer: Any = None
     stream: ref[Any] | None = None
     event_id: str | None = None
-
-    def __init__(
-        self,
-        span_id: str | None,
-        operation: Operation,
-        prompt: Any,
-        kwargs: Mapping[str, Any] | None,
-        model_dict: Mapping[str, Any] | None,
-    ) -> None:
-        super().__init__(operation)
-        self.span_id = span_id
-        self.prompt = prompt
-        self.kwargs = kwargs
-        self.model_dict = model_dict
+    reading: Reading
 
     def describe(self) -> None:
         """Fill in model, provider and base URL; not done at the start, which is the application's waiting time."""
@@ -102,9 +95,28 @@ class ModelCall(Call):
         fields = (getattr(self.instance, name, None) for name in _MAX_TOKENS)
         return next((number for number in (*stated, *fields) if type(number) is int and number > 0), 0)
 
-    def forget_texts(self) -> None:
-        """Drop what is only needed for an estimate."""
+    def end(self, reading: Reading) -> None:
+        """Keep what the end told, and drop what is only needed for an estimate."""
+        self.reading = reading
         self.prompt = self.response = self.answer = None
+
+    def read(self, _: object) -> Spent:
+        """Return what the call used."""
+        counts, cost, tier, model, billed = self.reading
+        return Spent(counts, model=model, cost=cost, service_tier=tier, billed=billed)
+
+    def alike(self, _: object) -> tuple[object, Mapping[str, int]] | None:
+        """Return the counts, and what tells the call from those that differ in these alone."""
+        counts, cost, tier, model, billed = self.reading
+        facts = self.model_dict
+        if cost is not None or billed is not None or facts is None:
+            return None
+        asked = self.kwargs.get("model") if self.kwargs else None
+        return (model, tier, asked, facts.get("model_name"), facts.get("class_name"), id(self.instance)), counts
+
+    def known(self) -> Mapping[str, int]:
+        """Return the counts."""
+        return self.reading.counts
 
     def forget(self) -> None:
         """Drop this call from the table of open ones."""
@@ -121,15 +133,19 @@ _open: dict[str | None, list[ModelCall]] = {}
 
 
 def begin(
+    lane: Lane | None,
     span: "Span | None",
     span_id: str | None,
-    operation: Operation,
     prompt: Any,
     kwargs: Mapping[str, Any] | None,
     model_dict: Mapping[str, Any],
 ) -> ModelCall:
     """Open a call and return it; the calls around it, which only pass it on, are told that it is inside them."""
-    call = ModelCall(span_id, operation, prompt, kwargs, model_dict)
+    call = ModelCall("chat", lane)
+    call.span_id = span_id
+    call.prompt = prompt
+    call.kwargs = kwargs
+    call.model_dict = model_dict
     if span is not None:
         _place(call, span)
     twins = _open.get(span_id)

@@ -19,17 +19,21 @@ def read_chat_completion(raw: Any) -> Reading | None:
     sent, received = usage.prompt_tokens, usage.completion_tokens
     if type(sent) is not int or type(received) is not int or sent < 0 or received < 0:
         return None
+    if usage.total_tokens != sent + received:
+        return None
     counts = {"input_tokens": sent, "output_tokens": received}
     # openai's client has these fields since 1.51; where an older one is told of them, they are extras
     inputs, outputs = getattr(usage, "prompt_tokens_details", None), getattr(usage, "completion_tokens_details", None)
-    if (
-        usage.total_tokens != sent + received
-        or (inputs is not None and not _add(counts, inputs, _INPUTS, sent))
-        or (outputs is not None and not _add(counts, outputs, _OUTPUTS, received))
+    if (_says(inputs) and not _add(counts, inputs, _INPUTS, sent)) or (
+        _says(outputs) and not _add(counts, outputs, _OUTPUTS, received)
     ):
         return None
     tier, model = raw.service_tier, raw.model
     return Reading(counts, None, tier if isinstance(tier, str) else None, model if isinstance(model, str) else None)
+
+
+def _says(details: Any) -> bool:
+    return details is not None and (details.__pydantic_extra__ or any(details.__dict__.values()))
 
 
 def _add(counts: dict[str, int], details: Any, names: dict[str, str], whole: int) -> bool:

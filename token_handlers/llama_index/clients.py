@@ -21,6 +21,7 @@ from token_handlers.llama_index.handlers import count_for_handlers
 from token_handlers.llama_index.outcomes import record_end, record_error
 from token_handlers.llama_index.spans import Span, current
 from token_handlers.payloads import read_payload
+from token_handlers.process import process
 
 _USAGE_EVENTS = ("message_start", "message_delta")
 _EMBEDDING_METHODS = ("get_", "aget_")
@@ -78,7 +79,8 @@ def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
 
 
 def _wrap_callbacks(module: ModuleType) -> None:
-    _wrap(module.CallbackManager, "on_event_start", budgets.start)
+    if process.checked:
+        _wrap(module.CallbackManager, "on_event_start", budgets.start)
 
 
 def _wrap_sdk(module: ModuleType) -> None:

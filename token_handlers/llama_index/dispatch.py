@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from inspect import isasyncgen, isgenerator
 from typing import Any, Literal
 
-from token_handlers.errors import shielded
+from token_handlers.errors import absorb, shielded
 from token_handlers.llama_index import calls, embeddings, workers
-from token_handlers.llama_index.gate import is_passed_on, is_tracked, listening, watch
+from token_handlers.llama_index.gate import is_passed_on, is_tracked, listening, may_be_tracked, tracked_lane, watch
 from token_handlers.llama_index.outcomes import record_end, record_error
 from token_handlers.llama_index.silent import record_silent
 from token_handlers.llama_index.spans import Span, current
@@ -25,53 +25,47 @@ _KINDS: Mapping[str, Kind] = {
 }
 
 
-@shielded
 def _chat_start(event: Any) -> None:
-    if is_tracked() and not is_passed_on(event.model_dict.get("class_name")):
-        calls.begin(current.get(), event.span_id, "chat", event.messages, event.additional_kwargs, event.model_dict)
+    lane = tracked_lane()
+    if lane is not None and not is_passed_on(event.model_dict.get("class_name")):
+        calls.begin(lane, current.get(), event.span_id, event.messages, event.additional_kwargs, event.model_dict)
 
 
-@shielded
 def _completion_start(event: Any) -> None:
-    if is_tracked() and not is_passed_on(event.model_dict.get("class_name")):
-        calls.begin(
-            current.get(), event.span_id, "text_completion", event.prompt, event.additional_kwargs, event.model_dict
-        )
+    lane = tracked_lane()
+    if lane is not None and not is_passed_on(event.model_dict.get("class_name")):
+        call = calls.begin(lane, current.get(), event.span_id, event.prompt, event.additional_kwargs, event.model_dict)
+        call.operation = "text_completion"
 
 
 def _progress(event: Any) -> None:
     calls.progress(event.span_id, event.response)
 
 
-@shielded
 def _chat_end(event: Any) -> None:
     call = calls.find(event.span_id, event.messages)
     if call is not None:
         record_end(call, event.response)
 
 
-@shielded
 def _completion_end(event: Any) -> None:
     call = calls.find(event.span_id, event.prompt)
     if call is not None:
         record_end(call, event.response)
 
 
-@shielded
 def _exception(event: Any) -> None:
     call = calls.find(event.span_id, None)
     if call is not None:
         record_error(call, event.exception)
 
 
-@shielded
 def _embedding_start(event: Any) -> None:
     span = current.get()
     if span is not None and span.span_id == event.span_id and is_tracked():
         embeddings.begin(span, event.model_dict)
 
 
-@shielded
 def _embedding_end(event: Any) -> None:
     span = current.get()
     if span is not None and span.span_id == event.span_id and span.seen:
@@ -113,7 +107,10 @@ class EventRecorder:
                 self._acts.clear()
             act = self._acts[kind] = _BY_NAME.get(kind.__name__)
         if act is not None:
-            act(event)
+            try:
+                act(event)
+            except Exception as error:  # noqa: BLE001 - as `shielded`, whose wrapper is one call more for each event
+                absorb(error, act.__qualname__)
 
     async def ahandle(self, event: Any, **kwargs: Any) -> None:
         """Take one event that was dispatched asynchronously."""
@@ -142,19 +139,27 @@ class SpanRecorder:
             return
         if found == "new":
             found = self._kind(kind)
-        if found is not None and (listening or is_tracked()):
-            _enter(found, id_, bound_args, instance)
+        if found is None or not (listening or may_be_tracked()):
+            return
+        if found == "pipeline":
+            workers.lend(id_, instance, bound_args)
+            return
+        span = Span(id_, instance, bound_args, current.get())
+        span.token = current.set(span)
+        if found == "embedding":
+            embeddings.enter(span)
 
     def span_exit(self, id_: str, bound_args: Any, instance: Any = None, result: Any = None, **kwargs: Any) -> None:
         """Settle what a method call that returned has left open."""
         found = self._kinds.get(type(instance))
         if found is None:
-            watch(result)
+            if result is not None:
+                watch(result)
         elif found == "pipeline":
             workers.take_back(id_)
         else:
             span = _leave(id_)
-            if span is not None and not (span.call is not None and span.call.settled):
+            if span is not None and (span.call is None or not span.call.settled):
                 _settle(span, result)
 
     def span_drop(self, id_: str, bound_args: Any, instance: Any = None, err: Any = None, **kwargs: Any) -> None:
@@ -184,16 +189,6 @@ class SpanRecorder:
             self._kinds.clear()
         self._kinds[kind] = found
         return found
-
-
-def _enter(kind: Kind, span_id: str, bound_args: Any, instance: Any) -> None:
-    if kind == "pipeline":
-        workers.lend(span_id, instance, bound_args)
-        return
-    span = Span(span_id, instance, bound_args, current.get(), embeds=kind == "embedding")
-    span.token = current.set(span)
-    if kind == "embedding" and getattr(instance, "embeddings_cache", None) is not None:
-        shielded(embeddings.note_cached)(span)
 
 
 def _leave(span_id: str) -> Span | None:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from token_handlers.calls import Call
-from token_handlers.errors import BudgetExceeded
-from token_handlers.interruptions import was_rejected
+from token_handlers.errors import shielded
+from token_handlers.interruptions import was_rejected, was_stopped
 from token_handlers.llama_index.calls import base_url, facts_of
 from token_handlers.llama_index.spans import Span
 from token_handlers.payloads import read_payload
@@ -55,6 +55,13 @@ class EmbeddingCall(Call):
         for calls in (self.span.waiting, self.span.ahead) if self.span is not None else ():
             if self in calls:
                 calls.remove(self)
+
+
+def enter(span: Span) -> None:
+    """Prepare the span of an embedding model's method for its batches."""
+    span.waiting, span.ahead = [], []
+    if getattr(span.instance, "embeddings_cache", None) is not None:
+        _note_cached(span)
 
 
 def begin(span: Span, facts: Any) -> EmbeddingCall:
@@ -161,7 +168,7 @@ def close(span: Span, error: BaseException | None) -> None:
     while span.waiting:
         call = take(span)
         failure = span.error or error
-        if isinstance(error, BudgetExceeded):
+        if was_stopped(error):
             drop(call)
         elif failure is not None and was_rejected(failure):
             record(call, {}, outcome="failed")
@@ -182,12 +189,11 @@ def is_through_openai(instance: Any) -> bool:
     )
 
 
-def note_cached(span: Span) -> None:
+@shielded
+def _note_cached(span: Span) -> None:
     """Remember which texts an embeddings cache in memory has before the call; other stores may be slow to ask."""
-    cache = getattr(span.instance, "embeddings_cache", None)
-    if cache is None or is_through_openai(span.instance):
-        return
-    if any(kind.__name__ in _MEMORY_STORES for kind in type(cache).__mro__):
+    cache = span.instance.embeddings_cache
+    if not is_through_openai(span.instance) and any(kind.__name__ in _MEMORY_STORES for kind in type(cache).__mro__):
         span.cached = {text for text in _texts(span) if cache.get(key=text, collection="embeddings") is not None}
 
 

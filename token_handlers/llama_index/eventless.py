@@ -46,7 +46,7 @@ def _begin_stream(frame: Any, kwargs: dict[str, Any]) -> ModelCall | None:
     if not (is_tracked() or count_for_handlers(None, llm)):
         return None
     facts = calls.facts_of(llm) if llm is not None else {"class_name": "GenAI", "model_name": kwargs.get("model")}
-    call = calls.begin(None, None, "chat", str(kwargs.get("contents") or ""), {}, facts)
+    call = calls.begin(None, None, None, str(kwargs.get("contents") or ""), {}, facts)
     call.instance = llm
     count_for_handlers(call, llm)
     budgets.check(call)
@@ -111,7 +111,8 @@ def _begin_fill(llm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mode
     if not (is_tracked() or count_for_handlers(None, llm)):
         return None
     texts = [text for text in (*args[:2], kwargs.get("prompt"), kwargs.get("suffix")) if isinstance(text, str)]
-    call = calls.begin(current.get(), None, "text_completion", "\n".join(texts), {}, calls.facts_of(llm))
+    call = calls.begin(None, current.get(), None, "\n".join(texts), {}, calls.facts_of(llm))
+    call.operation = "text_completion"
     call.instance = llm
     count_for_handlers(call, llm)
     budgets.check(call)

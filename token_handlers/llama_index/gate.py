@@ -9,6 +9,7 @@ from inspect import isasyncgen, isgenerator
 from typing import Any
 from weakref import WeakSet
 
+from token_handlers.lanes import Lane, lane_here
 from token_handlers.process import process
 from token_handlers.scopes import any_scope
 
@@ -19,9 +20,22 @@ listening: list[None] = []
 """Not empty once a LlamaIndexTokenHandler was made: then spans matter outside scopes too."""
 
 
+def tracked_lane() -> Lane | None:
+    """Return the lane of a call that starts here, or None where it is not recorded unless a handler of its own asks."""
+    lane = lane_here()
+    if lane.scopes or "llamaindex" in process.automatic or (_unread and _is_read()):
+        return lane
+    return None
+
+
+def may_be_tracked() -> bool:
+    """Return whether a call that starts here may be recorded; cheaper than to know it."""
+    return any_scope() or bool(process.automatic or _unread)
+
+
 def is_tracked() -> bool:
     """Return whether a call that starts here is recorded without a handler of its own asking for it."""
-    return "llamaindex" in process.automatic or any_scope() or (bool(_unread) and _is_read())
+    return tracked_lane() is not None
 
 
 def is_passed_on(class_name: object) -> bool:

@@ -142,7 +142,8 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
             return None
         call = calls.with_response(response) or calls.find(active_span_id.get(), _prompt(payload))
         if call is None:
-            call = ModelCall(None, _operation(payload), _prompt(payload), None, None)
+            call = ModelCall(_operation(payload))
+            call.prompt = _prompt(payload)
         call.count_for(self.counter)
         return call
 
@@ -207,7 +208,8 @@ def _llm_call(payload: dict[str, Any], event_id: str) -> ModelCall | None:
     call = calls.find(span_id, prompt)
     if call is None or call.event_id not in (None, event_id) or not call.same_prompt(prompt):
         kwargs = payload.get(EventPayload.ADDITIONAL_KWARGS)
-        call = calls.begin(current.get(), span_id, _operation(payload), prompt, kwargs, facts)
+        call = calls.begin(None, current.get(), span_id, prompt, kwargs, facts)
+        call.operation = _operation(payload)
     call.event_id = event_id
     return call
 

@@ -27,6 +27,13 @@ def attach(_: ModuleType | None = None) -> None:
         clients.watch()
 
 
+def check_budgets() -> None:
+    """Wrap what a budget refuses calls by, if our handlers are attached; `attach` does it from then on."""
+    with _attaching:
+        if _attached:
+            clients.watch()
+
+
 def is_attached() -> bool:
     """Return whether our handlers are on the root dispatcher."""
     return _attached

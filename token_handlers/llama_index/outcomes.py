@@ -3,12 +3,10 @@
 import contextlib
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from token_handlers.errors import BudgetExceeded
 from token_handlers.guide import WHY
-from token_handlers.interruptions import was_rejected
-from token_handlers.lanes import Spent
+from token_handlers.interruptions import was_rejected, was_stopped
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.chat_usage import read_chat_completion
@@ -35,8 +33,8 @@ def record_end(call: ModelCall, response: Any) -> None:
         return
     calls.close(call, reading.counts if reading is not None else {})
     if reading is not None and "input_tokens" in reading.counts and "output_tokens" in reading.counts:
-        call.forget_texts()
-        record_later(call, _Told(reading))
+        call.end(reading)
+        record_later(call, call)
         return
     estimate, method = call.estimate_for(response)
     call.describe()
@@ -46,30 +44,6 @@ def record_end(call: ModelCall, response: Any) -> None:
     else:
         counts = {**estimate, **reading.counts}
         record(call, counts, model=reading.model, source="estimated", method=f"partial+{method}")
-
-
-class _Told(NamedTuple):
-    """A reading, and the call's own way to read it."""
-
-    reading: Reading
-
-    def read(self, call: Any) -> Spent:
-        """Return what the call used."""
-        counts, cost, tier, model, billed = self.reading
-        return Spent(counts, model=model, cost=cost, service_tier=tier, billed=billed)
-
-    def alike(self, call: Any) -> tuple[object, Mapping[str, int]] | None:
-        """Return the counts, and what tells the call from those that differ in these alone."""
-        counts, cost, tier, model, billed = self.reading
-        if cost is not None or billed is not None or call.model_dict is None:
-            return None
-        facts = call.model_dict
-        asked = call.kwargs.get("model") if call.kwargs else None
-        return (model, tier, asked, facts.get("model_name"), facts.get("class_name"), id(call.instance)), counts
-
-    def known(self) -> Mapping[str, int]:
-        """Return the counts."""
-        return self.reading.counts
 
 
 def record_error(call: ModelCall, error: BaseException | None) -> None:
@@ -141,7 +115,7 @@ def _is_own(reading: Reading | None, inner: list[Mapping[str, int]]) -> bool:
 
 def _is_done_with(error: BaseException | None) -> bool:
     """Return whether this error was recorded already, or says that nothing was sent; and mark it."""
-    marked = hasattr(error, _MARK) or isinstance(error, BudgetExceeded)
+    marked = hasattr(error, _MARK) or was_stopped(error)
     if error is not None and not marked:
         with contextlib.suppress(AttributeError):  # an exception class may refuse attributes
             setattr(error, _MARK, True)

@@ -33,7 +33,7 @@ def is_silent(span: Span) -> bool:
 
 def open_silent(span: Span) -> "calls.ModelCall":
     """Open a call that has no start event, for the scopes around it and the handlers of its LLM."""
-    call = calls.begin(span, span.span_id, "chat", _prompt(span), _kwargs(span), calls.facts_of(span.instance))
+    call = calls.begin(None, span, span.span_id, _prompt(span), _kwargs(span), calls.facts_of(span.instance))
     count_for_handlers(call, span.instance)
     return call
 

@@ -26,14 +26,14 @@ class Span:
     ended = 0
     cached: set[str] | None = None
     token: "Token[Span | None] | None" = None
+    waiting: list[Call] = _NONE
+    ahead: list[Call] = _NONE
 
-    def __init__(self, span_id: str, instance: Any, arguments: Any, outer: "Span | None", *, embeds: bool) -> None:
+    def __init__(self, span_id: str, instance: Any, arguments: Any, outer: "Span | None") -> None:
         self.span_id = span_id
         self.instance = instance
         self.arguments = arguments
         self.outer = outer
-        self.waiting: list[Call] = [] if embeds else _NONE
-        self.ahead: list[Call] = [] if embeds else _NONE
 
     @property
     def method(self) -> str:
