@@ -286,7 +286,6 @@ SINK = """
 import sys
 from token_handlers import Usage, UsageRecord, add_sink
 from token_handlers.calls import Call
-from token_handlers.recording import open_call
 from token_handlers.sinks.agentsight import AgentSightClient
 class Open(Call):
     def estimate(self):
@@ -294,7 +293,7 @@ class Open(Call):
 sink = AgentSightClient(sys.argv[2], sys.argv[1], conversation_id="c1")
 add_sink(sink)
 sink(UsageRecord(usage=Usage(input_tokens=3)))
-open_call(Open())
+Open()
 """
 
 

@@ -80,7 +80,8 @@ class TenTokens(OneToken):
 
 def call(sent=1, received=2, operation="chat", model="gpt-4o-mini"):
     """Make one call, here."""
-    made = OneToken(operation)
+    made = OneToken()
+    made.operation = operation
     made.provider = "openai"
     record(made, {"input_tokens": sent, "output_tokens": received}, model=model)
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from token_handlers.langchain import LangChainTokenHandler, events
 from token_handlers.llama_index.calls import ModelCall, facts_of
-from token_handlers.llama_index.chat_usage import read_chat_completion
+from token_handlers.llama_index.chat_usage import plain_usage
 
 USAGE = {"input_tokens": 20, "output_tokens": 14, "total_tokens": 34}
 
@@ -72,7 +72,8 @@ def test_a_hit_without_a_mark(monkeypatch):
 def test_a_model_is_told_by_its_fields():
     """Before llama-index-core 0.14.23 events have a model's fields, and models have no to_payload."""
     llm = SimpleNamespace(class_name=lambda: "openai_llm", model="gpt-4o")
-    call = ModelCall(None, "chat", "hi", None, {"class_name": "openai_llm", "model": "gpt-4o"})
+    call = ModelCall()
+    call.model_dict = {"class_name": "openai_llm", "model": "gpt-4o"}
     call.describe()
 
     assert {"class_name": "openai_llm", "model_name": "gpt-4o"} == facts_of(llm)
@@ -96,4 +97,4 @@ def test_a_usage_without_fields_for_details():
     kind = type("ChatCompletion", (SimpleNamespace,), {})
     raw = kind(usage=usage, model="m", service_tier=None, __pydantic_extra__={})
 
-    assert {"input_tokens": 7, "output_tokens": 5} == read_chat_completion(raw).counts
+    assert {"input_tokens": 7, "output_tokens": 5} == plain_usage(raw).read(None).counts

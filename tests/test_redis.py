@@ -312,7 +312,6 @@ def test_the_end_of_a_program_sends_what_waits(valkey, namespace, counter):
     program = f"""
         from token_handlers import Usage, UsageRecord, add_sink
         from token_handlers.calls import Call
-        from token_handlers.recording import open_call
         from token_handlers.sinks.redis import RedisCounter
 
         class Open(Call):
@@ -324,7 +323,6 @@ def test_the_end_of_a_program_sends_what_waits(valkey, namespace, counter):
         counter(UsageRecord(usage=Usage(input_tokens=3)))
         call = Open()
         call.model, call.provider = "gpt-4o-mini", "openai"
-        open_call(call)
     """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)], capture_output=True, check=False, text=True

@@ -24,7 +24,8 @@ def _anew():
 
 def call(sent=441, received=106, operation="chat", model="gpt-4o", provider="openai", **fields):
     """Make one call, here."""
-    made = Call(operation)
+    made = Call()
+    made.operation = operation
     made.provider = provider
     record(made, {"input_tokens": sent, "output_tokens": received}, model=model, **fields)
 

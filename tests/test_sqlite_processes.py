@@ -244,7 +244,7 @@ def test_the_end_of_a_process_flushes(path):
 
 
 OPEN_CALL = """
-from token_handlers import add_sink, recording, track_tokens
+from token_handlers import add_sink, track_tokens
 from token_handlers.calls import Call
 
 class Open(Call):
@@ -254,7 +254,6 @@ class Open(Call):
 def open_one():
     call = Open()
     call.model = name
-    recording.open_call(call)
 """
 
 

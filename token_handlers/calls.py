@@ -9,48 +9,43 @@ from token_handlers.budget_terms import Hold
 from token_handlers.counter import TokenCounter
 from token_handlers.lanes import Lane, lane_here
 from token_handlers.process import process
-from token_handlers.scopes import NO_LABELS, Budgets, Labels
+from token_handlers.scopes import Budgets, Labels
 from token_handlers.usage import Operation
 
 MAX_OPEN_CALLS = 10_000
 """How many calls may be open at once; beyond it the oldest is recorded as an estimate."""
 
-_ONCE = (True,)
-
-open_calls: "dict[Call, None]" = {}
-"""The calls that have started and not yet ended, the oldest first."""
+open_calls: "dict[Call, bool]" = {}
+"""The calls that have started and not yet ended, the oldest first. Whoever takes a call out is the one to record it."""
 
 
 class Call:
     """A call that has started: what its end does not tell. A framework's package adds what it knows of the call."""
 
     # Class attributes are the defaults: a call is made in the application's time, and most of them stay as they are.
+    labels: Labels
     operation: Operation = "chat"
     model: str | None = None
     provider: str | None = None
     base_url: str | None = None
     node: str | None = None
-    labels: Labels = NO_LABELS
     budgets: Budgets = ()
     holds: Mapping[Budget, Hold] | None = None
     settled = False
     task: "tuple[asyncio.Task[object], Callable[[object], None]] | None" = None
     shown = False
 
-    def __init__(self, operation: Operation = "chat", lane: Lane | None = None) -> None:
-        if operation != "chat":
-            self.operation = operation
+    def __init__(self, lane: Lane | None = None) -> None:
         self.started_at = time.time()
-        self.claim = iter(_ONCE)
         if lane is None:
             lane = lane_here()
         self.lane = lane
-        if lane.own:
-            self.labels = lane.labels
-            for counter in lane.own:
-                counter.open_calls.add(self)
+        self.labels = lane.labels
         if lane.budgets or process.budgets:
             self.budgets = tuple(dict.fromkeys((*process.budgets, *lane.budgets)))
+        for counter in lane.own:
+            counter.open_calls.add(self)
+        open_calls[self] = True
 
     def count_for(self, counter: TokenCounter) -> None:
         """Add this call to one more counter, once."""

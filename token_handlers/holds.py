@@ -4,8 +4,8 @@ from decimal import Decimal
 
 from token_handlers.budget_terms import Amounts, Asked
 from token_handlers.calls import Call
+from token_handlers.ended import Spent, price_spent
 from token_handlers.errors import shielded
-from token_handlers.lanes import Spent, price_spent
 
 
 def release(call: Call, *, wait: bool = False) -> None:

@@ -109,6 +109,15 @@ class Plan:
             return None
         return steps if type(steps) is int and steps < _ROUNDED else None
 
+    def all_steps(self, names: tuple[str, ...], columns: Sequence[tuple[int, ...]]) -> int | None:
+        """The steps of several calls together, whose counts have the same names; None where they don't express one."""
+        try:
+            each = list(map(self._sums.get(names) or self._add_sum(names), *columns))
+            steps = sum(each)  # type: ignore[arg-type]  # a None is what the except clause is for
+        except TypeError:
+            return None
+        return steps if type(steps) is int and max(each) < _ROUNDED else None  # type: ignore[type-var]
+
     def usd(self, steps: int) -> Decimal:
         """What so many steps are."""
         return _CONTEXT.multiply(steps, self._tiers.step) if steps else _FREE

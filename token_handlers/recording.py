@@ -14,9 +14,9 @@ from token_handlers.budget import renew_locks as renew_budgets
 from token_handlers.budget_terms import Amounts, Hold
 from token_handlers.calls import MAX_OPEN_CALLS, Call, open_calls
 from token_handlers.counter import TokenCounter
+from token_handlers.ended import Spent, Told, price_entry
 from token_handlers.errors import shielded
 from token_handlers.holds import asked, book, release
-from token_handlers.lanes import Spent, Told, price_entry
 from token_handlers.lanes import renew_locks as renew_lanes
 from token_handlers.process import process
 from token_handlers.process import renew_locks as renew_process
@@ -53,9 +53,8 @@ class More(TypedDict, total=False):
     requests: int
 
 
-def open_call(call: Call) -> None:
-    """Keep a call until it is recorded or dropped; the oldest becomes an estimate when there are too many."""
-    open_calls[call] = None
+def make_room() -> None:
+    """Record the oldest open call as an estimate where there are too many: for whoever opens one."""
     if len(open_calls) > MAX_OPEN_CALLS:
         try:
             oldest = next(iter(open_calls))
@@ -121,13 +120,7 @@ def record_later(call: Call, told: Told) -> None:
     if not _claim(call):
         return
     lane = call.lane
-    if (
-        process.sinks
-        or lane.sinks
-        or call.budgets
-        or call.shown
-        or (TokenCounter.any_listening and any(counter.listeners for counter in lane.counters))
-    ):
+    if process.sinks or lane.sinks or call.budgets or call.shown or (TokenCounter.any_listening and lane.is_heard()):
         _enter(call, told.read(call))
     else:
         lane.add(call, told)
@@ -202,9 +195,8 @@ def _claim(call: Call) -> bool:
     From then on no estimate of it is shown.
     """
     call.settled = True
-    if not next(call.claim, False):  # atomic, and without a lock, which the garbage collector might find taken
+    if not open_calls.pop(call, False):  # atomic, and without a lock, which the garbage collector might find taken
         return False
-    open_calls.pop(call, None)
     if call.task is not None:
         task, ended = call.task
         task.remove_done_callback(ended)

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from token_handlers.budget import Budget
 from token_handlers.counter import TokenCounter
@@ -75,9 +75,9 @@ class Scope:
         self.budgets = budgets
         self.outer = outer
         # What a call that starts here needs, which `lanes` alone knows; made with the first one.
-        self.lane: object = None
+        self.lane: Any = None
         # A framework's own handler for this block, which the framework's package alone knows.
-        self.recorder: object = None
+        self.recorder: Any = None
         self.left = False
         self.left_in: tuple[int, int | None] | None = None
         self.closed = False
@@ -89,6 +89,7 @@ class Scope:
 _active: ContextVar[tuple[Scope, ...]] = ContextVar("token_handlers_scopes", default=())
 _in_generators: dict[FrameType, list[Scope]] = {}
 _entered: set[Scope] = set()
+_any_closed = False
 
 
 def any_entered() -> bool:
@@ -107,16 +108,7 @@ def active_scopes() -> tuple[Scope, ...]:
     scopes = _active.get()
     if _in_generators:
         scopes = _with_generators(scopes)
-    for scope in scopes:
-        if scope.closed:
-            return tuple(scope for scope in scopes if not scope.closed)
-    return scopes
-
-
-def innermost() -> Scope | None:
-    """Return the scope that was entered last in this context."""
-    scopes = _active.get()
-    return scopes[-1] if scopes else None
+    return tuple(scope for scope in scopes if not scope.closed) if _any_closed else scopes
 
 
 def is_entered_here(scope: Scope) -> bool:
@@ -136,6 +128,7 @@ def enter(scope: Scope, caller: FrameType) -> None:
 
 def leave(scope: Scope) -> None:
     """Undo `enter`, in whatever order and context the blocks are left."""
+    global _any_closed  # noqa: PLW0603 (most programs never close one, and are spared the search)
     scope.left = True
     scope.lane = None
     _entered.discard(scope)
@@ -145,7 +138,7 @@ def leave(scope: Scope) -> None:
     try:
         _active.reset(scope.token)  # type: ignore[arg-type]  # set by enter
     except ValueError:
-        scope.closed = True
+        scope.closed = _any_closed = True
         return
     finally:
         scope.token = None

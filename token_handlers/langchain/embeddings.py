@@ -17,7 +17,7 @@ from token_handlers.holds import release
 from token_handlers.interruptions import was_rejected
 from token_handlers.payloads import read_payload
 from token_handlers.process import starts_count, watch_frameworks
-from token_handlers.recording import drop, open_call, record, record_estimate, reserve, watch_task
+from token_handlers.recording import drop, make_room, record, record_estimate, reserve, watch_task
 from token_handlers.tokenizer import estimate_tokens
 
 _PROVIDERS = {"AzureOpenAIEmbeddings": "azure", "OpenAIEmbeddings": "openai"}
@@ -48,10 +48,10 @@ class _Watch:
 class EmbeddingCall(Call):
     """One request for embeddings."""
 
-    __slots__ = ("inputs",)
+    operation = "embeddings"
 
     def __init__(self, watch: _Watch, inputs: Any) -> None:
-        super().__init__("embeddings")
+        super().__init__()
         embeddings = watch.embeddings
         self.inputs = inputs
         name = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
@@ -61,7 +61,7 @@ class EmbeddingCall(Call):
         self.base_url = base_url if isinstance(base_url, str) else None
         if watch.counter is not None:
             self.count_for(watch.counter)
-        open_call(self)
+        make_room()
         watch_task(self)
         if self.budgets:
             reserve(self)

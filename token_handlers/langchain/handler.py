@@ -9,14 +9,15 @@ from langchain_core.callbacks.base import BaseCallbackHandler
 from token_handlers import recording
 from token_handlers.counted import Counted
 from token_handlers.counter import TokenCounter
-from token_handlers.errors import BudgetExceeded, shielded
+from token_handlers.errors import BudgetExceeded, absorb, shielded
+from token_handlers.lanes import lane_here
 from token_handlers.langchain import runs
 from token_handlers.langchain.events import record_end, record_error
 from token_handlers.langchain.metadata import usage_metadata
 from token_handlers.langchain.refusals import reserve
 from token_handlers.langchain.texts import message_text
 from token_handlers.pricing import load_prices
-from token_handlers.process import starts_count
+from token_handlers.process import process
 
 if TYPE_CHECKING:
     from langchain_core.messages.ai import UsageMetadata
@@ -35,7 +36,6 @@ class RunRecorder(BaseCallbackHandler):
     def __init__(self, counter: TokenCounter | None) -> None:
         self._counter = counter
 
-    @shielded
     def on_chat_model_start(
         self,
         serialized: dict[str, Any] | None,
@@ -48,43 +48,51 @@ class RunRecorder(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Remember what only the start tells: the scopes, the model, the prompt for an estimate."""
-        if self._counter is None and not starts_count("langchain"):
-            return
-        invocation = kwargs.get("invocation_params")
-        run = runs.same_start(run_id, messages, invocation)
-        if run is None:
-            run = runs.Run(run_id, messages, serialized, parent_run_id, tags, metadata, invocation)
-            runs.begin(run, kwargs.get("batch_size") or 1)
-        run.handlers.append(self)
-        if self._counter is not None:
-            run.count_for(self._counter)
-        if run.budgets and run.holds is None:
-            reserve(run)
+        try:
+            counter, lane = self._counter, lane_here()
+            if counter is None and not lane.scopes and "langchain" not in process.automatic:
+                return
+            invocation = kwargs.get("invocation_params")
+            run = runs.same_start(run_id, messages, invocation)
+            if run is None:
+                run = runs.Run(run_id, messages, serialized, parent_run_id, tags, metadata, invocation, lane)
+                runs.begin(run, kwargs.get("batch_size") or 1)
+            run.handlers.append(self)
+            if counter is not None:
+                run.count_for(counter)
+            if run.budgets and run.holds is None:
+                reserve(run)
+        except Exception as error:  # noqa: BLE001 - as `shielded`, whose wrapper costs more than some of these events
+            absorb(error, "on_llm_start")
 
     on_llm_start = on_chat_model_start  # type: ignore[assignment]  # legacy LLMs: prompts instead of messages
 
-    @shielded
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID | None = None, **kwargs: Any) -> None:
         """Keep the text, for an estimate, and the usage that the chunk carries."""
-        run = runs.find(run_id, self)
-        if run is None or run.handlers[0] is not self or (chunk is not None and chunk is run.chunk):
-            return
-        run.chunk = chunk
-        if token:
-            run.parts.append(token if isinstance(token, str) else message_text(token)[0])
-        message = getattr(chunk, "message", None)
-        if message is not None:
-            run.add_chunk(message)
+        try:
+            run = runs.find(run_id, self)
+            if run is None or run.handlers[0] is not self or (chunk is not None and chunk is run.chunk):
+                return
+            run.chunk = chunk
+            if token:
+                run.parts.append(token if isinstance(token, str) else message_text(token)[0])
+            message = getattr(chunk, "message", None)
+            if message is not None:
+                run.add_chunk(message)
+        except Exception as error:  # noqa: BLE001 - as above
+            absorb(error, "on_llm_new_token")
 
-    @shielded
     def on_llm_end(self, response: "LLMResult", *, run_id: UUID | None = None, **kwargs: Any) -> None:
         """Record what the run used."""
-        run = runs.find(run_id, self)
-        if run is not None:
-            if runs.finish(run, self):
-                _record(run, record_end, response)
-        elif self._counter is not None:
-            _record(self._unstarted(run_id), record_end, response)
+        try:
+            run = runs.find(run_id, self)
+            if run is not None:
+                if runs.finish(run, self):
+                    _record(run, record_end, response)
+            elif self._counter is not None:
+                _record(self._unstarted(run_id), record_end, response)
+        except Exception as error:  # noqa: BLE001 - as above
+            absorb(error, "on_llm_end")
 
     @shielded
     def on_llm_error(self, error: BaseException, *, run_id: UUID | None = None, **kwargs: Any) -> None:

@@ -3,8 +3,8 @@
 from types import ModuleType
 
 from token_handlers.langchain.handler import ProcessRecorder, RunRecorder
-from token_handlers.process import starts_count
-from token_handlers.scopes import innermost
+from token_handlers.process import process
+from token_handlers.scopes import active_scopes
 
 _recorder = ProcessRecorder()
 _attached = False
@@ -20,10 +20,11 @@ class RecorderVariable:
     @staticmethod
     def get() -> RunRecorder | None:
         """Return the innermost get_openai_callback's handler, else the process's own, or None where nothing tracks."""
-        if not starts_count("langchain"):
-            return None
-        scope = innermost()
-        return scope.recorder if scope is not None and isinstance(scope.recorder, RunRecorder) else _recorder
+        scopes = active_scopes()
+        if not scopes:
+            return _recorder if "langchain" in process.automatic else None
+        recorder: RunRecorder | None = scopes[-1].recorder
+        return _recorder if recorder is None else recorder
 
 
 def attach(context: ModuleType) -> None:

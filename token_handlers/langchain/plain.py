@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from token_handlers.lanes import Spent
+from token_handlers.ended import Likeness, Spent
 from token_handlers.langchain.runs import Run
 from token_handlers.payloads import plain_counts, read_message, read_usage_metadata
 from token_handlers.recording import record_later
@@ -39,8 +39,8 @@ class _Plain(NamedTuple):
         tier = tier if isinstance(tier, str) else None
         return Spent(reading.counts, model=model_name(run, kept, {}), cost=reading.cost, service_tier=tier)
 
-    def alike(self, run: Any) -> tuple[object, Mapping[str, int]] | None:
-        """Return the counts, and what tells the run from those that differ in these alone."""
+    def alike(self, run: Any) -> Likeness | None:
+        """Return what tells the run from those that differ in their counts alone, and these."""
         metadata = run.metadata
         if not metadata or metadata.get("ls_provider") not in LOSSLESS or "input_token_details" not in self.usage:
             return None
@@ -48,7 +48,7 @@ class _Plain(NamedTuple):
         if model is None or counts is None:
             return None
         tags = tuple(run.tags) if run.tags else None
-        return (self.model, self.tier, model, id(run.serialized), tags, metadata.get("langgraph_node")), counts
+        return (self.model, self.tier, model, id(run.serialized), tags, metadata.get("langgraph_node")), *counts
 
     def known(self) -> Mapping[str, int]:
         """Return the two counts that there are."""

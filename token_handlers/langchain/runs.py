@@ -9,8 +9,9 @@ from weakref import WeakValueDictionary
 
 from token_handlers.calls import Call
 from token_handlers.errors import BudgetExceeded
+from token_handlers.lanes import Lane
 from token_handlers.langchain.texts import message_text
-from token_handlers.recording import abandon, drop, open_call, watch_task
+from token_handlers.recording import abandon, drop, make_room, watch_task
 from token_handlers.tallies import BARE
 from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens, prepare
 
@@ -64,8 +65,11 @@ class Run(Call):
         tags: Sequence[str] | None,
         metadata: Mapping[str, Any] | None,
         invocation: Mapping[str, Any] | None,
+        lane: Lane | None = None,
     ) -> None:
-        super().__init__("text_completion" if prompt and isinstance(prompt[0], str) else "chat")
+        super().__init__(lane)
+        if prompt and isinstance(prompt[0], str):
+            self.operation = "text_completion"
         self.run_id = run_id
         self.prompt = prompt
         self.serialized = serialized
@@ -172,7 +176,7 @@ def begin(run: Run, batch_size: int) -> None:
     _runs[run.run_id.int] = run
     if batch_size > 1:
         _join_batch(run)
-    open_call(run)
+    make_room()
     if run.operation == "chat":  # LangChain starts legacy LLMs' runs in tasks that end at once
         watch_task(run)
 
@@ -269,13 +273,15 @@ def _join_batch(run: Run) -> None:
 
 
 def _remove(run: Run) -> None:
-    first = _runs.get(run.run_id.int)
-    if first is run:
+    number = run.run_id.int
+    other = _runs.get(number)
+    if other is run:
         if run.twin is None:
-            _runs.pop(run.run_id.int, None)
+            _runs.pop(number, None)
         else:
-            _runs[run.run_id.int] = run.twin
-    while first is not None:
-        if first.twin is run:
-            first.twin = run.twin
-        first = first.twin
+            _runs[number] = run.twin
+        return
+    while other is not None and other.twin is not run:
+        other = other.twin
+    if other is not None:
+        other.twin = run.twin

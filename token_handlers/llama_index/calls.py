@@ -1,14 +1,16 @@
 """The LLM calls that have started: what their start and their chunks carried, until they end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from token_handlers.calls import Call
-from token_handlers.lanes import Lane, Spent
+from token_handlers.ended import Likeness, Spent
+from token_handlers.lanes import Lane
+from token_handlers.llama_index.chat_usage import PlainUsage
 from token_handlers.llama_index.texts import message_pairs, response_text
 from token_handlers.payloads import Reading
-from token_handlers.recording import abandon, drop, open_call
+from token_handlers.recording import abandon, drop, make_room
 from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ class ModelCall(Call):
 
     ``inner`` are the counts of LLM calls that it made itself, None where it made none. ``response`` is the latest
     chunk of a stream, ``answer`` what the provider's client returned, for when LlamaIndex then fails to read it.
-    ``reading`` is what its end told, of which it is also what waits to be read in a queue.
+    ``told`` is what its end told, with which it waits to be read in a queue.
     """
 
     # Class attributes are the defaults, as in Call.
@@ -41,7 +43,8 @@ class ModelCall(Call):
     answer: Any = None
     stream: ref[Any] | None = None
     event_id: str | None = None
-    reading: Reading
+    twin: "ModelCall | None" = None
+    told: Reading | PlainUsage
 
     def describe(self) -> None:
         """Fill in model, provider and base URL; not done at the start, which is the application's waiting time."""
@@ -95,32 +98,37 @@ class ModelCall(Call):
         fields = (getattr(self.instance, name, None) for name in _MAX_TOKENS)
         return next((number for number in (*stated, *fields) if type(number) is int and number > 0), 0)
 
-    def end(self, reading: Reading) -> None:
+    def end(self, told: Reading | PlainUsage) -> None:
         """Keep what the end told, and drop what is only needed for an estimate."""
-        self.reading = reading
+        self.told = told
         self.prompt = self.response = self.answer = None
 
     def read(self, _: object) -> Spent:
         """Return what the call used."""
-        counts, cost, tier, model, billed = self.reading
+        told = self.told
+        reading = told.read(self.provider_name()) if isinstance(told, PlainUsage) else told
+        counts, cost, tier, model, billed = reading
         return Spent(counts, model=model, cost=cost, service_tier=tier, billed=billed)
 
-    def alike(self, _: object) -> tuple[object, Mapping[str, int]] | None:
-        """Return the counts, and what tells the call from those that differ in these alone."""
-        counts, cost, tier, model, billed = self.reading
-        facts = self.model_dict
-        if cost is not None or billed is not None or facts is None:
+    def alike(self, _: object) -> Likeness | None:
+        """Return what tells the call from those that differ in their counts alone, and these."""
+        told, facts = self.told, self.model_dict
+        if not isinstance(told, PlainUsage) or facts is None:
+            return None
+        counts = told.counts()
+        if counts is None:
             return None
         asked = self.kwargs.get("model") if self.kwargs else None
-        return (model, tier, asked, facts.get("model_name"), facts.get("class_name"), id(self.instance)), counts
+        named = facts.get("model_name") or facts.get("model")
+        return (told.model, told.service_tier, asked, named, facts.get("class_name"), id(self.instance)), *counts
 
     def known(self) -> Mapping[str, int]:
         """Return the counts."""
-        return self.reading.counts
+        return self.read(self).counts
 
     def forget(self) -> None:
         """Drop this call from the table of open ones."""
-        _remove(self)
+        remove(self)
 
     def same_prompt(self, prompt: Any) -> bool:
         """Return whether this call's prompt is that of another event: LlamaIndex copies the list, not its messages."""
@@ -129,7 +137,8 @@ class ModelCall(Call):
         return len(self.prompt) == len(prompt) and all(map(_same, self.prompt, prompt))
 
 
-_open: dict[str | None, list[ModelCall]] = {}
+# By the span's id, the newest; those with one id hang on each other.
+_open: dict[str | None, ModelCall] = {}
 
 
 def begin(
@@ -141,19 +150,18 @@ def begin(
     model_dict: Mapping[str, Any],
 ) -> ModelCall:
     """Open a call and return it; the calls around it, which only pass it on, are told that it is inside them."""
-    call = ModelCall("chat", lane)
+    call = ModelCall(lane)
     call.span_id = span_id
     call.prompt = prompt
     call.kwargs = kwargs
     call.model_dict = model_dict
     if span is not None:
         _place(call, span)
-    twins = _open.get(span_id)
-    if twins is None:
-        _open[span_id] = [call]
-    else:
-        twins.append(call)
-    open_call(call)
+    twin = _open.get(span_id)
+    if twin is not None:
+        call.twin = twin
+    _open[span_id] = call
+    make_room()
     return call
 
 
@@ -179,31 +187,37 @@ def _place(call: ModelCall, span: "Span") -> None:
 
 def find(span_id: str | None, prompt: Any) -> ModelCall | None:
     """Return the open call of a span; where several share one, the one with this prompt, else the newest."""
-    twins = _open.get(span_id)
-    if not twins:
-        return None
-    if len(twins) > 1:
-        for call in reversed(twins):
-            if prompt is not None and call.same_prompt(prompt):
-                return call
-    return twins[-1]
+    newest = call = _open.get(span_id)
+    if newest is None or newest.twin is None or prompt is None:
+        return newest
+    while call is not None and not call.same_prompt(prompt):
+        call = call.twin
+    return newest if call is None else call
+
+
+def _all_open() -> Iterator[ModelCall]:
+    for newest in list(_open.values()):
+        call: ModelCall | None = newest
+        while call is not None:
+            yield call
+            call = call.twin
 
 
 def with_response(response: Any) -> ModelCall | None:
     """Return the open call whose latest chunk is this very response."""
-    return next((call for twins in list(_open.values()) for call in twins if call.response is response), None)
+    return next((call for call in _all_open() if call.response is response), None)
 
 
 def progress(span_id: str | None, response: Any) -> None:
     """Keep the latest chunk of a stream, which holds the text accumulated so far."""
-    twins = _open.get(span_id)
-    if twins:
-        twins[-1].response = response
+    call = _open.get(span_id)
+    if call is not None:
+        call.response = response
 
 
 def close(call: ModelCall, counts: Mapping[str, int] | None) -> None:
     """Take an ended call out of the table, and tell those around it what it used."""
-    _remove(call)
+    remove(call)
     if call.outer and counts is not None:
         for outer in call.outer:
             if outer.inner is not None:
@@ -219,7 +233,7 @@ def follow(call: ModelCall, stream: Any) -> None:
         if call.answer is not None:
             abandon(call)
         else:
-            _remove(call)
+            remove(call)
             drop(call)
 
     try:
@@ -236,21 +250,19 @@ def hand_over(call: ModelCall) -> bool:
     response = call.response
     if response is None:
         return False
-    for others in list(_open.values()):
-        for other in others:
-            if other is not call and other.response is response:
-                if call.inner is not None:
-                    other.inner = [*(other.inner or ()), *call.inner]
-                if other.holds is None:  # nothing is to slip in between this one's end and the other's
-                    other.holds, call.holds = call.holds, None
-                return True
-    return False
+    other = next((other for other in _all_open() if other is not call and other.response is response), None)
+    if other is None:
+        return False
+    if call.inner is not None:
+        other.inner = [*(other.inner or ()), *call.inner]
+    if other.holds is None:  # nothing is to slip in between this one's end and the other's
+        other.holds, call.holds = call.holds, None
+    return True
 
 
 def unread() -> "list[tuple[ModelCall, Any]]":
     """Return the open calls that answer by a stream of which nothing was read yet, with that stream."""
-    open_calls = (call for twins in list(_open.values()) for call in twins)
-    return [(call, call.stream()) for call in open_calls if call.stream is not None and call.response is None]
+    return [(call, call.stream()) for call in _all_open() if call.stream is not None and call.response is None]
 
 
 def facts_of(instance: Any) -> dict[str, Any]:
@@ -300,11 +312,16 @@ def _same(one: object, other: object) -> bool:
     return one is other
 
 
-def _remove(call: ModelCall) -> None:
-    twins = _open.get(call.span_id)
-    if twins is None or call not in twins:
+def remove(call: ModelCall) -> None:
+    """Take a call out of the table."""
+    other = _open.get(call.span_id)
+    if other is call:
+        if call.twin is None:
+            _open.pop(call.span_id, None)
+        else:
+            _open[call.span_id] = call.twin
         return
-    if len(twins) == 1:
-        _open.pop(call.span_id, None)
-    else:
-        twins.remove(call)
+    while other is not None and other.twin is not call:
+        other = other.twin
+    if other is not None:
+        other.twin = call.twin

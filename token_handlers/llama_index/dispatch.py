@@ -16,7 +16,7 @@ from token_handlers.llama_index.silent import record_silent
 from token_handlers.llama_index.spans import Span, current
 
 _MOST_TYPES = 1_000
-Kind = Literal["llm", "embedding", "pipeline"]
+Kind = Literal["llm", "embedding", "pipeline", ""]
 _KINDS: Mapping[str, Kind] = {
     "BaseLLM": "llm",
     "MultiModalLLM": "llm",
@@ -122,7 +122,7 @@ class SpanRecorder:
 
     def __init__(self) -> None:
         self.open_spans: dict[str, Any] = {}
-        self._kinds: dict[type, Kind | Literal["new"] | None] = {}
+        self._kinds: dict[type, Kind] = {}
 
     @classmethod
     def class_name(cls) -> str:
@@ -133,13 +133,10 @@ class SpanRecorder:
         self, id_: str, bound_args: Any, instance: Any = None, parent_id: Any = None, tags: Any = None, **kwargs: Any
     ) -> None:
         """Note a method call on an LLM or embedding model."""
-        kind = type(instance)
-        found = self._kinds.get(kind, "new")
+        found = self._kinds.get(type(instance))
         if found is None:
-            return
-        if found == "new":
-            found = self._kind(kind)
-        if found is None or not (listening or may_be_tracked()):
+            found = self._kind(type(instance))
+        if not found or not (listening or may_be_tracked()):
             return
         if found == "pipeline":
             workers.lend(id_, instance, bound_args)
@@ -152,7 +149,7 @@ class SpanRecorder:
     def span_exit(self, id_: str, bound_args: Any, instance: Any = None, result: Any = None, **kwargs: Any) -> None:
         """Settle what a method call that returned has left open."""
         found = self._kinds.get(type(instance))
-        if found is None:
+        if not found:
             if result is not None:
                 watch(result)
         elif found == "pipeline":
@@ -167,7 +164,7 @@ class SpanRecorder:
         found = self._kinds.get(type(instance))
         if found == "pipeline":
             workers.take_back(id_)
-        elif found is not None:
+        elif found:
             span = _leave(id_)
             if span is not None:
                 _fail(span, err)
@@ -182,9 +179,9 @@ class SpanRecorder:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _kind(self, kind: type) -> Kind | None:
-        names = (base.__name__ for base in kind.__mro__ if base.__module__.startswith("llama_index.core."))
-        found = next((_KINDS[name] for name in names if name in _KINDS), None)
+    def _kind(self, kind: type) -> Kind:
+        bases = (base.__name__ for base in kind.__mro__ if base.__module__.startswith("llama_index.core."))
+        found: Kind = next((_KINDS[name] for name in bases if name in _KINDS), "")
         if len(self._kinds) >= _MOST_TYPES:
             self._kinds.clear()
         self._kinds[kind] = found

@@ -10,7 +10,7 @@ from token_handlers.interruptions import was_rejected, was_stopped
 from token_handlers.llama_index.calls import base_url, facts_of
 from token_handlers.llama_index.spans import Span
 from token_handlers.payloads import read_payload
-from token_handlers.recording import drop, open_call, record
+from token_handlers.recording import drop, make_room, record
 from token_handlers.tokenizer import estimate_tokens
 
 # Integrations whose every request goes through openai's client, where `clients` sees it.
@@ -21,10 +21,10 @@ _MEMORY_STORES = ("MutableMappingKVStore", "SimpleKVStore")
 class EmbeddingCall(Call):
     """One batch of texts, which one request usually sends."""
 
-    __slots__ = ("event_id", "facts", "instance", "span", "texts")
+    operation = "embeddings"
 
     def __init__(self, span: Span | None, facts: Any) -> None:
-        super().__init__("embeddings")
+        super().__init__()
         self.span = span
         self.instance = None if span is None else span.instance
         self.facts = facts
@@ -98,7 +98,7 @@ def next_batches(span: Span) -> Iterator[EmbeddingCall]:
 
 def _open(span: Span, facts: Any) -> EmbeddingCall:
     call = EmbeddingCall(span, facts)
-    open_call(call)
+    make_room()
     return call
 
 

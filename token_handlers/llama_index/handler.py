@@ -7,7 +7,6 @@ from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index_instrumentation.span import active_span_id
 
-from token_handlers import recording
 from token_handlers.counter import TokenCounter
 from token_handlers.errors import shielded
 from token_handlers.llama_index import calls, embeddings, gate, hook, workers
@@ -17,6 +16,7 @@ from token_handlers.llama_index.handlers import CountsCalls
 from token_handlers.llama_index.outcomes import record_end, record_error
 from token_handlers.llama_index.spans import current
 from token_handlers.process import watch_frameworks
+from token_handlers.recording import make_room
 
 _MOST_EVENTS = 10_000
 _LLM, _EMBEDDING = CBEventType.LLM, CBEventType.EMBEDDING
@@ -219,7 +219,7 @@ def _embedding_call(payload: dict[str, Any], event_id: str) -> EmbeddingCall:
     span = current.get()
     if span is None or span.span_id != active_span_id.get():
         call = EmbeddingCall(None, facts)
-        recording.open_call(call)
+        make_room()
     else:
         newest = span.waiting[-1] if span.waiting else None
         mine = isinstance(newest, EmbeddingCall) and newest.event_id in (None, event_id)

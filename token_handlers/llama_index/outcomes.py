@@ -9,7 +9,7 @@ from token_handlers.guide import WHY
 from token_handlers.interruptions import was_rejected, was_stopped
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
-from token_handlers.llama_index.chat_usage import read_chat_completion
+from token_handlers.llama_index.chat_usage import plain_usage
 from token_handlers.payloads import Reading, read_payload
 from token_handlers.recording import abandon, drop, record, record_later
 
@@ -23,11 +23,17 @@ _MARK = "_token_handlers_recorded"
 
 def record_end(call: ModelCall, response: Any) -> None:
     """Record a call that ended well, unless it only passed on what another call is recorded for."""
+    plain = plain_usage(getattr(response, "raw", None))
     streamed = call.response is not None
+    if plain is not None and not streamed and call.inner is None and not call.outer:
+        calls.remove(call)
+        call.end(plain)
+        record_later(call, call)
+        return
     if streamed and calls.hand_over(call):
         _drop(call)
         return
-    reading = read_chat_completion(getattr(response, "raw", None)) or _read(call, response)
+    reading = plain.read(call.provider_name()) if plain is not None else _read(call, response)
     if call.inner is not None and not _is_own(reading, call.inner):
         _drop(call)
         return

@@ -19,13 +19,11 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 from token_handlers.budget import Amounts
-from token_handlers.calls import Call
 from token_handlers.counter import TokenCounter
 from token_handlers.errors import shielded
 from token_handlers.guide import WHY
-from token_handlers.lanes import Lane
+from token_handlers.lanes import Lane, lane_here
 from token_handlers.process import process
-from token_handlers.recording import drop
 from token_handlers.usage import UsageRecord
 
 logger = logging.getLogger("token_handlers")
@@ -53,12 +51,6 @@ class _Target(NamedTuple):
     handler: "ref[Any]"
 
 
-class _RemoteCall(Call):
-    """A call that a worker made."""
-
-    __slots__ = ()
-
-
 _targets: OrderedDict[str, _Target] = OrderedDict()
 _seen: OrderedDict[tuple[str, int], None] = OrderedDict()
 _listener: list[tuple[Any, bytes]] = []
@@ -66,18 +58,17 @@ _listener: list[tuple[Any, bytes]] = []
 
 def address_of(handler: Any, counter: TokenCounter | None) -> Address:
     """Return what a pickled handler carries: the scopes around this are those that its worker's calls belong to."""
-    call = _RemoteCall()
+    lane = lane_here()
     if counter is not None:
-        call.count_for(counter)
-    drop(call)
+        lane = lane.plus(counter)
     with _lock:
         socket, key = _listen()
         for name, target in _targets.items():
-            if target.handler() is handler and target.lane.is_like(call.lane):
+            if target.handler() is handler and target.lane.is_like(lane):
                 _targets.move_to_end(name)
                 return Address(socket, key, name)
         name = secrets.token_hex(8)
-        _targets[name] = _Target(call.lane, ref(handler))
+        _targets[name] = _Target(lane, ref(handler))
         while len(_targets) > _MOST_TARGETS:
             _targets.popitem(last=False)
     return Address(socket, key, name)
