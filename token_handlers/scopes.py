@@ -149,7 +149,7 @@ def leave(scope: Scope) -> None:
         scope.left_in = _flow()
         rest = tuple(other for other in current if other is not scope)
         _active.set(rest)
-    if any(other.left_in for other in rest):
+    if rest and any(other.left_in for other in rest):
         here = _flow()
         _active.set(tuple(other for other in rest if other.left_in != here))
 

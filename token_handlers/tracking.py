@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from token_handlers.budget import Budget, check_budget
 from token_handlers.counter import TokenCounter
@@ -22,13 +22,8 @@ RESERVED = ("model", "session", "user", "langgraph_node", "tag", "provider", "op
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Block(NamedTuple):
-    """What a counter's block had, for track_tokens(counter=...) to enter again."""
-
-    labels: Labels
-    sinks: Sinks
-    budgets: Budgets
-    outer: tuple[Scope, ...]
+Block = tuple[Labels, Sinks, Budgets, tuple[Scope, ...]]
+"""What a counter's block had, and the scopes around it, for track_tokens(counter=...) to enter again."""
 
 
 class track_tokens:  # noqa: N801 (used like a function, as contextlib's own context managers are)
@@ -100,12 +95,12 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         labels, sinks, budgets, counter = self._labels, self._sinks, self._budgets, self._counter
         if counter is None:
             counter = TokenCounter()
-        if isinstance(counter.block, Block):
-            labels = counter.block.labels.merged(labels)
-            sinks, budgets = (*counter.block.sinks, *sinks), (*counter.block.budgets, *budgets)
-            outer = (*outer, *(scope for scope in counter.block.outer if scope not in outer and not scope.left))
+        block: Block | None = counter.block
+        if block is None:
+            counter.block = labels, sinks, budgets, outer
         else:
-            counter.block = Block(labels, sinks, budgets, outer)
+            labels, sinks, budgets = block[0].merged(labels), (*block[1], *sinks), (*block[2], *budgets)
+            outer = (*outer, *(scope for scope in block[3] if scope not in outer and not scope.left))
         if budgets:
             check_budgets()
         scope = Scope(counter, labels, sinks, budgets, outer)
@@ -117,12 +112,17 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
     def _leave(self) -> None:
         # One object may be entered by several threads or tasks at once; each leaves its own scope.
         entered = self._scopes
-        scope = next((scope for scope in reversed(entered) if is_entered_here(scope)), entered[-1])
+        if len(entered) == 1:
+            scope = entered[0]
+        else:
+            scope = next((other for other in reversed(entered) if is_entered_here(other)), entered[-1])
         entered.remove(scope)
         leave(scope)
-        scope.counter.sum_up(wait=False)
-        if scope.counter.open_calls:
-            show_open(scope.counter)
+        counter = scope.counter
+        if counter.queues:
+            counter.sum_up(wait=False)
+        if counter.open_calls:
+            show_open(counter)
 
 
 def _wrap(function: Callable[..., Any], block: Callable[[], track_tokens]) -> Callable[..., object]:
