@@ -7,14 +7,15 @@ generators are remembered until they are read or thrown away.
 
 from inspect import isasyncgen, isgenerator
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 
 from token_handlers.lanes import Lane, lane_here
 from token_handlers.process import process
 from token_handlers.scopes import any_scope
 
 _STREAMING = ("StreamingResponse", "AsyncStreamingResponse")
-_unread: WeakSet[Any] = WeakSet()
+# By identity; no WeakSet, which runs Python code to say that it is empty, and is asked about every span.
+_unread: dict[int, ref[Any]] = {}
 
 listening: list[None] = []
 """Not empty once a LlamaIndexTokenHandler was made: then spans matter outside scopes too."""
@@ -23,9 +24,8 @@ listening: list[None] = []
 def tracked_lane() -> Lane | None:
     """Return the lane of a call that starts here, or None where it is not recorded unless a handler of its own asks."""
     lane = lane_here()
-    if lane.scopes or "llamaindex" in process.automatic or (_unread and _is_read()):
-        return lane
-    return None
+    tracked = lane.scopes or "llamaindex" in process.automatic or (_unread and _is_read())
+    return lane if tracked else None
 
 
 def may_be_tracked() -> bool:
@@ -50,8 +50,10 @@ def watch(result: Any) -> None:
     if result is not None and type(result).__name__ in _STREAMING and any_scope():
         stream = result.response_gen
         if isgenerator(stream) or isasyncgen(stream):
-            _unread.add(stream)
+            key = id(stream)
+            _unread[key] = ref(stream, lambda _: _unread.pop(key, None))
 
 
 def _is_read() -> bool:
-    return any(getattr(stream, "gi_running", False) or getattr(stream, "ag_running", False) for stream in list(_unread))
+    streams = [remembered() for remembered in list(_unread.values())]
+    return any(getattr(stream, "gi_running", False) or getattr(stream, "ag_running", False) for stream in streams)
