@@ -221,7 +221,10 @@ def no_op_events() -> Iterator[None]:
 
 @contextmanager
 def without_us(hooks: int) -> Iterator[None]:
-    """Leave the frameworks as they are before this package is imported: with LangChain's first hooks alone."""
+    """Leave the frameworks as they are before this package is imported: with LangChain's first hooks alone.
+
+    get_usage_metadata_callback leaves one more hook behind each time, which is not to burden the others.
+    """
     from token_handlers.llama_index import hook
 
     kept = _configure_hooks[hooks:]
@@ -229,7 +232,7 @@ def without_us(hooks: int) -> Iterator[None]:
     hook.detach()
     yield
     hook.attach()
-    _configure_hooks.extend(kept)
+    _configure_hooks[hooks:] = kept
 
 
 BLOCKS: dict[str, Block] = {

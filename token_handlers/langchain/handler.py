@@ -77,7 +77,9 @@ class RunRecorder(BaseCallbackHandler):
             if token:
                 run.parts.append(token if isinstance(token, str) else message_text(token)[0])
             message = getattr(chunk, "message", None)
-            if message is not None:
+            if message is not None and (
+                message.usage_metadata or message.response_metadata or message.tool_call_chunks
+            ):
                 run.add_chunk(message)
         except Exception as error:  # noqa: BLE001 - as above
             absorb(error, "on_llm_new_token")
