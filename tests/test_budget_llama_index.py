@@ -18,6 +18,7 @@ from tests.llama_index_clients import MESSAGES, PROMPT, Answering, Local, Weathe
 from token_handlers import BudgetExceeded, install, track_tokens, uninstall
 from token_handlers.budget import Amounts
 from token_handlers.llama_index import LlamaIndexTokenHandler, report_stream_usage
+from token_handlers.process import process
 
 
 @pytest.fixture(autouse=True)
@@ -293,6 +294,22 @@ def test_a_handler_without_a_block(ledger, make_budget, handler_type):
         llm.chat(MESSAGES)
 
     assert (1, 1, 1) == (len(ledger.entries()), handler.successful_requests, budget.spent().requests)
+
+
+def test_without_a_budget(ledger, make_budget, monkeypatch):
+    """CallbackManager is LlamaIndex's own until there is a budget, as a wrap is not free; then calls are checked."""
+    uninstall()
+    monkeypatch.setattr(process, "checked", False)
+    original = CallbackManager.__dict__["on_event_start"]
+    with track_tokens():
+        make_llm(ledger).chat(MESSAGES)
+        assert original is CallbackManager.__dict__["on_event_start"]
+        with track_tokens(budget=make_budget(max_requests=1)):
+            make_llm(ledger).chat(MESSAGES)
+            with pytest.raises(BudgetExceeded):
+                make_llm(ledger).chat(MESSAGES)
+
+    assert 2 == len(ledger.entries())
 
 
 def test_uninstalling(ledger, make_budget):

@@ -4,7 +4,8 @@ import httpx
 import openai
 import pytest
 
-from token_handlers.interruptions import was_rejected
+from token_handlers.errors import BudgetExceeded
+from token_handlers.interruptions import was_rejected, was_stopped
 
 REQUEST = httpx.Request("POST", "http://127.0.0.1")
 
@@ -92,3 +93,16 @@ def test_errors_in_a_circle():
     one.__cause__, other.__cause__ = other, one
 
     assert not was_rejected(one)
+
+
+def on_event_start():
+    """Fail as a user's callback handler does."""
+    raise ValueError("no")
+
+
+def test_stopped():
+    """A budget, or a handler that raises where an event starts, keeps a call from being sent; what fails later not."""
+    stopped = BudgetExceeded("no"), raised(on_event_start)
+
+    assert (True, True) == tuple(map(was_stopped, stopped))
+    assert (False, False, False) == tuple(map(was_stopped, (None, raised(_parse_response), ValueError())))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.prices import CALL, epoch, genai_cost, our_cost, random_counts, random_moment
 from token_handlers import pricing
 from token_handlers.price_own import PRICE_KEYS
-from token_handlers.pricing import price_call, reset_prices
+from token_handlers.pricing import find_plan, price_call, reset_prices
 from token_handlers.usage import Usage
 
 ENTRIES = [(provider, model) for provider in get_snapshot().providers for model in provider.models]
@@ -46,6 +46,18 @@ def test_cost_equals_genai_prices_for_every_model():
             if our_cost(*call) != genai_cost(*call):
                 wrong.append(call)
     assert [] == wrong
+
+
+@given(st.sampled_from(ENTRIES), st.lists(st.tuples(*[st.integers(-1, 10**6)] * 3), min_size=1, max_size=5))
+def test_calls_with_the_same_names_cost_their_sum(entry, calls):
+    """Calls that are priced together cost what each of them does; where one can't be, together they can't."""
+    provider, model = entry
+    names = "input_tokens", "output_tokens", "cache_read_tokens"
+    plan = find_plan(model.id, provider.id, at=epoch(2026, 11, 1, 12))
+    each = [plan.steps(dict(zip(names, counts, strict=True))) for counts in calls]
+    together = plan.all_steps(names, list(zip(*calls, strict=True)))
+
+    assert (None if None in each else sum(each)) == together
 
 
 @settings(max_examples=3000, deadline=None, derandomize=True, database=None)
