@@ -8,8 +8,10 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResul
 from pydantic import BaseModel, ConfigDict
 
 from token_handlers.langchain import LangChainTokenHandler, events
-from token_handlers.llama_index.calls import ModelCall, facts_of
+from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.chat_usage import plain_usage
+from token_handlers.llama_index.models import facts_of
+from token_handlers.recording import drop
 
 USAGE = {"input_tokens": 20, "output_tokens": 14, "total_tokens": 34}
 
@@ -75,6 +77,7 @@ def test_a_model_is_told_by_its_fields():
     call = ModelCall()
     call.model_dict = {"class_name": "openai_llm", "model": "gpt-4o"}
     call.describe()
+    drop(call)
 
     assert {"class_name": "openai_llm", "model_name": "gpt-4o"} == facts_of(llm)
     assert {"class_name": "SimpleNamespace", "model_name": None} == facts_of(SimpleNamespace())

@@ -10,7 +10,7 @@ import uuid
 import weakref
 from collections.abc import Callable
 from decimal import ROUND_CEILING, Decimal
-from typing import ClassVar, Literal
+from typing import Literal
 
 from token_handlers.budget_accounts import Accounts, current_window
 from token_handlers.budget_terms import (
@@ -30,7 +30,7 @@ from token_handlers.budget_terms import (
     one_of,
     text,
 )
-from token_handlers.budget_warnings import Warnings
+from token_handlers.budget_warnings import Warnings, log_warning
 from token_handlers.errors import BudgetExceeded, StoreUnavailable, shielded
 from token_handlers.usage import EXACT
 
@@ -65,9 +65,6 @@ class Budget:
     ``hold_seconds``, by default 600, which is to be longer than any call takes.
     """
 
-    any_made: ClassVar[bool] = False
-    """Whether the process ever made one: where not, calls need not be looked at."""
-
     def __init__(
         self,
         *,
@@ -85,7 +82,6 @@ class Budget:
         on_outage: Literal["fail_open", "fail_closed"] | None = None,
         hold_seconds: float | None = None,
     ) -> None:
-        Budget.any_made = True
         _budgets.add(self)
         self._limits = checked_limits(max_cost, max_tokens, max_requests)
         if not any(self._limits.values()):
@@ -269,7 +265,7 @@ class Budget:
                 continue
             if self._warnings.is_news((name, limit, window)):
                 warning = BudgetWarning(self._title(name), limit, maximum, spent.under(limit))
-                shielded(self._on_warning or _log)(warning)
+                shielded(self._on_warning or log_warning)(warning)
 
     def _name(self, session: str | None, user: str | None) -> str | None:
         return {"session": session, "user": user}.get(self._each or "")
@@ -301,7 +297,3 @@ def renew_locks() -> None:
         budget._warnings.renew_lock()  # noqa: SLF001 (this module's own)
         if isinstance(budget._store, Accounts):  # noqa: SLF001 (likewise)
             budget._store.renew_lock()  # noqa: SLF001 (likewise)
-
-
-def _log(warning: BudgetWarning) -> None:
-    logger.warning("%s has spent %s of %s=%s", warning.scope, text(warning.spent), warning.limit, warning.maximum)

@@ -1,6 +1,11 @@
 """What a budget has warned of: each limit once, for each account and window."""
 
+import logging
 import threading
+
+from token_handlers.budget_terms import BudgetWarning, text
+
+logger = logging.getLogger("token_handlers")
 
 MAX_WARNED = 10_000
 """How many warnings are remembered; beyond it the oldest may be given again."""
@@ -31,3 +36,8 @@ class Warnings:
     def renew_lock(self) -> None:
         """Replace the lock: for a forked child, in which a thread that held it does not exist."""
         self.lock = threading.RLock()
+
+
+def log_warning(warning: BudgetWarning) -> None:
+    """Warn where nobody else wants to know of it."""
+    logger.warning("%s has spent %s of %s=%s", warning.scope, text(warning.spent), warning.limit, warning.maximum)

@@ -207,9 +207,7 @@ class TokenCounter:
     @property
     def saved_cost(self) -> Decimal:
         """USD that answers from LangChain's own cache would have cost."""
-        self.sum_up()
-        with self._turns:
-            return self._total.saved
+        return self.snapshot().saved_cost
 
     @property
     def by_model(self) -> dict[str, UsageTotals]:
@@ -242,9 +240,7 @@ class TokenCounter:
 
     def snapshot(self) -> UsageTotals:
         """Return all totals as of one moment."""
-        self.sum_up()
-        with self._turns:
-            return self._total.totals()
+        return self.reading()[0]
 
     def reset(self) -> UsageTotals:
         """Set everything to zero, and return what it was: no call is lost or counted twice between the two.

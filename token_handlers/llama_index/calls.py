@@ -8,6 +8,7 @@ from token_handlers.calls import Call
 from token_handlers.ended import Likeness, Spent
 from token_handlers.lanes import Lane
 from token_handlers.llama_index.chat_usage import PlainUsage
+from token_handlers.llama_index.models import base_url
 from token_handlers.llama_index.texts import message_pairs, response_text
 from token_handlers.payloads import Reading
 from token_handlers.recording import abandon, drop, make_room
@@ -16,11 +17,8 @@ from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens
 if TYPE_CHECKING:
     from token_handlers.llama_index.spans import Span
 
-_BASE_URLS = ("api_base", "base_url", "azure_endpoint", "endpoint", "endpoint_url")
 _MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "num_predict")
 _SETTINGS = ("additional_kwargs", "_generation_config")  # what is sent with each request; the other is Google's
-_MOST_TYPES = 1_000
-_url_fields: dict[type, tuple[str, ...]] = {}
 
 
 class ModelCall(Call):
@@ -263,35 +261,6 @@ def hand_over(call: ModelCall) -> bool:
 def unread() -> "list[tuple[ModelCall, Any]]":
     """Return the open calls that answer by a stream of which nothing was read yet, with that stream."""
     return [(call, call.stream()) for call in _all_open() if call.stream is not None and call.response is None]
-
-
-def facts_of(instance: Any) -> dict[str, Any]:
-    """Return the class and model that the events of an LLM or embedding model tell, in case that none tells them."""
-    tell = getattr(instance, "to_payload", None)  # not before llama-index-core 0.14.23
-    if callable(tell):
-        facts = tell()
-        return facts if isinstance(facts, dict) else {}
-    name = getattr(instance, "class_name", None)
-    model = getattr(instance, "model", None) or getattr(instance, "model_name", None)
-    return {"class_name": name() if callable(name) else type(instance).__name__, "model_name": model}
-
-
-def base_url(instance: Any) -> str | None:
-    """Return the server that an LLM or embedding model talks to, where it says so."""
-    if instance is None:
-        return None
-    kind = type(instance)
-    names = _url_fields.get(kind)
-    if names is None:
-        if len(_url_fields) >= _MOST_TYPES:
-            _url_fields.clear()
-        fields = getattr(kind, "model_fields", {})
-        names = _url_fields[kind] = tuple(name for name in _BASE_URLS if name in fields)
-    for name in names:
-        url = getattr(instance, name, None)
-        if isinstance(url, str) and url:
-            return url
-    return None
 
 
 def _tools(kwargs: Mapping[str, Any]) -> Sequence[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from token_handlers.calls import Call
 from token_handlers.errors import shielded
 from token_handlers.interruptions import was_rejected, was_stopped
-from token_handlers.llama_index.calls import base_url, facts_of
+from token_handlers.llama_index.models import base_url, facts_of
 from token_handlers.llama_index.spans import Span
 from token_handlers.payloads import read_payload
 from token_handlers.recording import drop, make_room, record

@@ -9,6 +9,7 @@ from token_handlers.llama_index import budgets, calls
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.gate import is_tracked
 from token_handlers.llama_index.handlers import count_for_handlers
+from token_handlers.llama_index.models import facts_of
 from token_handlers.llama_index.outcomes import record_end, record_error
 from token_handlers.llama_index.spans import current
 
@@ -45,7 +46,7 @@ def _begin_stream(frame: Any, kwargs: dict[str, Any]) -> ModelCall | None:
     llm = frame.f_locals.get("self")
     if not (is_tracked() or count_for_handlers(None, llm)):
         return None
-    facts = calls.facts_of(llm) if llm is not None else {"class_name": "GenAI", "model_name": kwargs.get("model")}
+    facts = facts_of(llm) if llm is not None else {"class_name": "GenAI", "model_name": kwargs.get("model")}
     call = calls.begin(None, None, None, str(kwargs.get("contents") or ""), {}, facts)
     call.instance = llm
     count_for_handlers(call, llm)
@@ -111,7 +112,7 @@ def _begin_fill(llm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mode
     if not (is_tracked() or count_for_handlers(None, llm)):
         return None
     texts = [text for text in (*args[:2], kwargs.get("prompt"), kwargs.get("suffix")) if isinstance(text, str)]
-    call = calls.begin(None, current.get(), None, "\n".join(texts), {}, calls.facts_of(llm))
+    call = calls.begin(None, current.get(), None, "\n".join(texts), {}, facts_of(llm))
     call.operation = "text_completion"
     call.instance = llm
     count_for_handlers(call, llm)

@@ -6,6 +6,7 @@ from token_handlers.interruptions import was_rejected
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.gate import is_tracked
 from token_handlers.llama_index.handlers import count_for_handlers
+from token_handlers.llama_index.models import facts_of
 from token_handlers.llama_index.spans import Span
 from token_handlers.recording import abandon, record
 
@@ -33,7 +34,7 @@ def is_silent(span: Span) -> bool:
 
 def open_silent(span: Span) -> "calls.ModelCall":
     """Open a call that has no start event, for the scopes around it and the handlers of its LLM."""
-    call = calls.begin(None, span, span.span_id, _prompt(span), _kwargs(span), calls.facts_of(span.instance))
+    call = calls.begin(None, span, span.span_id, _prompt(span), _kwargs(span), facts_of(span.instance))
     count_for_handlers(call, span.instance)
     return call
 

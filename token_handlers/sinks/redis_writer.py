@@ -17,6 +17,8 @@ from token_handlers.usage import UsageRecord
 
 logger = logging.getLogger("token_handlers")
 
+Send = Callable[[Sequence[Delta]], object]
+
 FIRST_DELAY, LAST_DELAY = 0.1, 2.0
 """Seconds between two attempts while the server is down; the last one is the longest that its return goes unnoticed."""
 
@@ -38,15 +40,7 @@ class _Marker(threading.Event):
 class WriteBehind:
     """Takes records to the server from one thread, in order, and does there what could not be done at once."""
 
-    def __init__(
-        self,
-        send: Callable[[Sequence[Delta]], object],
-        *,
-        batch: int,
-        linger: float,
-        capacity: int,
-        backlog: Backlog | None,
-    ) -> None:
+    def __init__(self, send: Send, *, batch: int, linger: float, capacity: int, backlog: Backlog | None) -> None:
         self._send = send
         self._batch = batch
         self._linger = linger

@@ -18,15 +18,7 @@ from token_handlers.sinks.sqlite_file import LedgerFile
 from token_handlers.sinks.sqlite_groups import Groups, groups_by
 from token_handlers.sinks.sqlite_place import explained
 from token_handlers.sinks.sqlite_queue import END_SECONDS, WriteBehind
-from token_handlers.sinks.sqlite_reads import (
-    SESSION_MODELS,
-    Dimension,
-    Moment,
-    Window,
-    moment_ms,
-    page,
-    sums_by,
-)
+from token_handlers.sinks.sqlite_reads import SESSION_MODELS, Dimension, Moment, Window, moment_ms, page, sums_by
 from token_handlers.sinks.sqlite_rows import divide_usd, record_of, row_of, set_costs, usd
 from token_handlers.sinks.sqlite_schema import NAMELESS
 from token_handlers.usage import UsageRecord, UsageTotals
