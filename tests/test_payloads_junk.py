@@ -187,14 +187,20 @@ def test_any_usage_metadata_is_read_or_none(usage):
     check(read_message(usage, usage))
 
 
-PARTS = st.dictionaries(
+FEW_DETAILS = st.dictionaries(
     st.sampled_from(["cache_read", "audio", "reasoning", "cache_creation", "flex", "flex_cache_read"]),
     st.integers(0, 20) | NUMBERS | st.none(),
     max_size=3,
 )
 
 
-@given(st.integers(0, 40) | NUMBERS, st.integers(0, 40), st.none() | PARTS, st.none() | PARTS, st.integers(-1, 9))
+@given(
+    st.integers(0, 40) | NUMBERS,
+    st.integers(0, 40),
+    st.none() | FEW_DETAILS,
+    st.none() | FEW_DETAILS,
+    st.integers(-1, 9),
+)
 def test_plain_counts_are_those_of_the_long_way(sent, received, given, generated, off):
     """Where the short way reads a UsageMetadata, it reads what read_usage_metadata does, and no tier."""
     details = {"input_token_details": given, "output_token_details": generated}
