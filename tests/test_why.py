@@ -124,7 +124,7 @@ SHOWN_BY = {
     "A fault of ours": "test_langchain_providers.test_a_fault_of_ours_leaves_an_estimate",
 }
 # Warnings that are not about counts: of stores, which have remedies of their own, and of budgets.
-OTHERS = ("sinks", "budget.py", "budget_accounts.py", "hooks.py")
+OTHERS = ("sinks", "budget.py", "budget_warnings.py", "budget_accounts.py", "hooks.py")
 
 
 @pytest.mark.parametrize("cause", sorted(sections(PAGE).keys() - set(PARTS)))
