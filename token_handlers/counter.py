@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from token_handlers.hooks import Hook
 from token_handlers.tables import html_table, money, summary_lines
@@ -55,7 +55,7 @@ class TokenCounter:
         self._shown: dict[object, Entry] = {}
         # Kept here for tracking, which alone writes them: what track_tokens(counter=...) enters again, who listens, the
         # calls that have started and not yet ended, and where those wait that have ended and are not added up yet.
-        self.block: Any = None
+        self.block: object = None
         self.listeners: tuple[Callable[[UsageRecord], object], ...] = ()
         self.open_calls: set[object] = set()
         self.queues: set[Queue] = set()

@@ -22,8 +22,10 @@ RESERVED = ("model", "session", "user", "langgraph_node", "tag", "provider", "op
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-Block = tuple[Labels, Sinks, Budgets, tuple[Scope, ...]]
-"""What a counter's block had, and the scopes around it, for track_tokens(counter=...) to enter again."""
+class Block(tuple[Labels, Sinks, Budgets, tuple[Scope, ...]]):
+    """What a counter's block had, and the scopes around it, for track_tokens(counter=...) to enter again."""
+
+    __slots__ = ()
 
 
 class track_tokens:  # noqa: N801 (used like a function, as contextlib's own context managers are)
@@ -95,12 +97,12 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         labels, sinks, budgets, counter = self._labels, self._sinks, self._budgets, self._counter
         if counter is None:
             counter = TokenCounter()
-        block: Block | None = counter.block
-        if block is None:
-            counter.block = labels, sinks, budgets, outer
-        else:
-            labels, sinks, budgets = block[0].merged(labels), (*block[1], *sinks), (*block[2], *budgets)
-            outer = (*outer, *(scope for scope in block[3] if scope not in outer and not scope.left))
+        if counter.block is None:
+            counter.block = Block((labels, sinks, budgets, outer))
+        elif isinstance(counter.block, Block):
+            before, other_sinks, other_budgets, others = counter.block
+            labels, sinks, budgets = before.merged(labels), (*other_sinks, *sinks), (*other_budgets, *budgets)
+            outer = (*outer, *(scope for scope in others if scope not in outer and not scope.left))
         if budgets:
             check_budgets()
         scope = Scope(counter, labels, sinks, budgets, outer)
