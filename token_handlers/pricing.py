@@ -118,7 +118,8 @@ def find_plan(
 
 def load_prices() -> None:
     """Import genai-prices and its table, which takes about 0.2 s, so that no call waits for it."""
-    _current_book()
+    if _state.book is None:
+        _current_book()
 
 
 def set_price(
