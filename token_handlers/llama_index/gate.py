@@ -17,8 +17,8 @@ _STREAMING = ("StreamingResponse", "AsyncStreamingResponse")
 # By identity; no WeakSet, which runs Python code to say that it is empty, and is asked about every span.
 _unread: dict[int, ref[Any]] = {}
 
-listening: list[None] = []
-"""Not empty once a LlamaIndexTokenHandler was made: then spans matter outside scopes too."""
+listening: dict[int, ref[Any]] = {}
+"""The LlamaIndexTokenHandlers that there are: with any, spans matter outside scopes too."""
 
 
 def tracked_lane() -> Lane | None:
@@ -50,8 +50,17 @@ def watch(result: Any) -> None:
     if result is not None and type(result).__name__ in _STREAMING and any_scope():
         stream = result.response_gen
         if isgenerator(stream) or isasyncgen(stream):
-            key = id(stream)
-            _unread[key] = ref(stream, lambda _: _unread.pop(key, None))
+            _remember(_unread, stream)
+
+
+def listen(handler: Any) -> None:
+    """Note that there is a handler, for as long as there is."""
+    _remember(listening, handler)
+
+
+def _remember(those: dict[int, ref[Any]], one: Any) -> None:
+    key = id(one)
+    those[key] = ref(one, lambda _: those.pop(key, None))
 
 
 def _is_read() -> bool:

@@ -37,7 +37,7 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
         super().__init__(_IGNORED, _IGNORED)
         watch_frameworks()
         hook.attach()
-        gate.listening[:] = [None]
+        gate.listen(self)
         self.counter: TokenCounter = counter if counter is not None else TokenCounter()
         # The call of each event that has started; None where another call is recorded in its stead.
         self._events: dict[str, ModelCall | EmbeddingCall | None] = {}
