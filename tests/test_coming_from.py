@@ -10,6 +10,7 @@ import pytest
 from langchain_community.callbacks import get_openai_callback as peers_callback
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import get_usage_metadata_callback
+from langchain_core.tracers.context import _configure_hooks
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 
@@ -241,6 +242,20 @@ def texts(ledger):
     assert str(MESSAGES[1].content) not in records[0].model_dump_json()
 
 
+def many_blocks(ledger):
+    """Every block of the peer's makes LangChain's list of hooks longer; ours do not."""
+    with track_tokens():  # the first puts the one hook there that we have
+        kept = list(_configure_hooks)
+    with get_usage_metadata_callback(), get_usage_metadata_callback():
+        pass
+    left = len(_configure_hooks) - len(kept)
+    _configure_hooks[:] = kept
+    with track_tokens(), get_openai_callback():
+        pass
+
+    assert (2, len(kept)) == (left, len(_configure_hooks))
+
+
 def a_second_send(ledger):
     """Ours sends nothing twice."""
     with AgentSightAPI() as api:
@@ -270,6 +285,7 @@ DIFFERENCES = {
     "a chat made of `complete`": a_chat_made_of_complete,
     "a limit": a_limit,
     "prompts and answers": texts,
+    "many blocks": many_blocks,
     "a second `send_tracked_data()`": a_second_send,
     "`get_token_usage()`": names_of_get_token_usage,
 }
