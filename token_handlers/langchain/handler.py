@@ -87,20 +87,19 @@ class RunRecorder(BaseCallbackHandler):
     def on_llm_end(self, response: "LLMResult", *, run_id: UUID | None = None, **kwargs: Any) -> None:
         """Record what the run used."""
         try:
-            run = runs.find(run_id, self)
-            if run is not None:
-                if runs.finish(run, self):
-                    _record(run, record_end, response)
-            elif self._counter is not None:
-                _record(self._unstarted(run_id), record_end, response)
+            run = runs.leave(run_id, self)
+            if run is None and self._counter is not None:
+                run = _unstarted(run_id, self._counter)
+            if run is not None and not run.settled:
+                _record(run, record_end, response)
         except Exception as error:  # noqa: BLE001 - as above
             absorb(error, "on_llm_end")
 
     @shielded
     def on_llm_error(self, error: BaseException, *, run_id: UUID | None = None, **kwargs: Any) -> None:
         """Record a rejected call as failed, and an interrupted one by what it received."""
-        run = runs.find(run_id, self)
-        if run is None or not runs.finish(run, self):
+        run = runs.leave(run_id, self)
+        if run is None or run.settled:
             return
         if isinstance(error, BudgetExceeded):  # of the model that this one passes its calls on to
             recording.drop(run)
@@ -133,11 +132,12 @@ class RunRecorder(BaseCallbackHandler):
         """Custom events carry no usage."""
         return True
 
-    def _unstarted(self, run_id: UUID | None) -> runs.Run:
-        run = runs.Run(run_id or UUID(int=0), (), None, None, None, None, None)
-        if self._counter is not None:
-            run.count_for(self._counter)
-        return run
+
+def _unstarted(run_id: UUID | None, counter: TokenCounter) -> runs.Run:
+    """Return a run for an end whose start came before the handler was there."""
+    run = runs.Run(run_id or UUID(int=0), (), None, None, None, None, None)
+    run.count_for(counter)
+    return run
 
 
 def _record(run: runs.Run, how: Callable[..., None], *event: object) -> None:

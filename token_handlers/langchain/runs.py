@@ -203,12 +203,14 @@ def find(run_id: UUID | None, handler: object) -> Run | None:
     return run
 
 
-def finish(run: Run, handler: object) -> bool:
-    """Note that a handler saw the run's end; return whether it is the first to see it."""
-    run.handlers.remove(handler)
-    if not run.handlers:
-        _remove(run)
-    return not run.settled
+def leave(run_id: UUID | None, handler: object) -> Run | None:
+    """Return the open run with this id whose start the handler saw, and note that it saw the end too."""
+    run = find(run_id, handler)
+    if run is not None:
+        run.handlers.remove(handler)
+        if not run.handlers:
+            _remove(run)
+    return run
 
 
 def note_usage(run_id: UUID, usage: Any) -> None:
