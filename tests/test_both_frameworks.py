@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.llama_index_clients import make_llm
-from token_handlers import track_tokens
+from token_handlers import shared_counter, track_tokens
 from token_handlers.tokenizer import estimate_tokens
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +64,24 @@ def test_one_block_counts_both(ledger):
         counter.prompt_tokens,
         counter.completion_tokens,
     )
+
+
+def test_outside_of_a_generators_block(ledger):
+    """A call of its consumer, between two steps, is nobody's: not the block's and not the shared counter's."""
+    from langchain_openai import ChatOpenAI
+
+    def body():
+        with track_tokens() as counter:
+            yield counter
+
+    steps = body()
+    counter, before = next(steps), shared_counter().successful_requests
+    ChatOpenAI(model="gpt-4o-mini", base_url=ledger.url(), api_key="none").invoke("hi")
+    make_llm(ledger).complete("hi")
+    steps.close()
+
+    assert 2 == len(ledger.entries())
+    assert (0, before) == (counter.successful_requests, shared_counter().successful_requests)
 
 
 async def test_estimates_load_nothing_on_an_event_loop():
