@@ -68,7 +68,7 @@ def test_one_block_counts_both(ledger):
 
 def test_outside_of_a_generators_block(ledger):
     """A call of its consumer, between two steps, is nobody's: not the block's and not the shared counter's."""
-    from langchain_openai import ChatOpenAI
+    from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
     def body():
         with track_tokens() as counter:
@@ -78,9 +78,10 @@ def test_outside_of_a_generators_block(ledger):
     counter, before = next(steps), shared_counter().successful_requests
     ChatOpenAI(model="gpt-4o-mini", base_url=ledger.url(), api_key="none").invoke("hi")
     make_llm(ledger).complete("hi")
+    OpenAIEmbeddings(base_url=ledger.url(), api_key="none", check_embedding_ctx_length=False).embed_query("hi")
     steps.close()
 
-    assert 2 == len(ledger.entries())
+    assert 3 == len(ledger.entries())
     assert (0, before) == (counter.successful_requests, shared_counter().successful_requests)
 
 

@@ -322,3 +322,19 @@ def test_a_handler_alone_counts_a_langchain_model(ledger, adapted):
 
     assert (1, 0, 1) == usage_of(handler)[:3]
     assert billed(ledger)["prompt"] == pytest.approx(handler.prompt_tokens, rel=0.3)
+
+
+def test_a_handler_beside_a_generators_block(ledger, adapted):
+    """A block in a generator that waits elsewhere does not record LangChain's call, so the handler counts it."""
+
+    def body():
+        with track_tokens() as counter:
+            yield counter
+
+    steps, handler = body(), LlamaIndexTokenHandler()
+    counter = next(steps)
+    adapted.callback_manager = CallbackManager([handler])
+    adapted.chat(MESSAGES)
+    steps.close()
+
+    assert (1, 0) == (handler.successful_requests, counter.successful_requests)

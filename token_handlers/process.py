@@ -10,7 +10,7 @@ import wrapt
 
 from token_handlers import pricing
 from token_handlers.counter import TokenCounter
-from token_handlers.scopes import Budgets, Sinks, any_scope
+from token_handlers.scopes import Budgets, Sinks, active_scopes
 
 _HOOKS = {
     "langchain.hook": "langchain_core.tracers.context",
@@ -47,7 +47,7 @@ def shared_counter() -> TokenCounter:
 
 def starts_count(framework: str) -> bool:
     """Return whether a call that starts here is to be recorded."""
-    return framework in process.automatic or any_scope()
+    return framework in process.automatic or bool(active_scopes())
 
 
 def watch_frameworks() -> None:

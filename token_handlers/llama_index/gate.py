@@ -10,8 +10,8 @@ from typing import Any
 from weakref import ref
 
 from token_handlers.lanes import Lane, lane_here
-from token_handlers.process import process
-from token_handlers.scopes import any_scope
+from token_handlers.process import process, starts_count
+from token_handlers.scopes import active_scopes, any_scope
 
 _STREAMING = ("StreamingResponse", "AsyncStreamingResponse")
 # By identity; no WeakSet, which runs Python code to say that it is empty, and is asked about every span.
@@ -41,13 +41,13 @@ def is_tracked() -> bool:
 def is_passed_on(class_name: object) -> bool:
     """Return whether an LLM only calls another one, which is recorded: LlamaIndex's, or LangChain's by its own hook."""
     if class_name == "LangChainLLM":
-        return "langchain" in process.automatic or any_scope()
+        return starts_count("langchain")
     return class_name == "structured_llm"
 
 
 def watch(result: Any) -> None:
     """Remember a streaming response that a query in a scope has returned."""
-    if result is not None and type(result).__name__ in _STREAMING and any_scope():
+    if type(result).__name__ in _STREAMING and active_scopes():
         stream = result.response_gen
         if isgenerator(stream) or isasyncgen(stream):
             _remember(_unread, stream)
