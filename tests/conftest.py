@@ -1,3 +1,4 @@
+import asyncio
 import os
 import re
 from collections.abc import Iterator
@@ -23,6 +24,15 @@ def _own_environment() -> Iterator[None]:
         for name in filter(FOREIGN.fullmatch, list(os.environ)):
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_event_loop() -> None:
+    """Who asks for the main thread's event loop gets an error, as after any async test, and leaves none open.
+
+    LlamaIndex's own TokenCountingHandler asks, and then runs one that it closes.
+    """
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(scope="session", autouse=True)

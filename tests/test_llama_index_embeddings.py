@@ -8,6 +8,7 @@ from llama_index.core.storage.kvstore import SimpleKVStore
 from tests.llama_index_clients import make_embedder, no_swallowed_faults, run
 from token_handlers import track_tokens
 from token_handlers.llama_index import LlamaIndexTokenHandler
+from token_handlers.token_vocabulary import load
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +118,18 @@ def test_other_models_are_estimated():
 
     assert (7, 7) == (counter.successful_requests, counter.estimated_requests)
     assert counter.embedding_tokens == handler.total_embedding_token_count > 20
+
+
+def test_estimates_are_made_by_the_models_own_vocabulary():
+    """llama-index-core brings OpenAI's, and the first estimate loads it: texts have the tokens that OpenAI counts."""
+    records, text = [], "Grüße,\n你好, 1,234.5"
+    with track_tokens(sinks=[records.append]):
+        Letters(model_name="text-embedding-3-small").get_text_embedding(text)
+
+    [record] = records
+    tokens = len(load("cl100k_base").encode_ordinary(text.replace("\n", " ")))
+    assert ("estimated", "tiktoken:cl100k_base") == (record.source, record.method)
+    assert tokens == record.usage.input_tokens
 
 
 def test_other_models_caches_count_nothing():

@@ -11,6 +11,7 @@ from tests.llama_index_clients import MESSAGES, Answering, answer, no_swallowed_
 from token_handlers import track_tokens
 from token_handlers.llama_index.chat_usage import plain_usage
 from token_handlers.payloads import read_payload
+from token_handlers.token_vocabulary import load
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +108,18 @@ def test_junk_is_an_estimate(raw, caplog):
 
     assert (2, 2, 6) == (counter.successful_requests, counter.estimated_requests, counter.completion_tokens)
     assert [] == [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
+
+
+def test_estimates_are_made_by_the_models_own_vocabulary():
+    """llama-index-core brings OpenAI's, and the first estimate loads it: texts have the tokens that OpenAI counts."""
+    records, text = [], "Grüße, 你好, 1,234.5"
+    with track_tokens(sinks=[records.append]):
+        Answering(model="gpt-4o-mini", answers=(answer(None, text),)).chat([ChatMessage(text)])
+
+    [record] = records
+    tokens = len(load("o200k_base").encode_ordinary(text))
+    assert ("estimated", "tiktoken:o200k_base") == (record.source, record.method)
+    assert (tokens + 7, tokens) == (record.usage.input_tokens, record.usage.output_tokens)  # 7 are the markup
 
 
 def test_a_reported_zero_stays_zero():

@@ -18,7 +18,7 @@ from token_handlers.interruptions import was_rejected
 from token_handlers.payloads import read_payload
 from token_handlers.process import starts_count, watch_frameworks
 from token_handlers.recording import drop, make_room, record, record_estimate, reserve, watch_task
-from token_handlers.tokenizer import estimate_tokens
+from token_handlers.tokenizer import estimate_tokens, prepare
 
 _PROVIDERS = {"AzureOpenAIEmbeddings": "azure", "OpenAIEmbeddings": "openai"}
 
@@ -77,6 +77,7 @@ class EmbeddingCall(Call):
             return {"input_tokens": 0}, "none"
         if inputs and isinstance(inputs[0], int):
             return {"input_tokens": len(inputs)}, "tokens"
+        prepare(self.model)
         method, total = "tokens", 0
         for one in inputs:
             if isinstance(one, str):

@@ -12,7 +12,7 @@ from token_handlers.llama_index.models import base_url
 from token_handlers.llama_index.texts import message_pairs, response_text
 from token_handlers.payloads import Reading
 from token_handlers.recording import abandon, drop, make_room
-from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens
+from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens, prepare
 
 if TYPE_CHECKING:
     from token_handlers.llama_index.spans import Span
@@ -79,6 +79,7 @@ class ModelCall(Call):
     def estimate_input(self) -> Estimate:
         """Return the prompt's estimated tokens, tools and schemas included."""
         self.describe()
+        prepare(self.model)
         if isinstance(self.prompt, str):
             return estimate_prompt([("user", self.prompt)], (), self.model)
         pairs, media = message_pairs(self.prompt)

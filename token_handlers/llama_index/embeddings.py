@@ -11,7 +11,7 @@ from token_handlers.llama_index.models import base_url, facts_of
 from token_handlers.llama_index.spans import Span
 from token_handlers.payloads import read_payload
 from token_handlers.recording import drop, make_room, record
-from token_handlers.tokenizer import estimate_tokens
+from token_handlers.tokenizer import estimate_tokens, prepare
 
 # Integrations whose every request goes through openai's client, where `clients` sees it.
 _THROUGH_OPENAI = ("llama_index.embeddings.openai", "llama_index.embeddings.azure_openai")
@@ -46,6 +46,7 @@ class EmbeddingCall(Call):
     def estimate(self) -> tuple[dict[str, int], str]:
         """Return the estimated tokens of the texts, with blanks for newlines as OpenAI's clients send them."""
         self.describe()
+        prepare(self.model)
         found = [estimate_tokens(text.replace("\n", " "), self.model) for text in self.texts]
         method = found[0].method if found else "none"
         return {"input_tokens": sum(one.tokens for one in found)}, method
