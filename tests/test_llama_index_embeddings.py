@@ -1,12 +1,15 @@
 import asyncio
 
+import openai
 import pytest
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+from llama_index.core.postprocessor import SentenceEmbeddingOptimizer
+from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from tests.llama_index_clients import make_embedder, no_swallowed_faults, run
-from token_handlers import track_tokens
+from token_handlers import Budget, BudgetExceeded, shared_counter, track_tokens
 from token_handlers.llama_index import LlamaIndexTokenHandler
 from token_handlers.token_vocabulary import load
 
@@ -96,6 +99,58 @@ def test_a_full_cache_hit_counts_nothing(ledger):
     bill = ledger.total()
     assert (2, bill.embedding_tokens) == (counter.successful_requests, counter.embedding_tokens)
     assert tokens.total_embedding_token_count > 2 * bill.embedding_tokens
+
+
+def test_an_optimizer_equals_the_bill(ledger):
+    """SentenceEmbeddingOptimizer embeds each node's sentences by the model's own method, outside of every span."""
+    nodes = [NodeWithScore(node=TextNode(text="One. Two. Three.")), NodeWithScore(node=TextNode(text="Four. Five."))]
+    handler = LlamaIndexTokenHandler()
+    model = make_embedder(ledger, callback_manager=CallbackManager([handler]))
+    optimizer = SentenceEmbeddingOptimizer(model, percentile_cutoff=1.0, tokenizer_fn=lambda text: text.split())
+    with track_tokens() as counter:
+        optimizer.postprocess_nodes(nodes, query_str="How many?")
+
+    bill = ledger.total()
+    assert (3, bill.embedding_tokens) == (counter.successful_requests, counter.embedding_tokens)
+    assert (3, bill.embedding_tokens) == (handler.successful_requests, handler.total_embedding_token_count)
+    assert 0 == counter.estimated_requests
+
+
+OWN_WAYS = {
+    "text": lambda model: model._get_text_embedding("one two three"),
+    "query": lambda model: model._get_query_embedding("who?"),
+    "batch": lambda model: model._get_text_embeddings(TEXTS),
+    "atext": lambda model: run(model._aget_text_embedding("one two three")),
+    "aquery": lambda model: run(model._aget_query_embedding("who?")),
+    "abatch": lambda model: run(model._aget_text_embeddings(TEXTS)),
+}
+
+
+@pytest.mark.parametrize("way", OWN_WAYS)
+def test_a_models_own_methods_equal_the_bill(ledger, way):
+    """They fire no event and open no span: the request counts where it is made, and only there."""
+    model = make_embedder(ledger)
+    before = shared_counter().snapshot()
+    OWN_WAYS[way](model)
+    untracked = ledger.total()
+    assert before == shared_counter().snapshot()
+    with track_tokens() as counter:
+        OWN_WAYS[way](model)
+
+    tokens = ledger.total().embedding_tokens - untracked.embedding_tokens
+    assert (1, tokens) == (counter.successful_requests, counter.embedding_tokens)
+
+
+def test_a_models_own_methods_are_refused_and_fail_for_free(ledger):
+    """A budget refuses their requests before they are sent; a rejected one costs nothing."""
+    with track_tokens(budget=Budget(max_requests=1)) as counter:
+        with pytest.raises(openai.AuthenticationError):
+            make_embedder(ledger, modes={"status": "401"})._get_text_embeddings(TEXTS)
+        with pytest.raises(BudgetExceeded):
+            make_embedder(ledger)._get_text_embeddings(TEXTS)
+
+    assert (0, 1) == (counter.successful_requests, counter.failed_requests)
+    assert (0, 1) == (ledger.total().requests, ledger.total().rejected)
 
 
 def test_unreported_embeddings_are_estimated(ledger):

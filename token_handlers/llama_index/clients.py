@@ -1,7 +1,7 @@
 """Providers' clients, watched for what LlamaIndex says nothing of: embeddings' usage, and calls without events.
 
-The wraps look at a request only inside a recorded LlamaIndex span that no event speaks for, so what others send through
-the same clients is never counted here.
+The wraps look at a request only inside a recorded LlamaIndex span that no event speaks for, or where an embedding
+model's own method makes it, so what others send through the same clients is never counted here.
 """
 
 import sys
@@ -109,7 +109,7 @@ _WRAPS: Mapping[str, Callable[[ModuleType], None]] = {
 
 
 def _request(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    call = _begin(args, kwargs) if current.get() is not None else None
+    call = _begin(args, kwargs)
     if call is None:
         return wrapped(*args, **kwargs)
     try:
@@ -124,7 +124,7 @@ def _request(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kw
 def _arequest(
     wrapped: Callable[..., Awaitable[Any]], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Awaitable[Any]:
-    call = _begin(args, kwargs) if current.get() is not None else None
+    call = _begin(args, kwargs)
     if call is None:
         return wrapped(*args, **kwargs)
     return _awaited(call, wrapped(*args, **kwargs))
@@ -143,17 +143,19 @@ async def _awaited(call: _Begun, pending: Awaitable[Any]) -> Any:
 @shielded
 def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
     """Open a call for a request that no event speaks for, or None."""
+    options = kwargs.get("options", args[1] if len(args) > 1 else None)
     span = current.get()
     while span is not None:
         if span.call is not None and not (span.call.settled and silent.is_silent(span)):
             return _Witness(span.call)
         if _embeds(span):
-            return _begin_embedding(span, args, kwargs) if span.seen else None
+            return _send(embeddings.take(span), options) if span.seen else None
         if silent.is_silent(span):
             tracked = is_tracked() or count_for_handlers(None, span.instance)
             return _checked(silent.open_silent(span)) if tracked else None
         span = span.outer
-    return None
+    model = eventless.embedder() if getattr(options, "url", None) == "/embeddings" else None
+    return _send(embeddings.open_for(model), options) if model is not None else None
 
 
 def _checked(call: _Counted) -> _Counted:
@@ -165,9 +167,7 @@ def _embeds(span: Span) -> bool:
     return hasattr(span.instance, "embed_batch_size") and span.method.startswith(_EMBEDDING_METHODS)
 
 
-def _begin_embedding(span: Span, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EmbeddingCall:
-    call = embeddings.take(span)
-    options = kwargs.get("options", args[1] if len(args) > 1 else None)
+def _send(call: EmbeddingCall, options: Any) -> EmbeddingCall:
     body = getattr(options, "json_data", None)
     texts = body.get("input") if isinstance(body, Mapping) else None
     if isinstance(texts, str):

@@ -7,6 +7,7 @@ from typing import Any
 from token_handlers.calls import Call
 from token_handlers.errors import shielded
 from token_handlers.interruptions import was_rejected, was_stopped
+from token_handlers.llama_index.handlers import count_for_handlers
 from token_handlers.llama_index.models import base_url, facts_of
 from token_handlers.llama_index.spans import Span
 from token_handlers.payloads import read_payload
@@ -108,6 +109,15 @@ def take(span: Span) -> EmbeddingCall:
     if span.waiting:
         return span.waiting.pop(0)  # type: ignore[return-value]  # only this module puts calls there
     return _open(span, facts_of(span.instance))
+
+
+def open_for(model: Any) -> EmbeddingCall:
+    """Open a call for a request that a model sends outside of every span."""
+    call = EmbeddingCall(None, facts_of(model))
+    call.instance = model
+    count_for_handlers(call, model)
+    make_room()
+    return call
 
 
 def sent(call: EmbeddingCall, response: Any) -> None:

@@ -1,19 +1,28 @@
-"""Requests that LlamaIndex makes without any event of its own: Google's structured streams, Mistral's completions."""
+"""Requests that LlamaIndex makes without any event of its own.
 
+Google's structured streams, Mistral's completions, and what its SentenceEmbeddingOptimizer has embedded.
+"""
+
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
+from llama_index_instrumentation.span import active_span_id
+
 from token_handlers.errors import shielded
-from token_handlers.llama_index import budgets, calls
+from token_handlers.llama_index import budgets, calls, embeddings
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.gate import is_tracked
 from token_handlers.llama_index.handlers import count_for_handlers
 from token_handlers.llama_index.models import facts_of
 from token_handlers.llama_index.outcomes import record_end, record_error
-from token_handlers.llama_index.spans import current
+from token_handlers.llama_index.spans import current, method_of
 
 _failed = shielded(record_error)
+_OWN = re.compile("_a?get_(query|text)_embeddings?")
+_BASE = "llama_index.core.base.embeddings.base"
+_PUBLIC = re.compile("a?get_(query|text|agg)_embedding.*")
 
 
 class Answer(NamedTuple):
@@ -21,6 +30,29 @@ class Answer(NamedTuple):
 
     raw: Any
     text: str = ""
+
+
+def embedder() -> Any:
+    """Return the model to count whose own method makes the embeddings request that goes out here.
+
+    None where a public method of the model's has called that, as its events then speak for the request, even if we
+    have not seen it start.
+    """
+    model, frame = None, sys._getframe(1)  # noqa: SLF001 (the client does not know who uses it)
+    while frame is not None:
+        name = frame.f_code.co_name
+        if model is None and _OWN.fullmatch(name):
+            found = frame.f_locals.get("self")
+            model = found if embeddings.is_through_openai(found) else None
+        elif model is not None and _PUBLIC.fullmatch(name) and frame.f_globals.get("__name__") == _BASE:
+            return None
+        frame = frame.f_back  # type: ignore[assignment]  # None at the end
+    span = method_of(active_span_id.get() or "")  # a batch's, in whose tasks we may be
+    return None if model is None or _PUBLIC.fullmatch(span) or not _is_counted(model) else model
+
+
+def _is_counted(model: Any) -> bool:
+    return is_tracked() or count_for_handlers(None, model)
 
 
 def stream(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -44,7 +76,7 @@ def _begin_stream(frame: Any, kwargs: dict[str, Any]) -> ModelCall | None:
     if "stream_structured_predict" not in code.co_qualname or not code.co_qualname.startswith("GoogleGenAI."):
         return None
     llm = frame.f_locals.get("self")
-    if not (is_tracked() or count_for_handlers(None, llm)):
+    if not _is_counted(llm):
         return None
     facts = facts_of(llm) if llm is not None else {"class_name": "GenAI", "model_name": kwargs.get("model")}
     call = calls.begin(None, None, None, str(kwargs.get("contents") or ""), {}, facts)
@@ -109,7 +141,7 @@ def fill_in_middle(wrapped: Callable[..., Any], llm: Any, args: tuple[Any, ...],
 
 @shielded
 def _begin_fill(llm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall | None:
-    if not (is_tracked() or count_for_handlers(None, llm)):
+    if not _is_counted(llm):
         return None
     texts = [text for text in (*args[:2], kwargs.get("prompt"), kwargs.get("suffix")) if isinstance(text, str)]
     call = calls.begin(None, current.get(), None, "\n".join(texts), {}, facts_of(llm))

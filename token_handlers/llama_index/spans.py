@@ -38,7 +38,7 @@ class Span:
     @property
     def method(self) -> str:
         """The method's name."""
-        return self.span_id.rpartition(".")[2].partition("-")[0]
+        return method_of(self.span_id)
 
     def chain(self) -> "list[Span]":
         """This span and those around it, innermost first."""
@@ -47,6 +47,11 @@ class Span:
             chain.append(span)
             span = span.outer  # type: ignore[assignment]
         return chain
+
+
+def method_of(span_id: str) -> str:
+    """Return the name of the method that a span is around."""
+    return span_id.rpartition(".")[2].partition("-")[0]
 
 
 # Set where LlamaIndex sets its own active_span_id, so it is visible in the same tasks and threads.
