@@ -15,10 +15,10 @@ from token_handlers.errors import shielded
 from token_handlers.llama_index import budgets, embeddings, eventless, silent
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingCall
-from token_handlers.llama_index.eventless import Answer
+from token_handlers.llama_index.eventless import Answer, Failing
 from token_handlers.llama_index.gate import is_tracked
 from token_handlers.llama_index.handlers import count_for_handlers
-from token_handlers.llama_index.outcomes import record_end, record_error
+from token_handlers.llama_index.outcomes import record_end
 from token_handlers.llama_index.spans import Span, current
 from token_handlers.payloads import read_payload
 from token_handlers.process import process
@@ -112,11 +112,8 @@ def _request(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kw
     call = _begin(args, kwargs)
     if call is None:
         return wrapped(*args, **kwargs)
-    try:
+    with Failing(call):
         response = wrapped(*args, **kwargs)
-    except BaseException as error:
-        _failed(call, error)
-        raise
     _answered(call, response)
     return response
 
@@ -131,11 +128,8 @@ def _arequest(
 
 
 async def _awaited(call: _Begun, pending: Awaitable[Any]) -> Any:
-    try:
+    with Failing(call):
         response = await pending
-    except BaseException as error:
-        _failed(call, error)
-        raise
     _answered(call, response)
     return response
 
@@ -212,14 +206,6 @@ async def _akept(iterator: AsyncIterator[Any], events: list[Any]) -> AsyncIterat
         if event.type in _USAGE_EVENTS:
             events.append(event)
         yield event
-
-
-@shielded
-def _failed(call: _Begun, error: BaseException) -> None:
-    if isinstance(call, EmbeddingCall):
-        embeddings.refused(call, error)
-    elif isinstance(call, ModelCall):
-        record_error(call, error)
 
 
 def _text(response: Any) -> str:

@@ -13,13 +13,13 @@ from llama_index_instrumentation.span import active_span_id
 from token_handlers.errors import shielded
 from token_handlers.llama_index import budgets, calls, embeddings
 from token_handlers.llama_index.calls import ModelCall
+from token_handlers.llama_index.embeddings import EmbeddingCall
 from token_handlers.llama_index.gate import is_tracked
 from token_handlers.llama_index.handlers import count_for_handlers
 from token_handlers.llama_index.models import facts_of
 from token_handlers.llama_index.outcomes import record_end, record_error
 from token_handlers.llama_index.spans import current, method_of
 
-_failed = shielded(record_error)
 _OWN = re.compile("_a?get_(query|text)_embeddings?")
 _BASE = "llama_index.core.base.embeddings.base"
 _PUBLIC = re.compile("a?get_(query|text|agg)_embedding.*")
@@ -30,6 +30,25 @@ class Answer(NamedTuple):
 
     raw: Any
     text: str = ""
+
+
+class Failing:
+    """Around a request of a client's: where it fails, so does its call, and the error goes on."""
+
+    def __init__(self, call: object) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    @shielded
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None:
+            return
+        if isinstance(self._call, EmbeddingCall):
+            embeddings.refused(self._call, error)
+        elif isinstance(self._call, ModelCall):
+            record_error(self._call, error)
 
 
 def embedder() -> Any:
@@ -88,34 +107,25 @@ def _begin_stream(frame: Any, kwargs: dict[str, Any]) -> ModelCall | None:
 
 def _followed(call: ModelCall, chunks: Iterator[Any]) -> Iterator[Any]:
     texts: list[str] = []
-    try:
+    with Failing(call):
         for chunk in chunks:
             _note(call, chunk, texts)
             yield chunk
-    except BaseException as error:
-        _failed(call, error)
-        raise
     shielded(record_end)(call, call.response)
 
 
 async def _afollowed(call: ModelCall, pending: Awaitable[AsyncIterator[Any]]) -> AsyncIterator[Any]:
-    try:
+    with Failing(call):
         chunks = await pending
-    except BaseException as error:
-        _failed(call, error)
-        raise
     return _anoted(call, chunks)
 
 
 async def _anoted(call: ModelCall, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
     texts: list[str] = []
-    try:
+    with Failing(call):
         async for chunk in chunks:
             _note(call, chunk, texts)
             yield chunk
-    except BaseException as error:
-        _failed(call, error)
-        raise
     shielded(record_end)(call, call.response)
 
 
@@ -130,11 +140,8 @@ def fill_in_middle(wrapped: Callable[..., Any], llm: Any, args: tuple[Any, ...],
     call = _begin_fill(llm, args, kwargs)
     if call is None:
         return wrapped(*args, **kwargs)
-    try:
+    with Failing(call):
         response = wrapped(*args, **kwargs)
-    except BaseException as error:
-        _failed(call, error)
-        raise
     shielded(record_end)(call, response)
     return response
 
