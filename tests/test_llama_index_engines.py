@@ -2,14 +2,26 @@ import asyncio
 import gc
 
 import pytest
-from llama_index.core import Document, VectorStoreIndex
+from llama_index.core import (
+    Document,
+    DocumentSummaryIndex,
+    KeywordTableIndex,
+    PropertyGraphIndex,
+    SummaryIndex,
+    VectorStoreIndex,
+)
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
+from llama_index.core.evaluation import FaithfulnessEvaluator, RelevancyEvaluator
+from llama_index.core.extractors import KeywordExtractor, SummaryExtractor
+from llama_index.core.indices.query.query_transform import HyDEQueryTransform
 from llama_index.core.ingestion import IngestionPipeline
-from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.node_parser import SemanticSplitterNodeParser, SentenceSplitter
 from llama_index.core.postprocessor import LLMRerank
+from llama_index.core.program import FunctionCallingProgram
+from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from tests.llama_index_clients import make_embedder, make_llm, no_swallowed_faults
+from tests.llama_index_clients import Weather, make_embedder, make_llm, no_swallowed_faults, run
 from token_handlers import shared_counter, track_tokens
 from token_handlers.llama_index import report_stream_usage
 
@@ -158,6 +170,46 @@ def test_rerankers_equal_the_bill(ledger):
 
     assert bill_of(ledger) == count_of(counter)
     assert 1 == counter.successful_requests
+
+
+PARTS = {
+    "document summaries": lambda llm, embedder: DocumentSummaryIndex.from_documents(
+        DOCUMENTS, llm=llm, embed_model=embedder
+    ),
+    "keywords": lambda llm, embedder: KeywordTableIndex.from_documents(DOCUMENTS, llm=llm),
+    "a property graph": lambda llm, embedder: PropertyGraphIndex.from_documents(
+        DOCUMENTS, llm=llm, embed_model=embedder, show_progress=False
+    ),
+    "query fusion": lambda llm, embedder: QueryFusionRetriever(
+        [SummaryIndex.from_documents(DOCUMENTS).as_retriever()], llm=llm, num_queries=3
+    ).retrieve("What is big?"),
+    "HyDE": lambda llm, embedder: HyDEQueryTransform(llm)("What is big?"),
+    "an evaluator": lambda llm, embedder: FaithfulnessEvaluator(llm).evaluate(
+        response="It is.", contexts=["It is big."]
+    ),
+    "another, asynchronously": lambda llm, embedder: run(
+        RelevancyEvaluator(llm).aevaluate("What?", "It is.", ["It is big."])
+    ),
+    "extractors": lambda llm, embedder: IngestionPipeline(
+        transformations=[SummaryExtractor(llm, show_progress=False), KeywordExtractor(llm, show_progress=False)]
+    ).run(nodes=[TextNode(text="It is big.")] * 2),
+    "a semantic splitter": lambda llm, embedder: SemanticSplitterNodeParser(
+        embed_model=embedder, sentence_splitter=lambda text: text.split(". ")
+    ).get_nodes_from_documents(DOCUMENTS),
+    "a program": lambda llm, embedder: FunctionCallingProgram.from_defaults(Weather, "Weather of {city}?", llm=llm)(
+        city="X"
+    ),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_other_parts_equal_the_bill(ledger, part):
+    """What else of LlamaIndex takes an LLM or an embedding model asks it in ways that count."""
+    with track_tokens() as counter:
+        PARTS[part](make_llm(ledger), make_embedder(ledger))
+
+    assert bill_of(ledger) == count_of(counter)
+    assert counter.successful_requests > 0 == counter.estimated_requests
 
 
 def test_pipelines_equal_the_bill(ledger):
