@@ -16,8 +16,7 @@ from token_handlers.llama_index import budgets, embeddings, eventless, silent
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingCall
 from token_handlers.llama_index.eventless import Answer, Failing
-from token_handlers.llama_index.gate import is_tracked
-from token_handlers.llama_index.handlers import count_for_handlers
+from token_handlers.llama_index.handlers import is_counted
 from token_handlers.llama_index.outcomes import record_end
 from token_handlers.llama_index.spans import Span, current
 from token_handlers.payloads import read_payload
@@ -145,8 +144,7 @@ def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
         if _embeds(span):
             return _send(embeddings.take(span), options) if span.seen else None
         if silent.is_silent(span):
-            tracked = is_tracked() or count_for_handlers(None, span.instance)
-            return _checked(silent.open_silent(span)) if tracked else None
+            return _checked(silent.open_silent(span)) if is_counted(span.instance) else None
         span = span.outer
     model = eventless.embedder() if getattr(options, "url", None) == "/embeddings" else None
     return _send(embeddings.open_for(model), options) if model is not None else None

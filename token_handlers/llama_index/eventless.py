@@ -14,8 +14,7 @@ from token_handlers.errors import shielded
 from token_handlers.llama_index import budgets, calls, embeddings
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingCall
-from token_handlers.llama_index.gate import is_tracked
-from token_handlers.llama_index.handlers import count_for_handlers
+from token_handlers.llama_index.handlers import count_for_handlers, is_counted
 from token_handlers.llama_index.models import facts_of
 from token_handlers.llama_index.outcomes import record_end, record_error
 from token_handlers.llama_index.spans import current, method_of
@@ -67,11 +66,7 @@ def embedder() -> Any:
             return None
         frame = frame.f_back  # type: ignore[assignment]  # None at the end
     span = method_of(active_span_id.get() or "")  # a batch's, in whose tasks we may be
-    return None if model is None or _PUBLIC.fullmatch(span) or not _is_counted(model) else model
-
-
-def _is_counted(model: Any) -> bool:
-    return is_tracked() or count_for_handlers(None, model)
+    return None if model is None or _PUBLIC.fullmatch(span) or not is_counted(model) else model
 
 
 def stream(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -95,7 +90,7 @@ def _begin_stream(frame: Any, kwargs: dict[str, Any]) -> ModelCall | None:
     if "stream_structured_predict" not in code.co_qualname or not code.co_qualname.startswith("GoogleGenAI."):
         return None
     llm = frame.f_locals.get("self")
-    if not _is_counted(llm):
+    if not is_counted(llm):
         return None
     facts = facts_of(llm) if llm is not None else {"class_name": "GenAI", "model_name": kwargs.get("model")}
     call = calls.begin(None, None, None, str(kwargs.get("contents") or ""), {}, facts)
@@ -148,7 +143,7 @@ def fill_in_middle(wrapped: Callable[..., Any], llm: Any, args: tuple[Any, ...],
 
 @shielded
 def _begin_fill(llm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall | None:
-    if not _is_counted(llm):
+    if not is_counted(llm):
         return None
     texts = [text for text in (*args[:2], kwargs.get("prompt"), kwargs.get("suffix")) if isinstance(text, str)]
     call = calls.begin(None, current.get(), None, "\n".join(texts), {}, facts_of(llm))

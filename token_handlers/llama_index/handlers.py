@@ -4,10 +4,16 @@ from typing import Any
 
 from token_handlers.calls import Call
 from token_handlers.counted import Counted
+from token_handlers.llama_index.gate import is_tracked
 
 
 class CountsCalls(Counted):
     """What our callback handlers have in common, apart from LlamaIndex's base class: a counter."""
+
+
+def is_counted(instance: Any) -> bool:
+    """Return whether a call of this model that starts here is recorded."""
+    return is_tracked() or count_for_handlers(None, instance)
 
 
 def count_for_handlers(call: Call | None, instance: Any) -> bool:

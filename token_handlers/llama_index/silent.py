@@ -4,8 +4,7 @@ from typing import Any, NamedTuple
 
 from token_handlers.interruptions import was_rejected
 from token_handlers.llama_index import calls
-from token_handlers.llama_index.gate import is_tracked
-from token_handlers.llama_index.handlers import count_for_handlers
+from token_handlers.llama_index.handlers import count_for_handlers, is_counted
 from token_handlers.llama_index.models import facts_of
 from token_handlers.llama_index.spans import Span
 from token_handlers.recording import abandon, record
@@ -41,7 +40,7 @@ def open_silent(span: Span) -> "calls.ModelCall":
 
 def record_silent(span: Span, result: Any, error: BaseException | None) -> None:
     """Record a silent method whose request no client of ours has seen, by its prompt and its result."""
-    if not is_silent(span) or not (is_tracked() or count_for_handlers(None, span.instance)):
+    if not is_silent(span) or not is_counted(span.instance):
         return
     call = open_silent(span)
     if error is not None and was_rejected(error):
