@@ -1,18 +1,13 @@
-from typing import Any
 
 import pytest
 from google import genai
-from langchain_openai import ChatOpenAI
 from llama_index.core.callbacks import CallbackManager
-from llama_index.core.llms import ChatMessage, ChatResponse, CompletionResponse, CustomLLM, LLMMetadata
-from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.llms.google_genai import GoogleGenAI
 from llama_index.llms.mistralai import MistralAI
 
-from tests.bills import billed, counted
 from tests.llama_index_clients import MESSAGES, PROMPT, Weather, drain, no_swallowed_faults, run
 from tests.provider_servers import replying
-from token_handlers import Budget, BudgetExceeded, install, shared_counter, track_tokens, uninstall
+from token_handlers import Budget, BudgetExceeded, shared_counter, track_tokens, uninstall
 from token_handlers.budget import Amounts
 from token_handlers.calls import open_calls
 from token_handlers.llama_index import LlamaIndexTokenHandler, calls, hook
@@ -219,122 +214,3 @@ def test_the_applications_own_google_calls(provider):
 
     assert 2 == len(provider.asked)
     assert (0, 0, 0, 0, 0) == usage_of(counter)
-
-
-class LangChainLLM(CustomLLM):
-    """A LangChain model as LlamaIndex's LLM, as llama-index-llms-langchain has it: it passes on text, and no usage."""
-
-    model: Any
-
-    @classmethod
-    def class_name(cls):
-        return "LangChainLLM"
-
-    @property
-    def metadata(self):
-        return LLMMetadata(is_chat_model=True)
-
-    @llm_chat_callback()
-    def chat(self, messages, **kwargs):
-        answer = self.model.invoke([(message.role.value, message.content) for message in messages], **kwargs)
-        return ChatResponse(message=ChatMessage(role="assistant", content=answer.content))
-
-    @llm_chat_callback()
-    def stream_chat(self, messages, **kwargs):
-        def chunks():
-            text = ""
-            for chunk in self.model.stream([(message.role.value, message.content) for message in messages], **kwargs):
-                text += chunk.content
-                yield ChatResponse(message=ChatMessage(role="assistant", content=text), delta=chunk.content)
-
-        return chunks()
-
-    @llm_completion_callback()
-    def complete(self, prompt, **kwargs):
-        return CompletionResponse(text=self.model.invoke(prompt).content)
-
-    @llm_completion_callback()
-    def stream_complete(self, prompt, **kwargs):
-        raise NotImplementedError
-
-
-ADAPTED = {
-    "chat": lambda llm: llm.chat(MESSAGES),
-    "achat": lambda llm: run(llm.achat(MESSAGES)),
-    "complete": lambda llm: llm.complete("How?"),
-    "stream_chat": lambda llm: list(llm.stream_chat(MESSAGES)),
-    "astream_chat": lambda llm: run(drain(llm.astream_chat(MESSAGES))),
-}
-
-
-@pytest.fixture
-def adapted(ledger):
-    """LangChain's ChatOpenAI on the test's channel, as LlamaIndex's LLM."""
-    return LangChainLLM(model=ChatOpenAI(model="gpt-4o-mini", base_url=ledger.url(), api_key="none", stream_usage=True))
-
-
-@pytest.mark.parametrize("way", ADAPTED)
-def test_a_langchain_model_counts_once(ledger, adapted, way):
-    """LangChain's own hook records what LlamaIndex asks of a LangChain model, exactly; LlamaIndex's events don't."""
-    records = []
-    with track_tokens(sinks=[records.append]) as counter:
-        ADAPTED[way](adapted)
-
-    assert billed(ledger) == counted(counter)
-    assert (["openai"], 0) == ([record.provider for record in records], counter.estimated_requests)
-
-
-@pytest.mark.parametrize("way", ADAPTED)
-def test_a_langchain_model_holds_once(ledger, adapted, way):
-    """Its calls are refused by LangChain's hook, and one under way is held once."""
-    budget = Budget(max_requests=1)
-    with track_tokens(budget=budget):
-        ADAPTED[way](adapted)
-        with pytest.raises(BudgetExceeded):
-            ADAPTED[way](adapted)
-
-    assert 1 == len(ledger.entries())
-    assert (1, Amounts()) == (budget.spent().requests, budget.held())
-
-
-@pytest.mark.parametrize("handler_type", ["langchain,llamaindex", "langchain", "llamaindex"])
-def test_a_langchain_model_under_automatic_tracking(ledger, adapted, handler_type):
-    """It counts once whatever is tracked: exactly where LangChain is, and as an estimate where LlamaIndex alone is."""
-    counter = shared_counter()
-    before = counter.snapshot()
-    install(handler_type)
-    adapted.chat(MESSAGES)
-    uninstall()
-    added = counter.successful_requests - before.successful_requests, counter.prompt_tokens - before.prompt_tokens
-    estimated = counter.estimated_requests - before.estimated_requests
-
-    if handler_type == "llamaindex":
-        assert (1, 1) == (added[0], estimated)
-    else:
-        assert ((1, billed(ledger)["prompt"]), 0) == (added, estimated)
-
-
-def test_a_handler_alone_counts_a_langchain_model(ledger, adapted):
-    """Where nothing records LangChain's calls, our handler in the LLM's manager estimates them."""
-    handler = LlamaIndexTokenHandler()
-    adapted.callback_manager = CallbackManager([handler])
-    adapted.chat(MESSAGES)
-
-    assert (1, 0, 1) == usage_of(handler)[:3]
-    assert billed(ledger)["prompt"] == pytest.approx(handler.prompt_tokens, rel=0.3)
-
-
-def test_a_handler_beside_a_generators_block(ledger, adapted):
-    """A block in a generator that waits elsewhere does not record LangChain's call, so the handler counts it."""
-
-    def body():
-        with track_tokens() as counter:
-            yield counter
-
-    steps, handler = body(), LlamaIndexTokenHandler()
-    counter = next(steps)
-    adapted.callback_manager = CallbackManager([handler])
-    adapted.chat(MESSAGES)
-    steps.close()
-
-    assert (1, 0) == (handler.successful_requests, counter.successful_requests)

@@ -20,7 +20,11 @@ open_calls: "dict[Call, bool]" = {}
 
 
 class Call:
-    """A call that has started: what its end does not tell. A framework's package adds what it knows of the call."""
+    """A call that has started: what its end does not tell. A framework's package adds what it knows of the call.
+
+    ``outer`` are the calls that made this one, and ``inner`` the counts of those that it made itself, None where it
+    made none: it may only pass on what they used.
+    """
 
     # Class attributes are the defaults: a call is made in the application's time, and most of them stay as they are.
     labels: Labels
@@ -34,6 +38,8 @@ class Call:
     settled = False
     task: "tuple[asyncio.Task[object], Callable[[object], None]] | None" = None
     shown = False
+    outer: "tuple[Call, ...]" = ()
+    inner: list[Mapping[str, int]] | None = None
 
     def __init__(self, lane: Lane | None = None) -> None:
         self.started_at = time.time()
@@ -69,3 +75,13 @@ class Call:
 
     def describe(self) -> None:
         """Fill in model, provider and labels from what the start event carried."""
+
+    def is_made_by(self, outer: "Call") -> None:
+        """Note that another call makes this one."""
+        self.outer = (*self.outer, outer)
+        if outer.inner is None:
+            outer.inner = []
+
+
+made_by_others: list[Callable[[Call], None]] = []
+"""Whom to ask by which calls of another framework a call is made that starts here."""

@@ -10,7 +10,7 @@ from typing import Any
 import wrapt
 from langchain_core.embeddings import Embeddings
 
-from token_handlers.calls import Call
+from token_handlers.calls import Call, made_by_others
 from token_handlers.counter import TokenCounter
 from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.holds import release
@@ -61,6 +61,8 @@ class EmbeddingCall(Call):
         self.base_url = base_url if isinstance(base_url, str) else None
         if watch.counter is not None:
             self.count_for(watch.counter)
+        for ask in made_by_others:
+            ask(self)
         make_room()
         watch_task(self)
         if self.budgets:

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from token_handlers.calls import Call
+from token_handlers.calls import Call, made_by_others
 from token_handlers.errors import BudgetExceeded
 from token_handlers.lanes import Lane
 from token_handlers.langchain.texts import message_text
@@ -176,6 +176,8 @@ def begin(run: Run, batch_size: int) -> None:
     _runs[run.run_id.int] = run
     if batch_size > 1:
         _join_batch(run)
+    for ask in made_by_others:
+        ask(run)
     make_room()
     if run.operation == "chat":  # LangChain starts legacy LLMs' runs in tasks that end at once
         watch_task(run)

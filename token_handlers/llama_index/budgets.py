@@ -37,12 +37,12 @@ def check(call: Call) -> None:
     """Reserve for a call that has budgets, once; raises BudgetExceeded."""
     if call.budgets and call.holds is None:
         if isinstance(call, ModelCall):
-            for outer in (*call.outer, *_read_here(call)):
+            for outer in (*call.outer, *read_here(call)):
                 release(outer, wait=True)  # it only passes on what this one sends, and is about to hold itself
         reserve(call)
 
 
-def _read_here(call: ModelCall) -> list[ModelCall]:
+def read_here(call: Call) -> list[ModelCall]:
     """Return the calls whose streams are being read here for the first time, and so make this call.
 
     LlamaIndex's own async streams do that outside of their spans.

@@ -24,9 +24,8 @@ _SETTINGS = ("additional_kwargs", "_generation_config")  # what is sent with eac
 class ModelCall(Call):
     """One call of an LLM.
 
-    ``inner`` are the counts of LLM calls that it made itself, None where it made none. ``response`` is the latest
-    chunk of a stream, ``answer`` what the provider's client returned, for when LlamaIndex then fails to read it.
-    ``told`` is what its end told, with which it waits to be read in a queue.
+    ``response`` is the latest chunk of a stream, ``answer`` what the provider's client returned, for when LlamaIndex
+    then fails to read it. ``told`` is what its end told, with which it waits to be read in a queue.
     """
 
     # Class attributes are the defaults, as in Call.
@@ -35,8 +34,6 @@ class ModelCall(Call):
     kwargs: Mapping[str, Any] | None = None
     model_dict: Mapping[str, Any] | None = None
     instance: Any = None
-    outer: "tuple[ModelCall, ...]" = ()
-    inner: list[Mapping[str, int]] | None = None
     response: Any = None
     answer: Any = None
     stream: ref[Any] | None = None
@@ -173,15 +170,11 @@ def _place(call: ModelCall, span: "Span") -> None:
         around = span.outer
         if around is None:
             return
-    outer = []
     while around is not None:
         around.seen = True
         if around.call is not None and not around.call.settled and around.call is not call:
-            outer.append(around.call)
-            if around.call.inner is None:
-                around.call.inner = []
+            call.is_made_by(around.call)
         around = around.outer
-    call.outer = tuple(outer)
 
 
 def find(span_id: str | None, prompt: Any) -> ModelCall | None:
@@ -212,15 +205,6 @@ def progress(span_id: str | None, response: Any) -> None:
     call = _open.get(span_id)
     if call is not None:
         call.response = response
-
-
-def close(call: ModelCall, counts: Mapping[str, int] | None) -> None:
-    """Take an ended call out of the table, and tell those around it what it used."""
-    remove(call)
-    if call.outer and counts is not None:
-        for outer in call.outer:
-            if outer.inner is not None:
-                outer.inner.append(counts)
 
 
 def follow(call: ModelCall, stream: Any) -> None:

@@ -18,12 +18,11 @@ from token_handlers.llama_index.embeddings import EmbeddingCall
 from token_handlers.llama_index.eventless import Answer, Failing
 from token_handlers.llama_index.handlers import is_counted
 from token_handlers.llama_index.outcomes import record_end
-from token_handlers.llama_index.spans import Span, current
+from token_handlers.llama_index.spans import current
 from token_handlers.payloads import read_payload
 from token_handlers.process import process
 
 _USAGE_EVENTS = ("message_start", "message_delta")
-_EMBEDDING_METHODS = ("get_", "aget_")
 
 
 class _Witness(NamedTuple):
@@ -141,8 +140,8 @@ def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
     while span is not None:
         if span.call is not None and not (span.call.settled and silent.is_silent(span)):
             return _Witness(span.call)
-        if _embeds(span):
-            return _send(embeddings.take(span), options) if span.seen else None
+        if span.embeds():
+            return _send(embeddings.take(span), options) if span.seen and not span.passes_on else None
         if silent.is_silent(span):
             return _checked(silent.open_silent(span)) if is_counted(span.instance) else None
         span = span.outer
@@ -153,10 +152,6 @@ def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
 def _checked(call: _Counted) -> _Counted:
     budgets.check(call)
     return call
-
-
-def _embeds(span: Span) -> bool:
-    return hasattr(span.instance, "embed_batch_size") and span.method.startswith(_EMBEDDING_METHODS)
 
 
 def _send(call: EmbeddingCall, options: Any) -> EmbeddingCall:

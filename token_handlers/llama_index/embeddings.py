@@ -158,8 +158,8 @@ def end(span: Span, chunks: Sequence[str]) -> None:
         return
     call = take(span)
     fresh = [text for text in chunks if text not in _cached(span)]
-    if not fresh or is_through_openai(span.instance):
-        drop(call)  # the model's own cache answered, and nothing was sent
+    if not fresh or span.passes_on or is_through_openai(span.instance):
+        drop(call)  # the model's own cache answered, and nothing was sent; or another call is recorded for it
         return
     estimated(call, fresh)
 

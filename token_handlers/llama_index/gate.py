@@ -10,7 +10,7 @@ from typing import Any
 from weakref import ref
 
 from token_handlers.lanes import Lane, lane_here
-from token_handlers.process import process, starts_count
+from token_handlers.process import process
 from token_handlers.scopes import active_scopes, any_scope
 
 _STREAMING = ("StreamingResponse", "AsyncStreamingResponse")
@@ -39,9 +39,7 @@ def is_tracked() -> bool:
 
 
 def is_passed_on(class_name: object) -> bool:
-    """Return whether an LLM only calls another one, which is recorded: LlamaIndex's, or LangChain's by its own hook."""
-    if class_name == "LangChainLLM":
-        return starts_count("langchain")
+    """Return whether an LLM only calls another one of LlamaIndex's."""
     return class_name == "structured_llm"
 
 

@@ -37,7 +37,7 @@ def record_end(call: ModelCall, response: Any) -> None:
     if call.inner is not None and not _is_own(reading, call.inner):
         _drop(call)
         return
-    calls.close(call, reading.counts if reading is not None else {})
+    calls.remove(call)
     if reading is not None and "input_tokens" in reading.counts and "output_tokens" in reading.counts:
         call.end(reading)
         record_later(call, call)
@@ -57,7 +57,7 @@ def record_error(call: ModelCall, error: BaseException | None) -> None:
     if call.inner is not None or calls.hand_over(call) or (call.response is None and _is_done_with(error)):
         _drop(call)
         return
-    calls.close(call, {})
+    calls.remove(call)
     # openai raises with the billed completion attached when the answer was cut by its length or a filter
     billed = getattr(error, "completion", None) if isinstance(call.answer, list | None) else call.answer
     reading = read_payload(billed, call.provider_name()) or _read(call, call.response)
@@ -129,7 +129,7 @@ def _is_done_with(error: BaseException | None) -> bool:
 
 
 def _drop(call: ModelCall) -> None:
-    calls.close(call, None)
+    calls.remove(call)
     drop(call)
 
 

@@ -44,7 +44,7 @@ def record_silent(span: Span, result: Any, error: BaseException | None) -> None:
         return
     call = open_silent(span)
     if error is not None and was_rejected(error):
-        calls.close(call, {})
+        calls.remove(call)
         record(call, {}, outcome="failed")
         return
     dump = getattr(result, "model_dump_json", None)

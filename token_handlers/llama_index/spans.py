@@ -7,6 +7,7 @@ from token_handlers.calls import Call
 from token_handlers.llama_index.calls import ModelCall
 
 _NONE: list[Call] = []
+_EMBEDDING_METHODS = ("get_", "aget_")
 
 
 class Span:
@@ -22,6 +23,7 @@ class Span:
     seen = False
     closed = False
     error: BaseException | None = None
+    passes_on = False
     covered = 0
     ended = 0
     cached: set[str] | None = None
@@ -39,6 +41,10 @@ class Span:
     def method(self) -> str:
         """The method's name."""
         return method_of(self.span_id)
+
+    def embeds(self) -> bool:
+        """Return whether this is an embedding model's method that fires events."""
+        return hasattr(self.instance, "embed_batch_size") and self.method.startswith(_EMBEDDING_METHODS)
 
     def chain(self) -> "list[Span]":
         """This span and those around it, innermost first."""
