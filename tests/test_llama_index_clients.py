@@ -1,10 +1,13 @@
-
+import openai
 import pytest
 from google import genai
 from llama_index.core.callbacks import CallbackManager
+from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
+from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.llms.google_genai import GoogleGenAI
 from llama_index.llms.mistralai import MistralAI
 
+from tests.bills import billed, counted
 from tests.llama_index_clients import MESSAGES, PROMPT, Weather, drain, no_swallowed_faults, run
 from tests.provider_servers import replying
 from token_handlers import Budget, BudgetExceeded, shared_counter, track_tokens, uninstall
@@ -202,6 +205,70 @@ def test_a_stream_without_events_that_is_broken_off(provider):
     assert (1, 0, 1) == usage_of(counter)[:3]
     assert (30, True) == (counter.prompt_tokens, 40 <= counter.completion_tokens < 49)
     assert (1, Amounts()) == (budget.spent().requests, budget.held())
+
+
+class Own(CustomLLM):
+    """An LLM of one's own that asks through openai's client, and passes on the text alone."""
+
+    url: str
+    questions: tuple[str, ...] = ("How?",)
+    said: str | None = None
+    streams: bool = False
+
+    @property
+    def metadata(self):
+        return LLMMetadata(model_name="own")
+
+    @llm_completion_callback()
+    def complete(self, prompt, **kwargs):
+        with openai.OpenAI(base_url=self.url, api_key="none", max_retries=0) as client:
+            for question in self.questions:
+                messages = [{"role": "user", "content": question}]
+                answer = client.chat.completions.create(model="gpt-4o-mini", messages=messages)
+            if self.streams:
+                list(client.chat.completions.create(model="gpt-4o-mini", messages=messages, stream=True))
+        return CompletionResponse(text=self.said or answer.choices[0].message.content)
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt, **kwargs):
+        async with openai.AsyncOpenAI(base_url=self.url, api_key="none", max_retries=0) as client:
+            messages = [{"role": "user", "content": prompt}]
+            answer = await client.chat.completions.with_raw_response.create(model="gpt-4o-mini", messages=messages)
+        return CompletionResponse(text=f"Well, {answer.parse().choices[0].message.content}")
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt, **kwargs):
+        yield self.complete(prompt)
+
+
+OWN = {
+    "complete": lambda llm: llm.complete("How?"),
+    "acomplete": lambda llm: run(llm.acomplete("How?")),
+    "chat": lambda llm: llm.chat(MESSAGES),
+    "achat": lambda llm: run(llm.achat(MESSAGES)),
+    "stream_chat": lambda llm: list(llm.stream_chat(MESSAGES)),
+}
+
+
+@pytest.mark.parametrize("questions", [("How?",), ("How?", "How so?")])
+@pytest.mark.parametrize("way", OWN)
+def test_a_model_that_passes_on_no_usage(ledger, way, questions):
+    """What openai's client was answered is what it used, if its response has that text."""
+    with track_tokens() as counter:
+        OWN[way](Own(url=ledger.url(), questions=questions))
+
+    assert billed(ledger) == counted(counter)
+    assert 0 == counter.estimated_requests
+    assert ["gpt-4o-mini-2024-07-18"] == [*counter.by_model]
+
+
+@pytest.mark.parametrize("settings", [{"said": "Something else."}, {"streams": True}])
+def test_a_model_that_asks_others_too(ledger, settings):
+    """Where the answer is not the response's, or there was a stream as well, what was used is an estimate."""
+    with track_tokens() as counter:
+        Own(url=ledger.url(), **settings).complete("How?")
+
+    assert (1, 1) == (counter.successful_requests, counter.estimated_requests)
 
 
 def test_the_applications_own_google_calls(provider):

@@ -1,5 +1,9 @@
+from typing import Any
+
 import pytest
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+from llama_index.core.llms import CompletionResponse
+from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 
 from tests.bills import billed, counted
@@ -61,6 +65,74 @@ def test_a_call_by_way_of_another_counts_once(way, raw):
     assert (0 if raw else 1) == counter.estimated_requests
     if raw:
         assert 5 == counter.prompt_tokens
+
+
+class Whole(Local):
+    """One that streams its whole answer at once."""
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt, **kwargs):
+        yield self.complete(prompt)
+
+
+class Pieces(Local):
+    """One that streams its whole answer in pieces, without its usage."""
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt, **kwargs):
+        def pieces():
+            text = ""
+            for word in self.complete(prompt).text.split():
+                text += word
+                yield CompletionResponse(text=text, delta=word)
+
+        return pieces()
+
+
+class Checked(Local):
+    """One that asks another LLM first, and then streams an answer of its own."""
+
+    other: Any = None
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt, **kwargs):
+        def chunks():
+            self.other.complete("Is it about the weather?")
+            self._bill()
+            usage = {"prompt_tokens": 50, "completion_tokens": 3, "total_tokens": 53}
+            yield CompletionResponse(text="one two three", raw={"usage": usage})
+
+        return chunks()
+
+
+STREAMED = [way for way in WAYS if "stream" in way]
+
+
+@pytest.mark.parametrize("kind", [Whole, Pieces])
+@pytest.mark.parametrize("way", STREAMED)
+@pytest.mark.parametrize("raw", [RAW, None], ids=["reported", "silent"])
+def test_a_stream_made_of_complete_counts_once(kind, way, raw):
+    """A stream that passes on what the LLM's own complete answered is that one call, by its usage if it has any."""
+    llm, handler = kind(raw=raw), LlamaIndexTokenHandler()
+    llm.callback_manager = CallbackManager([handler])
+    with track_tokens() as counter:
+        WAYS[way](llm)
+
+    assert 1 == llm.requests == counter.successful_requests == handler.successful_requests
+    assert (0 if raw else 1) == counter.estimated_requests
+    assert counter.prompt_tokens == handler.prompt_tokens
+    if raw:
+        assert (5, 3) == (counter.prompt_tokens, counter.completion_tokens)
+
+
+@pytest.mark.parametrize("way", STREAMED)
+def test_a_stream_that_asks_another_first(way):
+    """A stream with usage of its own is a call beside the one that it makes."""
+    other = Local(raw=RAW)
+    with track_tokens() as counter:
+        WAYS[way](Checked(other=other))
+
+    assert (2, 55, 6) == (counter.successful_requests, counter.prompt_tokens, counter.completion_tokens)
 
 
 def test_token_counting_handler_counts_it_again():

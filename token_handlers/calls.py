@@ -78,7 +78,8 @@ class Call:
 
     def is_made_by(self, outer: "Call") -> None:
         """Note that another call makes this one."""
-        self.outer = (*self.outer, outer)
+        if outer not in self.outer:
+            self.outer = (*self.outer, outer)
         if outer.inner is None:
             outer.inner = []
 

@@ -2,7 +2,7 @@
 
 from token_handlers.calls import Call
 from token_handlers.holds import release
-from token_handlers.llama_index import budgets, embeddings
+from token_handlers.llama_index import calls, embeddings
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.handlers import count_for_handlers
 from token_handlers.llama_index.spans import current
@@ -17,7 +17,7 @@ def join(call: Call) -> None:
     span = current.get()
     around = span.chain() if span is not None else []
     if call.operation != "embeddings":
-        for outer in [*(span.call for span in around if span.call is not None), *budgets.read_here(call)]:
+        for outer in [*(span.call for span in around if span.call is not None), *calls.read_here()]:
             _join(call, outer)
         return
     for span in around:

@@ -3,7 +3,6 @@
 That is after the start event, which opens the call, and before the request, in every LLM and embedding model.
 """
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -37,28 +36,9 @@ def check(call: Call) -> None:
     """Reserve for a call that has budgets, once; raises BudgetExceeded."""
     if call.budgets and call.holds is None:
         if isinstance(call, ModelCall):
-            for outer in (*call.outer, *read_here(call)):
+            for outer in call.outer:
                 release(outer, wait=True)  # it only passes on what this one sends, and is about to hold itself
         reserve(call)
-
-
-def read_here(call: Call) -> list[ModelCall]:
-    """Return the calls whose streams are being read here for the first time, and so make this call.
-
-    LlamaIndex's own async streams do that outside of their spans.
-    """
-    streams = calls.unread()
-    if not streams:
-        return []
-    frames, frame = set(), sys._getframe(1)  # noqa: SLF001 (as in scopes: there is no public way without copies)
-    while frame is not None:
-        frames.add(frame)
-        frame = frame.f_back  # type: ignore[assignment]  # None at the end
-    return [outer for outer, stream in streams if outer is not call and _frame(stream) in frames]
-
-
-def _frame(stream: Any) -> Any:
-    return getattr(stream, "gi_frame", None) or getattr(stream, "ag_frame", None)
 
 
 @shielded

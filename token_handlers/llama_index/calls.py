@@ -1,6 +1,8 @@
 """The LLM calls that have started: what their start and their chunks carried, until they end."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -9,7 +11,7 @@ from token_handlers.ended import Likeness, Spent
 from token_handlers.lanes import Lane
 from token_handlers.llama_index.chat_usage import PlainUsage
 from token_handlers.llama_index.models import base_url
-from token_handlers.llama_index.texts import message_pairs, response_text
+from token_handlers.llama_index.texts import message_pairs, response_text, sent_tools
 from token_handlers.payloads import Reading
 from token_handlers.recording import abandon, drop, make_room
 from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens, prepare
@@ -24,8 +26,9 @@ _SETTINGS = ("additional_kwargs", "_generation_config")  # what is sent with eac
 class ModelCall(Call):
     """One call of an LLM.
 
-    ``response`` is the latest chunk of a stream, ``answer`` what the provider's client returned, for when LlamaIndex
-    then fails to read it. ``told`` is what its end told, with which it waits to be read in a queue.
+    ``response`` is the latest chunk of a stream. ``answer`` is what the provider's client returned, for when LlamaIndex
+    then fails to read it, and ``answers`` all that it did, for when LlamaIndex passes on no usage; None is a stream.
+    ``told`` is what its end told, with which it waits to be read in a queue.
     """
 
     # Class attributes are the defaults, as in Call.
@@ -36,7 +39,10 @@ class ModelCall(Call):
     instance: Any = None
     response: Any = None
     answer: Any = None
+    answers: tuple[Any, ...] = ()
+    requests = 1
     stream: ref[Any] | None = None
+    frame: FrameType | None = None
     event_id: str | None = None
     twin: "ModelCall | None" = None
     told: Reading | PlainUsage
@@ -80,7 +86,7 @@ class ModelCall(Call):
         if isinstance(self.prompt, str):
             return estimate_prompt([("user", self.prompt)], (), self.model)
         pairs, media = message_pairs(self.prompt)
-        return estimate_prompt(pairs, _tools(self.kwargs or {}), self.model, media=media)
+        return estimate_prompt(pairs, sent_tools(self.kwargs or {}), self.model, media=media)
 
     def estimate_prompt(self) -> int:
         """Return the prompt's estimated tokens."""
@@ -98,13 +104,14 @@ class ModelCall(Call):
         """Keep what the end told, and drop what is only needed for an estimate."""
         self.told = told
         self.prompt = self.response = self.answer = None
+        self.answers = ()
 
     def read(self, _: object) -> Spent:
         """Return what the call used."""
         told = self.told
         reading = told.read(self.provider_name()) if isinstance(told, PlainUsage) else told
         counts, cost, tier, model, billed = reading
-        return Spent(counts, model=model, cost=cost, service_tier=tier, billed=billed)
+        return Spent(counts, model=model, cost=cost, service_tier=tier, billed=billed, requests=self.requests)
 
     def alike(self, _: object) -> Likeness | None:
         """Return what tells the call from those that differ in their counts alone, and these."""
@@ -135,6 +142,8 @@ class ModelCall(Call):
 
 # By the span's id, the newest; those with one id hang on each other.
 _open: dict[str | None, ModelCall] = {}
+# Those that answer by a stream, by the frame of LlamaIndex's generator.
+_streams: dict[FrameType, ModelCall] = {}
 
 
 def begin(
@@ -153,6 +162,9 @@ def begin(
     call.model_dict = model_dict
     if span is not None:
         _place(call, span)
+    if _streams:
+        for outer in read_here():
+            call.is_made_by(outer)
     twin = _open.get(span_id)
     if twin is not None:
         call.twin = twin
@@ -223,6 +235,9 @@ def follow(call: ModelCall, stream: Any) -> None:
         call.stream = ref(stream, unread)
     except TypeError:
         return
+    call.frame = getattr(stream, "gi_frame", None) or getattr(stream, "ag_frame", None)
+    if call.frame is not None:
+        _streams[call.frame] = call
 
 
 def hand_over(call: ModelCall) -> bool:
@@ -238,28 +253,26 @@ def hand_over(call: ModelCall) -> bool:
         return False
     if call.inner is not None:
         other.inner = [*(other.inner or ()), *call.inner]
+    elif not other.inner:
+        other.inner = None
     if other.holds is None:  # nothing is to slip in between this one's end and the other's
         other.holds, call.holds = call.holds, None
     return True
 
 
-def unread() -> "list[tuple[ModelCall, Any]]":
-    """Return the open calls that answer by a stream of which nothing was read yet, with that stream."""
-    return [(call, call.stream()) for call in _all_open() if call.stream is not None and call.response is None]
+def read_here() -> list[ModelCall]:
+    """Return the calls whose streams are being read here for the first time, and so make what calls start here.
 
-
-def _tools(kwargs: Mapping[str, Any]) -> Sequence[Any]:
-    tools = kwargs.get("tools") or kwargs.get("functions") or ()
-    tools = list(tools) if isinstance(tools, Sequence) and not isinstance(tools, str) else []
-    return [*tools, *_schemas(kwargs.get("response_format"))]
-
-
-def _schemas(response_format: Any) -> list[dict[str, Any]]:
-    """Return the schema of a structured answer as the tool that it costs as much as."""
-    named = response_format.get("json_schema") if isinstance(response_format, Mapping) else None
-    if not isinstance(named, Mapping):
-        return []
-    return [{"type": "function", "function": {"name": named.get("name"), "parameters": named.get("schema")}}]
+    That is outside of their spans, as LlamaIndex has left these by then.
+    """
+    found: list[ModelCall] = []
+    frame = sys._getframe(1) if _streams else None  # noqa: SLF001 (as in scopes: no public way without copies)
+    while frame is not None:
+        call = _streams.get(frame)
+        if call is not None and call.response is None:
+            found.append(call)
+        frame = frame.f_back
+    return found
 
 
 def _same(one: object, other: object) -> bool:
@@ -267,7 +280,10 @@ def _same(one: object, other: object) -> bool:
 
 
 def remove(call: ModelCall) -> None:
-    """Take a call out of the table."""
+    """Take a call out of the tables."""
+    if call.frame is not None:
+        _streams.pop(call.frame, None)
+        call.frame = None
     other = _open.get(call.span_id)
     if other is call:
         if call.twin is None:

@@ -19,6 +19,7 @@ from token_handlers.llama_index.eventless import Answer, Failing
 from token_handlers.llama_index.handlers import is_counted
 from token_handlers.llama_index.outcomes import record_end
 from token_handlers.llama_index.spans import current
+from token_handlers.llama_index.texts import answer_text
 from token_handlers.payloads import read_payload
 from token_handlers.process import process
 
@@ -166,14 +167,16 @@ def _send(call: EmbeddingCall, options: Any) -> EmbeddingCall:
 @shielded
 def _answered(call: _Begun, response: Any) -> None:
     if isinstance(call, _Witness):
-        if not hasattr(type(response), "__next__") and not hasattr(type(response), "__anext__"):
+        streamed = hasattr(type(response), "__next__") or hasattr(type(response), "__anext__")
+        call.call.answers += (None if streamed else response,)
+        if not streamed:
             call.call.answer = response
         elif type(response).__module__.partition(".")[0] == "anthropic":
             _watch_events(call.call, response)
     elif isinstance(call, EmbeddingCall):
         embeddings.sent(call, response)
     else:
-        record_end(call, Answer(response, _text(response)))
+        record_end(call, Answer(response, "" if read_payload(response) is not None else answer_text(response)))
 
 
 def _watch_events(call: ModelCall, stream: Any) -> None:
@@ -199,15 +202,3 @@ async def _akept(iterator: AsyncIterator[Any], events: list[Any]) -> AsyncIterat
         if event.type in _USAGE_EVENTS:
             events.append(event)
         yield event
-
-
-def _text(response: Any) -> str:
-    """Return a response's text where it reports no usage, for an estimate."""
-    if read_payload(response) is not None:
-        return ""
-    for name in ("output_text", "text"):
-        text = getattr(response, name, None)
-        if isinstance(text, str):
-            return text
-    blocks = getattr(response, "content", None)
-    return "".join(str(getattr(block, "text", "")) for block in blocks) if isinstance(blocks, list) else ""

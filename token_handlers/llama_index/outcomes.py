@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from token_handlers.guide import WHY
@@ -10,12 +10,14 @@ from token_handlers.interruptions import was_rejected, was_stopped
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.chat_usage import plain_usage
+from token_handlers.llama_index.texts import answer_text, response_text
 from token_handlers.payloads import Reading, read_payload
 from token_handlers.recording import abandon, drop, record, record_later
 
 logger = logging.getLogger("token_handlers")
 
 _MAX_WARNED = 1_000
+_WHOLE = {"input_tokens", "output_tokens"}
 _warned: set[str] = set()
 # An exception that passes through two streams, one reading the other, is one failure.
 _MARK = "_token_handlers_recorded"
@@ -76,8 +78,33 @@ def record_error(call: ModelCall, error: BaseException | None) -> None:
 
 def _read(call: ModelCall, response: Any) -> Reading | None:
     provider = call.provider_name()
-    events = read_payload(call.answer, provider) if isinstance(call.answer, list) and call.answer else None
-    return events or read_response(response, provider)
+    if isinstance(call.answer, list):
+        return (read_payload(call.answer, provider) if call.answer else None) or read_response(response, provider)
+    reading = read_response(response, provider)
+    return _read_answers(call, response) if reading is None and call.inner is None else reading
+
+
+def _read_answers(call: ModelCall, response: Any) -> Reading | None:
+    """Return what the client's answers say, for an LLM that makes its response of the last one's text alone.
+
+    None where one says nothing, or they do not have one price.
+    """
+    # these are from openai's and anthropic's with_raw_response, and have been parsed already
+    parsed = [answer.parse() if type(answer).__name__ == "LegacyAPIResponse" else answer for answer in call.answers]
+    text = answer_text(parsed[-1]).strip() if parsed else ""
+    if not text or text not in response_text(response):
+        return None
+    readings = [read_payload(answer, call.provider_name()) for answer in parsed]
+    whole = [reading for reading in readings if reading is not None and reading.counts.keys() >= _WHOLE]
+    if len(whole) < len(readings) or any(reading[1:] != whole[0][1:] for reading in whole):
+        return None
+    first, *others = whole
+    if not others:
+        return first
+    if first.cost is not None or first.billed is not None:
+        return None
+    call.requests = len(whole)
+    return first._replace(counts=_total(reading.counts for reading in whole))
 
 
 def read_response(response: Any, provider: str | None) -> Reading | None:
@@ -112,11 +139,21 @@ def _is_own(reading: Reading | None, inner: list[Mapping[str, int]]) -> bool:
     """Return whether a call that made LLM calls itself reports usage of its own, beside theirs."""
     if reading is None or not inner:
         return False
+    theirs = [_sides(counts) for counts in (*inner, _total(inner))]
+    return _sides(reading.counts) not in theirs
+
+
+def _sides(counts: Mapping[str, int]) -> tuple[int | None, int | None]:
+    """Return what two ways of telling the same usage agree on, whatever parts they name beside it."""
+    return counts.get("input_tokens"), counts.get("output_tokens")
+
+
+def _total(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
-    for counts in inner:
+    for counts in several:
         for name, number in counts.items():
             total[name] = total.get(name, 0) + number
-    return reading.counts not in inner and reading.counts != total
+    return total
 
 
 def _is_done_with(error: BaseException | None) -> bool:

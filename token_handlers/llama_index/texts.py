@@ -1,6 +1,6 @@
-"""The text in LlamaIndex's messages and responses, for estimates alone."""
+"""The text in LlamaIndex's messages and responses and in clients' answers, for estimates and comparisons alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _MEDIA = ("image", "audio", "video", "document")
@@ -43,6 +43,35 @@ def response_text(response: Any) -> str:
         return message_text(message)[0]
     text = getattr(response, "text", None)
     return text if isinstance(text, str) else ""
+
+
+def sent_tools(kwargs: Mapping[str, Any]) -> Sequence[Any]:
+    """Return the tools that are sent with a prompt, and the schema of a structured answer as one."""
+    tools = kwargs.get("tools") or kwargs.get("functions") or ()
+    tools = list(tools) if isinstance(tools, Sequence) and not isinstance(tools, str) else []
+    return [*tools, *_schemas(kwargs.get("response_format"))]
+
+
+def _schemas(response_format: Any) -> list[dict[str, Any]]:
+    """Return the schema of a structured answer as the tool that it costs as much as."""
+    named = response_format.get("json_schema") if isinstance(response_format, Mapping) else None
+    if not isinstance(named, Mapping):
+        return []
+    return [{"type": "function", "function": {"name": named.get("name"), "parameters": named.get("schema")}}]
+
+
+def answer_text(answer: Any) -> str:
+    """Return the text of an answer of a provider's client, "" where it has none."""
+    for name in ("output_text", "text"):
+        text = getattr(answer, name, None)
+        if isinstance(text, str):
+            return text
+    choices = getattr(answer, "choices", None)
+    text = getattr(getattr(choices[0], "message", choices[0]), "content", None) if choices else None
+    if isinstance(text, str):
+        return text
+    blocks = getattr(answer, "content", None)
+    return "".join(str(getattr(block, "text", "")) for block in blocks) if isinstance(blocks, list) else ""
 
 
 def _older_calls(kwargs: Any) -> Iterable[str]:
