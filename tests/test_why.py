@@ -101,6 +101,12 @@ SHOWN_BY = {
     "The server repeats its usage in every chunk": "test_langchain_streams.test_usage_in_chunks_equals_the_bill",
     "Several answers to one prompt": "test_langchain_chat.test_several_choices_are_billed_once",
     "Retries": "test_langchain_chat.test_the_clients_own_retries test_langchain_chat.test_retries",
+    "A model that asks another one": (
+        "test_langchain_nested.test_a_model_that_asks_another_counts_once "
+        "test_langchain_nested.test_a_stream_read_in_a_thread_counts_beside_it "
+        "test_llama_index_adapters.test_whoever_sees_it_has_the_bill "
+        "test_llama_index_nested.test_a_stream_made_of_complete_counts_once"
+    ),
     "Cached and reasoning tokens": (
         "test_langchain_chat.test_details_and_cost test_langchain_providers.test_anthropic"
     ),

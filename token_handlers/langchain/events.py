@@ -34,6 +34,9 @@ def record_end(run: Run, response: Any) -> None:
     generation = _first(generations, None)
     message = getattr(generation, "message", None)
     output = response.llm_output
+    if run.inner is not None and not _is_own(run, message):
+        drop(run)
+        return
     if message is not None and (output is not None or run.chunk is not None or not _is_cache_hit(run, message)):
         metadata = message.response_metadata or {}
         if not queue_plain(run, message.usage_metadata, metadata):
@@ -42,6 +45,16 @@ def record_end(run: Run, response: Any) -> None:
         _record_hit(run, message)
     else:
         _record_text(run, generations, output or {})
+
+
+def _is_own(run: Run, message: Any) -> bool:
+    """Return whether a model that called others itself reports usage of its own, beside theirs."""
+    usage, inner = getattr(message, "usage_metadata", None), run.inner or []
+    if not usage or not inner:
+        return False
+    theirs = [(counts.get("input_tokens", 0), counts.get("output_tokens", 0)) for counts in inner]
+    total = tuple(map(sum, zip(*theirs, strict=True)))
+    return (usage.get("input_tokens"), usage.get("output_tokens")) not in [*theirs, total]
 
 
 def _record_message(
@@ -66,6 +79,9 @@ def _record_hit(run: Run, message: Any) -> None:
 
 def record_error(run: Run, error: BaseException, response: Any) -> None:
     """Record a run that failed: rejected calls cost nothing, interrupted ones what was received, or an estimate."""
+    if run.inner is not None:
+        drop(run)
+        return
     run.describe()
     generation = _first(_first(getattr(response, "generations", ()), ()), None)
     message = getattr(generation, "message", None)

@@ -11,7 +11,7 @@ from token_handlers.counted import Counted
 from token_handlers.counter import TokenCounter
 from token_handlers.errors import BudgetExceeded, absorb, shielded
 from token_handlers.lanes import lane_here
-from token_handlers.langchain import runs
+from token_handlers.langchain import nested, runs
 from token_handlers.langchain.events import record_end, record_error
 from token_handlers.langchain.metadata import usage_metadata
 from token_handlers.langchain.refusals import reserve
@@ -57,6 +57,7 @@ class RunRecorder(BaseCallbackHandler):
             if run is None:
                 run = runs.Run(run_id, messages, serialized, parent_run_id, tags, metadata, invocation, lane)
                 runs.begin(run, kwargs.get("batch_size") or 1)
+                nested.join(run)
             run.handlers.append(self)
             if counter is not None:
                 run.count_for(counter)

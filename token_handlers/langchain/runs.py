@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from token_handlers.calls import Call, made_by_others
+from token_handlers.calls import Call
 from token_handlers.errors import BudgetExceeded
 from token_handlers.lanes import Lane
 from token_handlers.langchain.texts import message_text
@@ -176,8 +176,6 @@ def begin(run: Run, batch_size: int) -> None:
     _runs[run.run_id.int] = run
     if batch_size > 1:
         _join_batch(run)
-    for ask in made_by_others:
-        ask(run)
     make_room()
     if run.operation == "chat":  # LangChain starts legacy LLMs' runs in tasks that end at once
         watch_task(run)
@@ -226,6 +224,16 @@ def note_usage(run_id: UUID, usage: Any) -> None:
 def children(parent_run_id: UUID) -> list[Run]:
     """Return the open runs of a chain."""
     return [run for run in list(_runs.values()) if run.parent_run_id == parent_run_id]
+
+
+def of_manager(manager: Any) -> Run | None:
+    """Return the open run of one of LangChain's run managers."""
+    return None if manager is None else _runs.get(manager.run_id.int)
+
+
+def others_open() -> bool:
+    """Return whether another run than the one that starts is open."""
+    return len(_runs) > 1
 
 
 def any_open() -> bool:
