@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from types import FrameType
+from uuid import UUID
 
 from token_handlers.calls import made_by_others
 from token_handlers.holds import release
@@ -43,7 +44,8 @@ def _around(run: Run) -> Iterator[Run]:
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (there is no public way without copies)
     while frame is not None:
         if frame.f_code.co_name in _OWN_CODE:
-            outer = runs.of_manager(frame.f_locals.get("run_manager"))
+            run_id = getattr(frame.f_locals.get("run_manager"), "run_id", None)
+            outer = runs.newest(run_id) if isinstance(run_id, UUID) else None
             if outer is not None and outer is not run:
                 yield outer
         frame = frame.f_back

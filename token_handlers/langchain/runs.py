@@ -226,9 +226,9 @@ def children(parent_run_id: UUID) -> list[Run]:
     return [run for run in list(_runs.values()) if run.parent_run_id == parent_run_id]
 
 
-def of_manager(manager: Any) -> Run | None:
-    """Return the open run of one of LangChain's run managers."""
-    return None if manager is None else _runs.get(manager.run_id.int)
+def newest(run_id: UUID) -> Run | None:
+    """Return the open run with this id."""
+    return _runs.get(run_id.int)
 
 
 def others_open() -> bool:
