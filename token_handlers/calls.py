@@ -83,6 +83,18 @@ class Call:
         if outer.inner is None:
             outer.inner = []
 
+    def is_of_its_own(self, counts: Mapping[str, int]) -> bool:
+        """Return whether counts that this call reports are others than those of the calls that it made.
+
+        Input and output tell: whatever parts are named beside them, two ways of telling the same usage agree on these.
+        """
+        if not self.inner:
+            return False
+        sides = ("input_tokens", "output_tokens")
+        theirs = [tuple(map(one.get, sides)) for one in self.inner]
+        total = tuple(sum(one.get(side, 0) for one in self.inner) for side in sides)
+        return tuple(map(counts.get, sides)) not in (*theirs, total)
+
 
 made_by_others: list[Callable[[Call], None]] = []
 """Whom to ask by which calls of another framework a call is made that starts here."""

@@ -109,8 +109,6 @@ def record_estimate(call: Call) -> None:
 def record(call: Call, counts: Mapping[str, int], **more: Unpack[More]) -> None:
     """Record the end of a call, once: into its counters and the shared one, then into the sinks."""
     if _claim(call):
-        if call.outer:
-            _tell_outer(call, counts)
         _enter(call, Spent(counts, **more))
 
 
@@ -121,22 +119,18 @@ def record_later(call: Call, told: Told) -> None:
     """
     if not _claim(call):
         return
-    if call.outer:
-        _tell_outer(call, told.read(call).counts)
     lane = call.lane
-    if process.sinks or lane.sinks or call.budgets or call.shown or (TokenCounter.any_listening and lane.is_heard()):
+    waited_for = process.sinks or lane.sinks or call.budgets or call.shown or call.outer
+    if waited_for or (TokenCounter.any_listening and lane.is_heard()):
         _enter(call, told.read(call))
     else:
         lane.add(call, told)
 
 
-def _tell_outer(call: Call, counts: Mapping[str, int]) -> None:
+def _enter(call: Call, spent: Spent) -> None:
     for outer in call.outer:
         if outer.inner is not None:
-            outer.inner.append(counts)
-
-
-def _enter(call: Call, spent: Spent) -> None:
+            outer.inner.append(spent.counts)
     entry, price = price_entry(call, spent)
     sinks = (*process.sinks, *call.lane.sinks)
     for counter in call.lane.counters:

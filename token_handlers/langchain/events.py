@@ -34,7 +34,8 @@ def record_end(run: Run, response: Any) -> None:
     generation = _first(generations, None)
     message = getattr(generation, "message", None)
     output = response.llm_output
-    if run.inner is not None and not _is_own(run, message):
+    usage = getattr(message, "usage_metadata", None) if run.inner is not None else None
+    if run.inner is not None and not (usage and run.is_of_its_own(usage)):
         drop(run)
         return
     if message is not None and (output is not None or run.chunk is not None or not _is_cache_hit(run, message)):
@@ -45,16 +46,6 @@ def record_end(run: Run, response: Any) -> None:
         _record_hit(run, message)
     else:
         _record_text(run, generations, output or {})
-
-
-def _is_own(run: Run, message: Any) -> bool:
-    """Return whether a model that called others itself reports usage of its own, beside theirs."""
-    usage, inner = getattr(message, "usage_metadata", None), run.inner or []
-    if not usage or not inner:
-        return False
-    theirs = [(counts.get("input_tokens", 0), counts.get("output_tokens", 0)) for counts in inner]
-    total = tuple(map(sum, zip(*theirs, strict=True)))
-    return (usage.get("input_tokens"), usage.get("output_tokens")) not in [*theirs, total]
 
 
 def _record_message(

@@ -1,6 +1,7 @@
 """LangChain's calls that LlamaIndex's models make, as LangChainLLM and LangchainEmbedding do: each counts once."""
 
 from token_handlers.calls import Call
+from token_handlers.errors import shielded
 from token_handlers.holds import release
 from token_handlers.llama_index import calls, embeddings
 from token_handlers.llama_index.calls import ModelCall
@@ -9,6 +10,7 @@ from token_handlers.llama_index.spans import current
 from token_handlers.recording import drop
 
 
+@shielded
 def join(call: Call) -> None:
     """Leave it to a LangChain call that starts here what the LlamaIndex calls that make it used.
 

@@ -10,7 +10,6 @@ from token_handlers.calls import Call
 from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.holds import release
 from token_handlers.llama_index import calls, embeddings
-from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.spans import current
 from token_handlers.recording import reserve
 
@@ -35,9 +34,8 @@ def start(wrapped: Callable[..., Any], manager: Any, args: tuple[Any, ...], kwar
 def check(call: Call) -> None:
     """Reserve for a call that has budgets, once; raises BudgetExceeded."""
     if call.budgets and call.holds is None:
-        if isinstance(call, ModelCall):
-            for outer in call.outer:
-                release(outer, wait=True)  # it only passes on what this one sends, and is about to hold itself
+        for outer in call.outer:
+            release(outer, wait=True)  # it only passes on what this one sends, and is about to hold itself
         reserve(call)
 
 

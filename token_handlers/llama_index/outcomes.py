@@ -36,7 +36,7 @@ def record_end(call: ModelCall, response: Any) -> None:
         _drop(call)
         return
     reading = plain.read(call.provider_name()) if plain is not None else _read(call, response)
-    if call.inner is not None and not _is_own(reading, call.inner):
+    if call.inner is not None and (reading is None or not call.is_of_its_own(reading.counts)):
         _drop(call)
         return
     calls.remove(call)
@@ -78,9 +78,8 @@ def record_error(call: ModelCall, error: BaseException | None) -> None:
 
 def _read(call: ModelCall, response: Any) -> Reading | None:
     provider = call.provider_name()
-    if isinstance(call.answer, list):
-        return (read_payload(call.answer, provider) if call.answer else None) or read_response(response, provider)
-    reading = read_response(response, provider)
+    events = read_payload(call.answer, provider) if isinstance(call.answer, list) and call.answer else None
+    reading = events or read_response(response, provider)
     return _read_answers(call, response) if reading is None and call.inner is None else reading
 
 
@@ -133,19 +132,6 @@ def _joined(reading: Reading | None, other: Reading) -> Reading:
         service_tier=other.service_tier or reading.service_tier,
         model=reading.model or other.model,
     )
-
-
-def _is_own(reading: Reading | None, inner: list[Mapping[str, int]]) -> bool:
-    """Return whether a call that made LLM calls itself reports usage of its own, beside theirs."""
-    if reading is None or not inner:
-        return False
-    theirs = [_sides(counts) for counts in (*inner, _total(inner))]
-    return _sides(reading.counts) not in theirs
-
-
-def _sides(counts: Mapping[str, int]) -> tuple[int | None, int | None]:
-    """Return what two ways of telling the same usage agree on, whatever parts they name beside it."""
-    return counts.get("input_tokens"), counts.get("output_tokens")
 
 
 def _total(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
