@@ -6,8 +6,8 @@ from itertools import count
 
 import pytest
 
-from tests.redis_servers import Valkey
-from token_handlers.demo.server import Channel, LedgerServer
+from tests.support.redis_servers import Valkey
+from token_handlers.demo.server.server import Channel, LedgerServer
 from token_handlers.errors import raise_faults
 
 FOREIGN = re.compile(

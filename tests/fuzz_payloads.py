@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["token_handlers.payloads"]):
     from token_handlers import Usage, usage_from_payload
     from token_handlers.payloads import read_payload, read_usage_metadata
 
-from tests.payload_samples import SAMPLES
+from tests.support.payload_samples import SAMPLES
 
 JUNK = (None, True, -1, 0, 7, 1.5, float("nan"), 2**70, "", "12", [], {}, [[]], {"usage": {}}, b"x")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.llama_index_clients import make_llm
+from tests.support.llama_index_clients import make_llm
 from token_handlers import shared_counter, track_tokens
 from token_handlers.tokenizer import estimate_tokens
 

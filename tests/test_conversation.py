@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from langchain_openai import ChatOpenAI
 
-from tests.agentsight_api import KEY, OTHER_KEY, AgentSightAPI, Answer
-from tests.bills import forget_open_calls
+from tests.support.agentsight_api import KEY, OTHER_KEY, AgentSightAPI, Answer
+from tests.support.bills import forget_open_calls
 from token_handlers import (
     TokenCounter,
     TokenHandlersError,
@@ -20,13 +20,13 @@ from token_handlers import (
     track_tokens,
     uninstall,
 )
-from token_handlers.calls import Call
 from token_handlers.conversation import ConversationTracker
-from token_handlers.process import process
-from token_handlers.recording import record, show_everywhere
-from token_handlers.sinks.agentsight import AgentSightClient, SendFailed
-from token_handlers.sinks.outbox import outbox_at
+from token_handlers.sinks.agentsight.client import AgentSightClient, SendFailed
+from token_handlers.sinks.agentsight.outbox import outbox_at
 from token_handlers.sinks.sqlite import SQLiteLedger
+from token_handlers.tracking.call import Call
+from token_handlers.tracking.recorder import record, show_estimate
+from token_handlers.tracking.state import state
 
 ROOT = Path(__file__).parents[1]
 
@@ -277,11 +277,11 @@ def test_wrong_settings_are_refused():
 def test_making_one_turns_on_automatic_tracking(monkeypatch):
     """AGENTSIGHT_TOKEN_HANDLER_TYPE is read when a tracker is made, not at import."""
     ConversationTracker("c1")
-    assert set() == process.automatic
+    assert set() == state.automatic
     monkeypatch.setenv("AGENTSIGHT_TOKEN_HANDLER_TYPE", "LangChain")
     ConversationTracker("c1")
 
-    assert {"langchain"} == process.automatic
+    assert {"langchain"} == state.automatic
 
 
 def test_the_environments_settings(api, monkeypatch):
@@ -358,7 +358,7 @@ def test_an_estimate_makes_way_for_the_exact_number(api):
     """An open call is sent as it is shown, as an estimate; when it ends, the difference follows."""
     with tracker(api) as one:
         low, high = OneToken(), TenTokens()
-    show_everywhere(low)
+    show_estimate(low)
     assert usage(11) == one.get_token_usage()
     one.send_tracked_data()
     record(low, {"input_tokens": 6, "output_tokens": 2}, model="gpt-4o-mini")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from token_handlers import install, track_tokens, uninstall
-from token_handlers.process import process
+from token_handlers.tracking.state import state
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +31,7 @@ def test_handler_types(handler_type, tracked):
     install(handler_type)
     install(handler_type)
 
-    assert tracked == process.automatic
+    assert tracked == state.automatic
 
 
 @pytest.mark.parametrize("junk", ["", " ", "langsmith", "langchain;llamaindex", "langchain,", "auto,langchain"])
@@ -41,7 +41,7 @@ def test_an_unknown_type_is_refused(junk):
         install(junk)
 
     assert repr(junk) in str(caught.value)
-    assert set() == process.automatic
+    assert set() == state.automatic
 
 
 def test_a_type_that_is_no_string():
@@ -57,7 +57,7 @@ def test_the_environment(monkeypatch, value, tracked):
         monkeypatch.setenv("AGENTSIGHT_TOKEN_HANDLER_TYPE", value)
     install()
 
-    assert tracked == process.automatic
+    assert tracked == state.automatic
 
 
 def test_an_unknown_type_in_the_environment(monkeypatch):
@@ -95,11 +95,11 @@ def test_a_missing_framework_is_one_warning():
     """A framework that is not installed gives one warning with the pip line, and no tracker; 'auto' says nothing."""
     script = f"""{HIDE}
 from token_handlers import install
-from token_handlers.process import process
+from token_handlers.tracking.state import state
 install("auto")
 install("langchain")
 install("langchain,llamaindex")
-print(process.automatic)
+print(state.automatic)
 """
     output, errors = run(script)
 

@@ -51,7 +51,7 @@ PUBLIC = [
 def check_import(*hidden):
     """Run check_import.py in a fresh interpreter, outside of any automatic tracking, and return its report."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("AGENTSIGHT_")}
-    command = [sys.executable, ROOT / "tests" / "check_import.py", *hidden]
+    command = [sys.executable, "-P", ROOT / "tests" / "check_import.py", *hidden]
     done = subprocess.run(
         command, env=environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100, check=False
     )

@@ -7,17 +7,17 @@ import sys
 import pdoc
 import pytest
 
-from tests.guide_pages import ROOT
+from tests.support.guide_pages import ROOT
 
 MODULES = (
     "token_handlers",
     "token_handlers.langchain",
     "token_handlers.llama_index",
-    "token_handlers.sinks.sqlite",
-    "token_handlers.sinks.redis",
+    "token_handlers.sinks.sqlite.ledger",
+    "token_handlers.sinks.redis.counter",
     "token_handlers.sinks.otel",
-    "token_handlers.sinks.agentsight",
-    "token_handlers.tokenizer",
+    "token_handlers.sinks.agentsight.client",
+    "token_handlers.tokenizer.estimates",
     "token_handlers.pytest_plugin",
 )
 

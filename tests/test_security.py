@@ -20,15 +20,15 @@ import pytest
 import redis
 from packaging.requirements import Requirement
 
-from tests.agentsight_api import KEY, AgentSightAPI
-from tests.command_line import run_command
-from tests.everything import SECRETS, Everything, drive
-from tests.redis_servers import Valkey
-from tests.usage_ledgers import fill
+from tests.support.agentsight_api import KEY, AgentSightAPI
+from tests.support.command_line import run_command
+from tests.support.everything import SECRETS, Everything, drive
+from tests.support.redis_servers import Valkey
+from tests.support.usage_ledgers import fill
 from token_handlers import TokenCounter, UsageRecord
 from token_handlers.errors import raise_faults
 from token_handlers.sinks.agentsight import AgentSightClient
-from token_handlers.sinks.outbox import Counts
+from token_handlers.sinks.agentsight.outbox import Counts
 from token_handlers.sinks.sqlite import SQLiteLedger
 
 MARKUP = "<script>alert(1)</script>"

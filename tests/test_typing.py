@@ -14,11 +14,12 @@ import pytest
 from langchain.agents.middleware.types import ToolCallRequest
 from pydantic import BaseModel
 
-import token_handlers.langchain.callback
+import token_handlers.langchain.openai_callback
 from token_handlers import TokenCounter, UsageTotals
-from token_handlers.counted import Counted
+from token_handlers.counter.attributes import UsageAttributes
 from token_handlers.langchain import LangChainTokenHandler
 from token_handlers.llama_index import LlamaIndexTokenHandler
+from token_handlers.usage import Measure
 
 PUBLIC = {
     "token_handlers": (),  # what is in its __all__
@@ -59,7 +60,7 @@ TYPING_ONLY = {
     "ToolCallRequest": ToolCallRequest,
     "UsageMetadata": langchain_core.messages.ai.UsageMetadata,
     "Command": langgraph.types.Command,
-    "callback": token_handlers.langchain.callback,
+    "openai_callback": token_handlers.langchain.openai_callback,
 }
 
 
@@ -92,15 +93,17 @@ def test_a_handler_has_what_a_counter_has():
     totals = {*UsageTotals.model_fields, *UsageTotals.model_computed_fields}
     methods = {"add", "by", "by_model", "by_session", "get_token_usage", "flush", "on_record", "reset", "snapshot"}
 
-    assert totals | methods == {name for name in dir(Counted) if not name.startswith("_")}
-    assert issubclass(LangChainTokenHandler, Counted)
-    assert issubclass(LlamaIndexTokenHandler, Counted)
+    assert totals | methods == {name for name in dir(UsageAttributes) if not name.startswith("_")}
+    assert issubclass(LangChainTokenHandler, UsageAttributes)
+    assert issubclass(LlamaIndexTokenHandler, UsageAttributes)
     for name in totals | methods:
-        assert signature(getattr(TokenCounter, name)) == signature(getattr(Counted, name))
+        assert signature(getattr(TokenCounter, name)) == signature(getattr(UsageAttributes, name))
 
 
 def signature(member):
-    """Return a method's or a property's types."""
+    """Return a method's or a property's types; a measure is the same descriptor for both."""
+    if isinstance(member, Measure):
+        return member
     return get_type_hints(member.fget if isinstance(member, property) else member)
 
 

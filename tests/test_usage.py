@@ -40,7 +40,7 @@ def test_what_is_no_count_is_refused(name, value):
         ({"output_tokens": 1, "reasoning_tokens": 2}, "(2) exceeds output_tokens (1)"),
         (
             {"input_tokens": 9, "cache_write_tokens": 3, "cache_write_5m_tokens": 2, "cache_write_1h_tokens": 2},
-            "cache_write_5m_tokens + cache_write_1h_tokens (4) exceeds cache_write_tokens (3)",
+            "cache_write_5m_tokens + cache_write_1h_tokens + cache_write_12h_tokens (4) exceeds cache_write_tokens (3)",
         ),
         ({"input_tokens": 5, "output_tokens": 1, "total_tokens": 9}, "total_tokens (9) is not"),
     ],

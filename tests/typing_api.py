@@ -148,7 +148,7 @@ def records() -> None:
     assert_type((usage.input_tokens, usage.total_tokens, usage.web_searches), tuple[int, int, int])
     record = UsageRecord(usage=usage, model="gpt-4o", cost=Decimal("0.01"), started_at=datetime.now(UTC))
     assert_type((record.usage, record.model, record.cost), tuple[Usage, str | None, Decimal | None])
-    assert_type(record.operation, Literal["chat", "text_completion", "embeddings"])
+    assert_type(record.operation, Literal["chat", "text_completion", "embeddings", "rerank"])
     assert_type(record.outcome, Literal["success", "failed", "cached"])
     assert_type(record.source, Literal["reported", "estimated", "manual"])
     assert_type((record.session, record.user, record.node), tuple[str | None, str | None, str | None])

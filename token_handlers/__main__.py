@@ -2,7 +2,7 @@
 
 import sys
 
-from token_handlers.cli import main
+from token_handlers.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

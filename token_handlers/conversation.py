@@ -11,18 +11,19 @@ from typing import Self, SupportsIndex, TypedDict
 
 from pydantic import SecretStr
 
-from token_handlers.budget import Budget
-from token_handlers.counter import TokenCounter
-from token_handlers.install import Settings, install
-from token_handlers.process import shared_counter
-from token_handlers.recording import add_sink, record_manual
-from token_handlers.scopes import NO_LABELS, active_scopes
+from token_handlers.budget.budget import Budget
+from token_handlers.counter.counter import TokenCounter
+from token_handlers.install import install
 from token_handlers.sessions import Ledger, configured_ledger
-from token_handlers.sinks.agentsight import DEFAULT_ENDPOINT, AgentSightClient, SendFailed
-from token_handlers.sinks.agentsight_http import checked_endpoint, checked_key
-from token_handlers.sinks.outbox import Counts
-from token_handlers.sinks.unsent import Unsent
-from token_handlers.tracking import track_tokens
+from token_handlers.settings import Settings
+from token_handlers.sinks.agentsight.client import DEFAULT_ENDPOINT, AgentSightClient, SendFailed
+from token_handlers.sinks.agentsight.http import checked_endpoint, checked_key
+from token_handlers.sinks.agentsight.outbox import Counts
+from token_handlers.sinks.agentsight.unsent import Unsent
+from token_handlers.tracking.recorder import add_sink, record_manual
+from token_handlers.tracking.scopes import NO_LABELS, active_scopes
+from token_handlers.tracking.state import shared_counter
+from token_handlers.tracking.track_tokens import track_tokens
 from token_handlers.usage import Operation, Usage, UsageRecord
 
 FLUSH_SECONDS = 30.0

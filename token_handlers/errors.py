@@ -3,7 +3,7 @@
 TokenHandlersError
  ├─ MissingDependency   (also an ImportError)
  ├─ BudgetExceeded
- ├─ SendFailed          (token_handlers.sinks.agentsight)
+ ├─ SendFailed          (token_handlers.sinks.agentsight.client)
  └─ StoreUnavailable
      └─ StoreRefused
 """

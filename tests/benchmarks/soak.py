@@ -26,9 +26,9 @@ from multiprocessing.connection import Connection
 from random import Random
 from typing import Any
 
-from token_handlers.demo.billing import Billed
-from token_handlers.demo.modes import modes_from, path_segment
-from token_handlers.demo.server import LedgerServer
+from token_handlers.demo.server.billing import Billed
+from token_handlers.demo.server.modes import modes_from, path_segment
+from token_handlers.demo.server.server import LedgerServer
 
 warnings.simplefilter("ignore")  # LangChain's, of its own future
 

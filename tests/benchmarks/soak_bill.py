@@ -8,9 +8,9 @@ from decimal import Decimal
 from functools import cache
 
 from tests.benchmarks.soak_places import ESTIMATED, Node
-from tests.prices import genai_cost
+from tests.support.prices import genai_cost
 from token_handlers import UsageTotals
-from token_handlers.demo.billing import EMBEDDINGS, Billed
+from token_handlers.demo.server.billing import EMBEDDINGS, Billed
 
 COUNTED = {
     "requests": "successful_requests",

@@ -1,6 +1,6 @@
 """Estimated against counted tokens, and what an estimate costs: `python tests/benchmarks/tokenizer.py`.
 
-The texts were not used for fitting. Counted is tiktoken with the vocabularies that llama-index-core ships.
+The texts were not used for fitting. UsageAttributes is tiktoken with the vocabularies that llama-index-core ships.
 """
 
 import base64
@@ -11,8 +11,8 @@ from statistics import mean, median
 from timeit import repeat
 from typing import TYPE_CHECKING
 
-from token_handlers.token_classes import count_by_class
-from token_handlers.token_vocabulary import load
+from token_handlers.tokenizer.byte_classes import count_by_class
+from token_handlers.tokenizer.vocabularies import load
 
 if TYPE_CHECKING:
     from tiktoken import Encoding

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from pydantic import SecretStr
 
 from token_handlers import TokenCounter, UsageRecord, track_tokens
-from token_handlers.demo.billing import Billed
-from token_handlers.demo.server import LedgerServer
-from token_handlers.report import totals_json
-from token_handlers.tables import text_table, usage_table
+from token_handlers.counter.tables import text_table, usage_table
+from token_handlers.demo.server.billing import Billed
+from token_handlers.demo.server.server import LedgerServer
+from token_handlers.reporting.text import totals_json
 
 CALLS = ("langchain_calls", "llama_index_calls")
 

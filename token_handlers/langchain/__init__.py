@@ -13,11 +13,11 @@ except ImportError as error:
     raise MissingDependency("langchain-core", "langchain") from error
 
 if TYPE_CHECKING:
-    from token_handlers.langchain.callback import get_bedrock_anthropic_callback, get_openai_callback
     from token_handlers.langchain.embeddings import TrackedEmbeddings
     from token_handlers.langchain.handler import LangChainTokenHandler
     from token_handlers.langchain.middleware import BudgetMiddleware
-    from token_handlers.langchain.streams import report_stream_usage
+    from token_handlers.langchain.openai_callback import get_bedrock_anthropic_callback, get_openai_callback
+    from token_handlers.langchain.stream_usage import report_stream_usage
 
 __all__ = [
     "BudgetMiddleware",
@@ -33,9 +33,9 @@ _HOMES = {
     "BudgetMiddleware": "middleware",
     "LangChainTokenHandler": "handler",
     "TrackedEmbeddings": "embeddings",
-    "get_bedrock_anthropic_callback": "callback",
-    "get_openai_callback": "callback",
-    "report_stream_usage": "streams",
+    "get_bedrock_anthropic_callback": "openai_callback",
+    "get_openai_callback": "openai_callback",
+    "report_stream_usage": "stream_usage",
 }
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import wrapt
 from langchain_core.embeddings import Embeddings
 
-from token_handlers.calls import Call, made_by_others
-from token_handlers.counter import TokenCounter
+from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import BudgetExceeded, shielded
-from token_handlers.holds import release
-from token_handlers.interruptions import was_rejected
 from token_handlers.payloads import read_payload
-from token_handlers.process import starts_count, watch_frameworks
-from token_handlers.recording import drop, make_room, record, record_estimate, reserve, watch_task
-from token_handlers.tokenizer import estimate_tokens, prepare
+from token_handlers.tokenizer.estimates import estimate_tokens, prepare
+from token_handlers.tracking.call import Call, made_by_others
+from token_handlers.tracking.failures import was_rejected
+from token_handlers.tracking.recorder import discard, evict_oldest, record, record_estimate, reserve, watch_task
+from token_handlers.tracking.reservations import release
+from token_handlers.tracking.state import starts_count, watch_frameworks
 
 _PROVIDERS = {"AzureOpenAIEmbeddings": "azure", "OpenAIEmbeddings": "openai"}
 
@@ -63,7 +63,7 @@ class EmbeddingCall(Call):
             self.count_for(watch.counter)
         for ask in made_by_others:
             ask(self)
-        make_room()
+        evict_oldest()
         watch_task(self)
         if self.budgets:
             reserve(self)
@@ -102,7 +102,7 @@ class EmbeddingCall(Call):
     def fail(self, error: BaseException) -> None:
         """Record a rejected request as failed, and an interrupted one as an estimate."""
         if isinstance(error, BudgetExceeded):
-            drop(self)
+            discard(self)
         elif was_rejected(error):
             record(self, {}, outcome="failed")
         else:
@@ -181,12 +181,12 @@ def _watching(embeddings: Embeddings, counter: TokenCounter | None, texts: Seque
         yield
     except BaseException as error:
         if call is not None:
-            drop(call) if watch.requests else call.fail(error)
+            discard(call) if watch.requests else call.fail(error)
         raise
     finally:
         _watched.reset(token)
     if call is not None:
-        drop(call) if watch.requests else record_estimate(call)
+        discard(call) if watch.requests else record_estimate(call)
 
 
 def _embed(wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: Any) -> Any:

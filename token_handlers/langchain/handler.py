@@ -6,18 +6,18 @@ from uuid import UUID
 
 from langchain_core.callbacks.base import BaseCallbackHandler
 
-from token_handlers import recording
-from token_handlers.counted import Counted
-from token_handlers.counter import TokenCounter
+from token_handlers.counter.attributes import UsageAttributes
+from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import BudgetExceeded, absorb, shielded
-from token_handlers.lanes import lane_here
-from token_handlers.langchain import nested, runs
-from token_handlers.langchain.events import record_end, record_error
-from token_handlers.langchain.metadata import usage_metadata
-from token_handlers.langchain.refusals import reserve
-from token_handlers.langchain.texts import message_text
-from token_handlers.pricing import load_prices
-from token_handlers.process import process
+from token_handlers.langchain import calls, nested
+from token_handlers.langchain.budgets import reserve
+from token_handlers.langchain.results import record_end, record_error
+from token_handlers.langchain.text import message_text
+from token_handlers.langchain.usage_metadata import usage_metadata
+from token_handlers.pricing.calculator import load_prices
+from token_handlers.tracking import recorder
+from token_handlers.tracking.context import lane_here
+from token_handlers.tracking.state import state
 
 if TYPE_CHECKING:
     from langchain_core.messages.ai import UsageMetadata
@@ -50,13 +50,13 @@ class RunRecorder(BaseCallbackHandler):
         """Remember what only the start tells: the scopes, the model, the prompt for an estimate."""
         try:
             counter, lane = self._counter, lane_here()
-            if counter is None and not lane.scopes and "langchain" not in process.automatic:
+            if counter is None and not lane.scopes and "langchain" not in state.automatic:
                 return
             invocation = kwargs.get("invocation_params")
-            run = runs.same_start(run_id, messages, invocation)
+            run = calls.same_start(run_id, messages, invocation)
             if run is None:
-                run = runs.Run(run_id, messages, serialized, parent_run_id, tags, metadata, invocation, lane)
-                runs.begin(run, kwargs.get("batch_size") or 1)
+                run = calls.Run(run_id, messages, serialized, parent_run_id, tags, metadata, invocation, lane)
+                calls.begin(run, kwargs.get("batch_size") or 1)
                 nested.join(run)
             run.handlers.append(self)
             if counter is not None:
@@ -71,7 +71,7 @@ class RunRecorder(BaseCallbackHandler):
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID | None = None, **kwargs: Any) -> None:
         """Keep the text, for an estimate, and the usage that the chunk carries."""
         try:
-            run = runs.find(run_id, self)
+            run = calls.find(run_id, self)
             if run is None or run.handlers[0] is not self or (chunk is not None and chunk is run.chunk):
                 return
             run.chunk = chunk
@@ -88,7 +88,7 @@ class RunRecorder(BaseCallbackHandler):
     def on_llm_end(self, response: "LLMResult", *, run_id: UUID | None = None, **kwargs: Any) -> None:
         """Record what the run used."""
         try:
-            run = runs.leave(run_id, self)
+            run = calls.leave(run_id, self)
             if run is None and self._counter is not None:
                 run = _unstarted(run_id, self._counter)
             if run is not None and not run.settled:
@@ -99,24 +99,24 @@ class RunRecorder(BaseCallbackHandler):
     @shielded
     def on_llm_error(self, error: BaseException, *, run_id: UUID | None = None, **kwargs: Any) -> None:
         """Record a rejected call as failed, and an interrupted one by what it received."""
-        run = runs.leave(run_id, self)
+        run = calls.leave(run_id, self)
         if run is None or run.settled:
             return
         if isinstance(error, BudgetExceeded):  # of the model that this one passes its calls on to
-            recording.drop(run)
+            recorder.discard(run)
         else:
             _record(run, record_error, error, kwargs.get("response"))
 
     @shielded
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Show a chain's open LLM runs as estimates: in async code a chain broken off says nothing of them."""
-        for run in runs.children(run_id):
-            recording.show_everywhere(run)
+        for run in calls.children(run_id):
+            recorder.show_estimate(run)
 
     @property
     def ignore_chain(self) -> bool:
         """Chains matter only while an LLM run is open."""
-        return not runs.any_open()
+        return not calls.any_open()
 
     @property
     def ignore_agent(self) -> bool:
@@ -134,20 +134,20 @@ class RunRecorder(BaseCallbackHandler):
         return True
 
 
-def _unstarted(run_id: UUID | None, counter: TokenCounter) -> runs.Run:
+def _unstarted(run_id: UUID | None, counter: TokenCounter) -> calls.Run:
     """Return a run for an end whose start came before the handler was there."""
-    run = runs.Run(run_id or UUID(int=0), (), None, None, None, None, None)
+    run = calls.Run(run_id or UUID(int=0), (), None, None, None, None, None)
     run.count_for(counter)
     return run
 
 
-def _record(run: runs.Run, how: Callable[..., None], *event: object) -> None:
+def _record(run: calls.Run, how: Callable[..., None], *event: object) -> None:
     """Record a run's end; where that fails, as an estimate, for the call was made and is not to be lost."""
     try:
         how(run, *event)
     finally:
         if not run.settled:
-            recording.abandon(run)
+            recorder.record_estimate(run)
 
 
 class ProcessRecorder(RunRecorder):
@@ -157,7 +157,7 @@ class ProcessRecorder(RunRecorder):
         super().__init__(None)
 
 
-class LangChainTokenHandler(Counted, RunRecorder):
+class LangChainTokenHandler(UsageAttributes, RunRecorder):
     """Counts the LLM calls of the callbacks list it is in, under OpenAICallbackHandler's attribute names.
 
     ``counter`` is the TokenCounter to count into; without one the handler has its own. Every call also reaches the

@@ -3,8 +3,8 @@
 from types import ModuleType
 
 from token_handlers.langchain.handler import ProcessRecorder, RunRecorder
-from token_handlers.process import process
-from token_handlers.scopes import active_scopes
+from token_handlers.tracking.scopes import active_scopes
+from token_handlers.tracking.state import state
 
 _recorder = ProcessRecorder()
 _attached = False
@@ -22,7 +22,7 @@ class RecorderVariable:
         """Return the innermost get_openai_callback's handler, else the process's own, or None where nothing tracks."""
         scopes = active_scopes()
         if not scopes:
-            return _recorder if "langchain" in process.automatic else None
+            return _recorder if "langchain" in state.automatic else None
         recorder: RunRecorder | None = scopes[-1].recorder
         return _recorder if recorder is None else recorder
 

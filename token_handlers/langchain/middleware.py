@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.messages import AIMessage, AnyMessage, RemoveMessage, ToolMessage
 
-from token_handlers.budget import Budget, check_budget
-from token_handlers.budget_terms import LIMITS, one_of, text
+from token_handlers.budget.budget import Budget, check_budget
+from token_handlers.budget.limits import LIMITS, one_of, text
 from token_handlers.errors import BudgetExceeded, MissingDependency
-from token_handlers.tracking import track_tokens
+from token_handlers.tracking.track_tokens import track_tokens
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, hook_config

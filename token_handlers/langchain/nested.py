@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from types import FrameType
 from uuid import UUID
 
-from token_handlers.calls import made_by_others
-from token_handlers.holds import release
-from token_handlers.langchain import runs
-from token_handlers.langchain.runs import Run
+from token_handlers.langchain import calls
+from token_handlers.langchain.calls import Run
+from token_handlers.tracking.call import made_by_others
+from token_handlers.tracking.reservations import release
 
 # LangChain's functions, and those that a model has of its own, which know the run that they are of.
 _OWN_CODE = frozenset(
@@ -29,9 +29,9 @@ _OWN_CODE = frozenset(
 
 def join(run: Run) -> None:
     """Tell the calls in whose code a run starts that they make it, and count it for their handlers as well."""
-    if runs.others_open():
+    if calls.others_open():
         for outer in _around(run):
-            run.is_made_by(outer)
+            run.add_parent(outer)
             release(outer, wait=True)  # the run holds it itself
             for counter in outer.lane.own:
                 run.count_for(counter)
@@ -45,7 +45,7 @@ def _around(run: Run) -> Iterator[Run]:
     while frame is not None:
         if frame.f_code.co_name in _OWN_CODE:
             run_id = getattr(frame.f_locals.get("run_manager"), "run_id", None)
-            outer = runs.newest(run_id) if isinstance(run_id, UUID) else None
+            outer = calls.newest(run_id) if isinstance(run_id, UUID) else None
             if outer is not None and outer is not run:
                 yield outer
         frame = frame.f_back

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from token_handlers.ended import Likeness, Spent
-from token_handlers.langchain.runs import Run
+from token_handlers.langchain.calls import Run
 from token_handlers.payloads import plain_counts, read_message, read_usage_metadata
-from token_handlers.recording import record_later
+from token_handlers.tracking.recorder import record_later
+from token_handlers.tracking.result import Likeness, Spent
 
 PLAIN_USAGE = {
     "completion_tokens",

@@ -8,7 +8,7 @@ from token_handlers.errors import MissingDependency
 
 if TYPE_CHECKING:
     from token_handlers.llama_index.handler import LlamaIndexTokenHandler
-    from token_handlers.llama_index.streams import report_stream_usage
+    from token_handlers.llama_index.stream_usage import report_stream_usage
 
 __all__ = ["LlamaIndexTokenHandler", "report_stream_usage"]
 
@@ -19,7 +19,7 @@ except ModuleNotFoundError:  # the parent package of llama_index.core
 if not _installed:
     raise MissingDependency("llama-index-core", "llamaindex")
 
-_MODULES = {"LlamaIndexTokenHandler": "handler", "report_stream_usage": "streams"}
+_MODULES = {"LlamaIndexTokenHandler": "handler", "report_stream_usage": "stream_usage"}
 
 
 if not TYPE_CHECKING:  # to a type checker, what is not imported above is not there

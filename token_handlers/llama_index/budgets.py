@@ -6,12 +6,12 @@ That is after the start event, which opens the call, and before the request, in 
 from collections.abc import Callable
 from typing import Any
 
-from token_handlers.calls import Call
 from token_handlers.errors import BudgetExceeded, shielded
-from token_handlers.holds import release
 from token_handlers.llama_index import calls, embeddings
 from token_handlers.llama_index.spans import current
-from token_handlers.recording import reserve
+from token_handlers.tracking.call import Call
+from token_handlers.tracking.recorder import reserve
+from token_handlers.tracking.reservations import release
 
 _KINDS = ("llm", "embedding")
 
@@ -34,7 +34,7 @@ def start(wrapped: Callable[..., Any], manager: Any, args: tuple[Any, ...], kwar
 def check(call: Call) -> None:
     """Reserve for a call that has budgets, once; raises BudgetExceeded."""
     if call.budgets and call.holds is None:
-        for outer in call.outer:
+        for outer in call.parents:
             release(outer, wait=True)  # it only passes on what this one sends, and is about to hold itself
         reserve(call)
 

@@ -6,15 +6,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from token_handlers.calls import Call
-from token_handlers.ended import Likeness, Spent
-from token_handlers.lanes import Lane
 from token_handlers.llama_index.chat_usage import PlainUsage
-from token_handlers.llama_index.models import base_url
-from token_handlers.llama_index.texts import message_pairs, response_text, sent_tools
-from token_handlers.payloads import Reading
-from token_handlers.recording import abandon, drop, make_room
-from token_handlers.tokenizer import Estimate, estimate_prompt, estimate_tokens, prepare
+from token_handlers.llama_index.model_names import base_url
+from token_handlers.llama_index.text import message_pairs, response_text, sent_tools
+from token_handlers.payloads import ReportedUsage
+from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
+from token_handlers.tracking.call import Call
+from token_handlers.tracking.context import Lane
+from token_handlers.tracking.recorder import discard, evict_oldest, record_estimate
+from token_handlers.tracking.result import Likeness, Spent
 
 if TYPE_CHECKING:
     from token_handlers.llama_index.spans import Span
@@ -44,8 +44,8 @@ class ModelCall(Call):
     stream: ref[Any] | None = None
     frame: FrameType | None = None
     event_id: str | None = None
-    twin: "ModelCall | None" = None
-    told: Reading | PlainUsage
+    next_same_id: "ModelCall | None" = None
+    told: ReportedUsage | PlainUsage
 
     def describe(self) -> None:
         """Fill in model, provider and base URL; not done at the start, which is the application's waiting time."""
@@ -100,7 +100,7 @@ class ModelCall(Call):
         fields = (getattr(self.instance, name, None) for name in _MAX_TOKENS)
         return next((number for number in (*stated, *fields) if type(number) is int and number > 0), 0)
 
-    def end(self, told: Reading | PlainUsage) -> None:
+    def end(self, told: ReportedUsage | PlainUsage) -> None:
         """Keep what the end told, and drop what is only needed for an estimate."""
         self.told = told
         self.prompt = self.response = self.answer = None
@@ -164,12 +164,12 @@ def begin(
         _place(call, span)
     if _streams:
         for outer in read_here():
-            call.is_made_by(outer)
-    twin = _open.get(span_id)
-    if twin is not None:
-        call.twin = twin
+            call.add_parent(outer)
+    next_same_id = _open.get(span_id)
+    if next_same_id is not None:
+        call.next_same_id = next_same_id
     _open[span_id] = call
-    make_room()
+    evict_oldest()
     return call
 
 
@@ -185,17 +185,17 @@ def _place(call: ModelCall, span: "Span") -> None:
     while around is not None:
         around.seen = True
         if around.call is not None and not around.call.settled and around.call is not call:
-            call.is_made_by(around.call)
+            call.add_parent(around.call)
         around = around.outer
 
 
 def find(span_id: str | None, prompt: Any) -> ModelCall | None:
     """Return the open call of a span; where several share one, the one with this prompt, else the newest."""
     newest = call = _open.get(span_id)
-    if newest is None or newest.twin is None or prompt is None:
+    if newest is None or newest.next_same_id is None or prompt is None:
         return newest
     while call is not None and not call.same_prompt(prompt):
-        call = call.twin
+        call = call.next_same_id
     return newest if call is None else call
 
 
@@ -204,7 +204,7 @@ def _all_open() -> Iterator[ModelCall]:
         call: ModelCall | None = newest
         while call is not None:
             yield call
-            call = call.twin
+            call = call.next_same_id
 
 
 def with_response(response: Any) -> ModelCall | None:
@@ -226,10 +226,10 @@ def follow(call: ModelCall, stream: Any) -> None:
         if call.response is not None or call.settled:
             return
         if call.answer is not None:
-            abandon(call)
+            record_estimate(call)
         else:
             remove(call)
-            drop(call)
+            discard(call)
 
     try:
         call.stream = ref(stream, unread)
@@ -251,10 +251,10 @@ def hand_over(call: ModelCall) -> bool:
     other = next((other for other in _all_open() if other is not call and other.response is response), None)
     if other is None:
         return False
-    if call.inner is not None:
-        other.inner = [*(other.inner or ()), *call.inner]
-    elif not other.inner:
-        other.inner = None
+    if call.child_usages is not None:
+        other.child_usages = [*(other.child_usages or ()), *call.child_usages]
+    elif not other.child_usages:
+        other.child_usages = None
     if other.holds is None:  # nothing is to slip in between this one's end and the other's
         other.holds, call.holds = call.holds, None
     return True
@@ -286,12 +286,12 @@ def remove(call: ModelCall) -> None:
         call.frame = None
     other = _open.get(call.span_id)
     if other is call:
-        if call.twin is None:
+        if call.next_same_id is None:
             _open.pop(call.span_id, None)
         else:
-            _open[call.span_id] = call.twin
+            _open[call.span_id] = call.next_same_id
         return
-    while other is not None and other.twin is not call:
-        other = other.twin
+    while other is not None and other.next_same_id is not call:
+        other = other.next_same_id
     if other is not None:
-        other.twin = call.twin
+        other.next_same_id = call.next_same_id

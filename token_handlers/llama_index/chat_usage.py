@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from token_handlers.payloads import Reading, read_payload
+from token_handlers.payloads import ReportedUsage, read_payload
 
 _PLAIN = ("ChatCompletion", "ChatCompletionChunk")
 _WHOLES = ("input_tokens", "output_tokens")
@@ -33,7 +33,7 @@ class PlainUsage(NamedTuple):
             return None
         return tuple(counts), tuple(counts.values())
 
-    def read(self, provider: str | None) -> Reading:
+    def read(self, provider: str | None) -> ReportedUsage:
         """Return all of it; what is not plain is for `read_payload`."""
         usage, model, tier = self
         found = self.counts()
@@ -42,7 +42,9 @@ class PlainUsage(NamedTuple):
         reading = read_payload(self._asdict(), provider) if found is None else None
         if reading is not None:
             return reading._replace(counts={**counts, **reading.counts})
-        return Reading(counts, None, tier if isinstance(tier, str) else None, model if isinstance(model, str) else None)
+        return ReportedUsage(
+            counts, None, tier if isinstance(tier, str) else None, model if isinstance(model, str) else None
+        )
 
 
 def plain_usage(raw: Any) -> PlainUsage | None:

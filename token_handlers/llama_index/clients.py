@@ -16,12 +16,12 @@ from token_handlers.llama_index import budgets, embeddings, eventless, silent
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingCall
 from token_handlers.llama_index.eventless import Answer, Failing
-from token_handlers.llama_index.handlers import is_counted
-from token_handlers.llama_index.outcomes import record_end
+from token_handlers.llama_index.models import is_counted
+from token_handlers.llama_index.results import record_end
 from token_handlers.llama_index.spans import current
-from token_handlers.llama_index.texts import answer_text
+from token_handlers.llama_index.text import answer_text
 from token_handlers.payloads import read_payload
-from token_handlers.process import process
+from token_handlers.tracking.state import state
 
 _USAGE_EVENTS = ("message_start", "message_delta")
 
@@ -78,7 +78,7 @@ def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
 
 
 def _wrap_callbacks(module: ModuleType) -> None:
-    if process.checked:
+    if state.checked:
         _wrap(module.CallbackManager, "on_event_start", budgets.start)
 
 

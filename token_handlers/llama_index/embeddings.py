@@ -4,15 +4,15 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from token_handlers.calls import Call
 from token_handlers.errors import shielded
-from token_handlers.interruptions import was_rejected, was_stopped
-from token_handlers.llama_index.handlers import count_for_handlers
-from token_handlers.llama_index.models import base_url, facts_of
+from token_handlers.llama_index.model_names import base_url, facts_of
+from token_handlers.llama_index.models import count_for_handlers
 from token_handlers.llama_index.spans import Span
 from token_handlers.payloads import read_payload
-from token_handlers.recording import drop, make_room, record
-from token_handlers.tokenizer import estimate_tokens, prepare
+from token_handlers.tokenizer.estimates import estimate_tokens, prepare
+from token_handlers.tracking.call import Call
+from token_handlers.tracking.failures import was_rejected, was_stopped
+from token_handlers.tracking.recorder import discard, evict_oldest, record
 
 # Integrations whose every request goes through openai's client, where `clients` sees it.
 _THROUGH_OPENAI = ("llama_index.embeddings.openai", "llama_index.embeddings.azure_openai")
@@ -100,7 +100,7 @@ def next_batches(span: Span) -> Iterator[EmbeddingCall]:
 
 def _open(span: Span, facts: Any) -> EmbeddingCall:
     call = EmbeddingCall(span, facts)
-    make_room()
+    evict_oldest()
     return call
 
 
@@ -116,7 +116,7 @@ def open_for(model: Any) -> EmbeddingCall:
     call = EmbeddingCall(None, facts_of(model))
     call.instance = model
     count_for_handlers(call, model)
-    make_room()
+    evict_oldest()
     return call
 
 
@@ -159,7 +159,7 @@ def end(span: Span, chunks: Sequence[str]) -> None:
     call = take(span)
     fresh = [text for text in chunks if text not in _cached(span)]
     if not fresh or span.passes_on or is_through_openai(span.instance):
-        drop(call)  # the model's own cache answered, and nothing was sent; or another call is recorded for it
+        discard(call)  # the model's own cache answered, and nothing was sent; or another call is recorded for it
         return
     estimated(call, fresh)
 
@@ -175,16 +175,16 @@ def close(span: Span, error: BaseException | None) -> None:
     """Settle what waits in a span that ends: failed where that is known, estimated where texts may have been sent."""
     texts = _texts(span)[span.ended :]
     while span.ahead:
-        drop(span.ahead.pop())
+        discard(span.ahead.pop())
     while span.waiting:
         call = take(span)
         failure = span.error or error
         if was_stopped(error):
-            drop(call)
+            discard(call)
         elif failure is not None and was_rejected(failure):
             record(call, {}, outcome="failed")
         elif error is None or is_through_openai(span.instance):
-            drop(call)
+            discard(call)
         else:
             count = -(-len(texts) // (len(span.waiting) + 1))
             estimated(call, texts[:count])

@@ -14,9 +14,9 @@ from token_handlers.errors import shielded
 from token_handlers.llama_index import budgets, calls, embeddings
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingCall
-from token_handlers.llama_index.handlers import count_for_handlers, is_counted
-from token_handlers.llama_index.models import facts_of
-from token_handlers.llama_index.outcomes import record_end, record_error
+from token_handlers.llama_index.model_names import facts_of
+from token_handlers.llama_index.models import count_for_handlers, is_counted
+from token_handlers.llama_index.results import record_end, record_error
 from token_handlers.llama_index.spans import current, method_of
 
 _OWN = re.compile("_a?get_(query|text)_embeddings?")

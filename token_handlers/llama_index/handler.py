@@ -7,16 +7,16 @@ from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index_instrumentation.span import active_span_id
 
-from token_handlers.counter import TokenCounter
+from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import shielded
-from token_handlers.llama_index import calls, embeddings, gate, hook, workers
+from token_handlers.llama_index import calls, embeddings, filters, hook, workers
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingCall
-from token_handlers.llama_index.handlers import CountsCalls
-from token_handlers.llama_index.outcomes import record_end, record_error
+from token_handlers.llama_index.models import CountsCalls
+from token_handlers.llama_index.results import record_end, record_error
 from token_handlers.llama_index.spans import current
-from token_handlers.process import watch_frameworks
-from token_handlers.recording import make_room
+from token_handlers.tracking.recorder import evict_oldest
+from token_handlers.tracking.state import watch_frameworks
 
 _MOST_EVENTS = 10_000
 _LLM, _EMBEDDING = CBEventType.LLM, CBEventType.EMBEDDING
@@ -37,7 +37,7 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
         super().__init__(_IGNORED, _IGNORED)
         watch_frameworks()
         hook.attach()
-        gate.listen(self)
+        filters.listen(self)
         self.counter: TokenCounter = counter if counter is not None else TokenCounter()
         # The call of each event that has started; None where another call is recorded in its stead.
         self._events: dict[str, ModelCall | EmbeddingCall | None] = {}
@@ -202,7 +202,7 @@ def _unpack(packed: tuple[Any, ...]) -> BaseCallbackHandler:
 
 def _llm_call(payload: dict[str, Any], event_id: str) -> ModelCall | None:
     facts = payload.get(EventPayload.SERIALIZED) or {}
-    if gate.is_passed_on(facts.get("class_name")):
+    if filters.is_passed_on(facts.get("class_name")):
         return None
     span_id, prompt = active_span_id.get(), _prompt(payload)
     call = calls.find(span_id, prompt)
@@ -219,7 +219,7 @@ def _embedding_call(payload: dict[str, Any], event_id: str) -> EmbeddingCall:
     span = current.get()
     if span is None or span.span_id != active_span_id.get():
         call = EmbeddingCall(None, facts)
-        make_room()
+        evict_oldest()
     else:
         newest = span.waiting[-1] if span.waiting else None
         mine = isinstance(newest, EmbeddingCall) and newest.event_id in (None, event_id)

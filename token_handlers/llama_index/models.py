@@ -1,36 +1,26 @@
-"""What LlamaIndex's LLMs and embedding models say of themselves."""
+"""Which of our callback handlers an LLM or embedding model carries in its callback manager."""
 
 from typing import Any
 
-_BASE_URLS = ("api_base", "base_url", "azure_endpoint", "endpoint", "endpoint_url")
-_MOST_TYPES = 1_000
-_url_fields: dict[type, tuple[str, ...]] = {}
+from token_handlers.counter.attributes import UsageAttributes
+from token_handlers.llama_index.filters import is_tracked
+from token_handlers.tracking.call import Call
 
 
-def facts_of(instance: Any) -> dict[str, Any]:
-    """Return the class and model that the events of an LLM or embedding model tell, in case that none tells them."""
-    tell = getattr(instance, "to_payload", None)  # not before llama-index-core 0.14.23
-    if callable(tell):
-        facts = tell()
-        return facts if isinstance(facts, dict) else {}
-    name = getattr(instance, "class_name", None)
-    model = getattr(instance, "model", None) or getattr(instance, "model_name", None)
-    return {"class_name": name() if callable(name) else type(instance).__name__, "model_name": model}
+class CountsCalls(UsageAttributes):
+    """What our callback handlers have in common, apart from LlamaIndex's base class: a counter."""
 
 
-def base_url(instance: Any) -> str | None:
-    """Return the server that an LLM or embedding model talks to, where it says so."""
-    if instance is None:
-        return None
-    kind = type(instance)
-    names = _url_fields.get(kind)
-    if names is None:
-        if len(_url_fields) >= _MOST_TYPES:
-            _url_fields.clear()
-        fields = getattr(kind, "model_fields", {})
-        names = _url_fields[kind] = tuple(name for name in _BASE_URLS if name in fields)
-    for name in names:
-        url = getattr(instance, name, None)
-        if isinstance(url, str) and url:
-            return url
-    return None
+def is_counted(instance: Any) -> bool:
+    """Return whether a call of this model that starts here is recorded."""
+    return is_tracked() or count_for_handlers(None, instance)
+
+
+def count_for_handlers(call: Call | None, instance: Any) -> bool:
+    """Count a call for each of our handlers that the model carries, and return whether there are any."""
+    manager = getattr(instance, "callback_manager", None)
+    ours = [handler for handler in getattr(manager, "handlers", ()) if isinstance(handler, CountsCalls)]
+    if call is not None:
+        for handler in ours:
+            call.count_for(handler.counter)
+    return bool(ours)

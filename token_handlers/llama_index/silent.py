@@ -2,12 +2,12 @@
 
 from typing import Any, NamedTuple
 
-from token_handlers.interruptions import was_rejected
 from token_handlers.llama_index import calls
-from token_handlers.llama_index.handlers import count_for_handlers, is_counted
-from token_handlers.llama_index.models import facts_of
+from token_handlers.llama_index.model_names import facts_of
+from token_handlers.llama_index.models import count_for_handlers, is_counted
 from token_handlers.llama_index.spans import Span
-from token_handlers.recording import abandon, record
+from token_handlers.tracking.failures import was_rejected
+from token_handlers.tracking.recorder import record, record_estimate
 
 METHODS = frozenset(
     {
@@ -49,7 +49,7 @@ def record_silent(span: Span, result: Any, error: BaseException | None) -> None:
         return
     dump = getattr(result, "model_dump_json", None)
     call.response = _Answer(dump() if callable(dump) else "")
-    abandon(call)
+    record_estimate(call)
 
 
 def _prompt(span: Span) -> Any:

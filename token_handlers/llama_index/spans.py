@@ -3,8 +3,8 @@
 from contextvars import ContextVar, Token
 from typing import Any
 
-from token_handlers.calls import Call
 from token_handlers.llama_index.calls import ModelCall
+from token_handlers.tracking.call import Call
 
 _NONE: list[Call] = []
 _EMBEDDING_METHODS = ("get_", "aget_")

@@ -18,12 +18,12 @@ from multiprocessing.connection import Client, Connection, Listener
 from typing import Any, NamedTuple
 from weakref import ref
 
-from token_handlers.budget import Amounts
-from token_handlers.counter import TokenCounter
+from token_handlers.budget.budget import Amounts
+from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import shielded
 from token_handlers.guide import WHY
-from token_handlers.lanes import Lane, lane_here
-from token_handlers.process import process
+from token_handlers.tracking.context import Lane, lane_here
+from token_handlers.tracking.state import state
 from token_handlers.usage import UsageRecord
 
 logger = logging.getLogger("token_handlers")
@@ -124,7 +124,7 @@ def _take(message: bytes) -> None:
     if forked:  # such a worker has the sinks of its home, and has told them
         return
     listeners = [listener for counter in counters for listener in counter.listeners]
-    for sink in dict.fromkeys((*process.sinks, *target.lane.sinks, *listeners)):
+    for sink in dict.fromkeys((*state.sinks, *target.lane.sinks, *listeners)):
         if _is_new(sent.event_id, sink):
             shielded(sink)(kept)
 
@@ -132,7 +132,7 @@ def _take(message: bytes) -> None:
 def _book(kept: UsageRecord, target: _Target, *, forked: bool) -> None:
     """Book a worker's call in the budgets of its home; a forked worker has booked it in a fleet's store itself."""
     amounts = Amounts(kept.cost or Decimal(0), kept.usage.input_tokens + kept.usage.output_tokens, kept.requests)
-    for budget in dict.fromkeys((*process.budgets, *target.lane.budgets)):
+    for budget in dict.fromkeys((*state.budgets, *target.lane.budgets)):
         if _is_new(kept.event_id, budget) and not (forked and budget.is_shared):
             shielded(budget.settle)(None, amounts, kept.session, kept.user)
 

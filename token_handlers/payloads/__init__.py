@@ -1,14 +1,14 @@
 """Any provider's or framework's usage payload as a Usage: one small reader per shape, in an ordered tuple."""
 
 from token_handlers.payloads.fields import entries, view, views
-from token_handlers.payloads.finding import COMPOSITES, READERS, Walk, read_chunks, read_message, read_model_map
 from token_handlers.payloads.langchain import add_usage_metadata, plain_counts, read_usage_metadata
-from token_handlers.payloads.reading import Reading, reported_cost
+from token_handlers.payloads.reported import ReportedUsage, reported_cost
+from token_handlers.payloads.search import COMPOSITES, READERS, PayloadSearch, read_chunks, read_message, read_model_map
 from token_handlers.usage import Usage
 
 __all__ = [
     "READERS",
-    "Reading",
+    "ReportedUsage",
     "add_usage_metadata",
     "plain_counts",
     "read_message",
@@ -29,14 +29,14 @@ def usage_from_payload(payload: object, provider: str | None = None) -> Usage | 
     return None if reading is None else Usage(**reading.counts)
 
 
-def read_payload(payload: object, provider: str | None = None) -> Reading | None:
+def read_payload(payload: object, provider: str | None = None) -> ReportedUsage | None:
     """As usage_from_payload, with the cost, service tier and model that the payload states."""
     hint = provider.lower() if isinstance(provider, str) else None
     listed = entries(payload)
     if listed is not None:
         chunks = list(views(listed))
-        return read_chunks(chunks, hint) if chunks else Walk(hint, COMPOSITES).find({"generations": listed})
+        return read_chunks(chunks, hint) if chunks else PayloadSearch(hint, COMPOSITES).find({"generations": listed})
     fields = view(payload)
     if fields is None:
         return None
-    return Walk(hint, COMPOSITES).find(fields) or read_model_map(payload, hint)
+    return PayloadSearch(hint, COMPOSITES).find(fields) or read_model_map(payload, hint)

@@ -2,7 +2,7 @@
 
 from token_handlers.payloads.fields import Fields, items, part, text
 from token_handlers.payloads.openai import inclusive, tool_fees
-from token_handlers.payloads.reading import add, count, first, known, warn_once
+from token_handlers.payloads.reported import add, count, first, known, warn_once
 
 _OPENAI = frozenset({"openai", "azure", "azure-openai", "azure_openai"})
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from token_handlers.payloads.fields import Fields, items, part, text
 from token_handlers.payloads.openai import inclusive
-from token_handlers.payloads.reading import add, count, first, known
+from token_handlers.payloads.reported import add, count, first, known
 
 _READ = ("cacheReadInputTokens", "cacheReadInputTokenCount")
 _WRITE = ("cacheWriteInputTokens", "cacheWriteInputTokenCount")

@@ -1,7 +1,7 @@
 """Cohere, which bills other numbers than its models read and wrote."""
 
 from token_handlers.payloads.fields import Fields, part
-from token_handlers.payloads.reading import add, first, known
+from token_handlers.payloads.reported import add, first, known
 
 
 def read_cohere(usage: Fields, provider: str | None) -> dict[str, int] | None:

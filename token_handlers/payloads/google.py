@@ -3,7 +3,7 @@
 from typing import Any
 
 from token_handlers.payloads.fields import Fields, items, part
-from token_handlers.payloads.reading import add, count, first, known
+from token_handlers.payloads.reported import add, count, first, known
 
 _PROMPT = ("promptTokenCount", "prompt_token_count")
 _OUTPUT = ("candidatesTokenCount", "candidates_token_count", "responseTokenCount", "response_token_count")

@@ -1,7 +1,7 @@
 """Spellings of JavaScript: LangChain.js' ``tokenUsage``, the Vercel AI SDK's ``usage``, Cognigy's map of models."""
 
 from token_handlers.payloads.fields import Fields, part
-from token_handlers.payloads.reading import count, first, known
+from token_handlers.payloads.reported import count, first, known
 
 
 def read_token_usage(usage: Fields, provider: str | None) -> dict[str, int] | None:

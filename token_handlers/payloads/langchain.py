@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from token_handlers.payloads.fields import Fields, text, view
-from token_handlers.payloads.reading import Reading, count, reported_cost, served_tier, settle
+from token_handlers.payloads.reported import ReportedUsage, clamp_parts, count, reported_cost, served_tier
 
 _INPUT = {
     "cache_read": "cache_read_tokens",
@@ -40,7 +40,7 @@ def _slots(names: dict[str, str]) -> _Slots:
 _INPUT_SLOTS, _OUTPUT_SLOTS = _slots(_INPUT), _slots(_OUTPUT)
 
 
-def read_usage_metadata(usage: Fields) -> Reading | None:
+def read_usage_metadata(usage: Fields) -> ReportedUsage | None:
     """LangChain's UsageMetadata, whose input includes cache tokens for every provider.
 
     OpenAI's service tiers rename the details (``priority_cache_read``): the names are undone and the tier is returned.
@@ -56,13 +56,13 @@ def read_usage_metadata(usage: Fields) -> Reading | None:
         return None
     given, generated = usage.get("input_token_details"), usage.get("output_token_details")
     if given is None and generated is None:
-        return Reading(counts)
+        return ReportedUsage(counts)
     tier = None if given is None else _add_details(counts, given, _INPUT_SLOTS)
     if generated is not None:
         tier = _add_details(counts, generated, _OUTPUT_SLOTS) or tier
     _complete(counts, usage)
-    settle(counts, "LangChain usage_metadata")
-    return Reading(counts, None, tier)
+    clamp_parts(counts, "LangChain usage_metadata")
+    return ReportedUsage(counts, None, tier)
 
 
 def plain_counts(usage: Fields) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
@@ -168,7 +168,7 @@ def _plus(left: Any, right: Any) -> Any:
     return {key: (left or {}).get(key, 0) + right.get(key, 0) for key in {**(left or {}), **right}}
 
 
-def combine(reading: Reading | None, raw: Reading | None, metadata: Fields) -> Reading | None:
+def combine(reading: ReportedUsage | None, raw: ReportedUsage | None, metadata: Fields) -> ReportedUsage | None:
     """A message's ``usage_metadata`` completed from its ``response_metadata``.
 
     The latter has what LangChain does not carry over: Mistral's cached tokens, searches, the provider's cost. Where
@@ -186,11 +186,11 @@ def combine(reading: Reading | None, raw: Reading | None, metadata: Fields) -> R
     )
 
 
-def _joined(reading: Reading, raw: Reading) -> Reading:
+def _joined(reading: ReportedUsage, raw: ReportedUsage) -> ReportedUsage:
     counts = reading.counts
     if same_call(counts, raw.counts):
         counts = {**raw.counts, **counts}
-        settle(counts, "LangChain message")
+        clamp_parts(counts, "LangChain message")
     elif _size(raw.counts) > _size(counts):
         counts = raw.counts
     return raw._replace(counts=counts, service_tier=raw.service_tier or reading.service_tier)

@@ -1,7 +1,7 @@
 """Models one runs: Ollama's API, and IBM watsonx's text generation."""
 
 from token_handlers.payloads.fields import Fields, items
-from token_handlers.payloads.reading import add, count, first, known
+from token_handlers.payloads.reported import add, count, first, known
 
 
 def read_ollama(response: Fields, provider: str | None) -> dict[str, int] | None:

@@ -1,7 +1,7 @@
 """OpenAI's usage shapes, and those of the many providers that speak its API with fields of their own."""
 
 from token_handlers.payloads.fields import Fields, items, part, text
-from token_handlers.payloads.reading import add, count, first, known, warn_once
+from token_handlers.payloads.reported import add, count, first, known, warn_once
 
 
 def inclusive(

@@ -8,10 +8,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from token_handlers.counter import OTHER
+from token_handlers.counter.counter import OTHER
+from token_handlers.counter.totals import UNKNOWN_MODEL
 from token_handlers.errors import MissingDependency
-from token_handlers.price_names import COMPATIBLE, flat, provider_id
-from token_handlers.tallies import UNKNOWN_MODEL
+from token_handlers.pricing.providers import COMPATIBLE, flat, provider_id
 from token_handlers.usage import Operation, Usage, UsageRecord
 
 if TYPE_CHECKING:

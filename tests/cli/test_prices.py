@@ -1,0 +1,189 @@
+import csv
+import io
+import json
+from decimal import Decimal
+
+import pytest
+
+from tests.support.usage_ledgers import CALLS, fill
+from token_handlers.cli import main
+from token_handlers.pricing import price_call, reset_prices
+from token_handlers.sinks.sqlite import SQLiteLedger
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The path of a ledger with CALLS in it."""
+    return fill(tmp_path / "ledger.db")
+
+
+@pytest.fixture(autouse=True)
+def _own_prices():
+    """Prices that a test sets end with it."""
+    reset_prices()
+    yield
+    reset_prices()
+
+
+def test_price_of_a_call(capsys):
+    """With numbers of tokens it is what a call costs, cached tokens at their own price."""
+    assert 0 == main(["price", "gpt-4o", "--input", "1,000", "--output", "100", "--cached", "500", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    expected = price_call({"input_tokens": 1000, "output_tokens": 100, "cache_read_tokens": 500}, "gpt-4o")
+
+    assert {"model": "gpt-4o", "provider": None, "cost": "0.002875", "source": "genai-prices"} == told
+    assert expected.cost == Decimal(told["cost"])
+
+
+def test_prices_as_they_were(capsys):
+    """--at and --tier price a call as of a day and on a service tier; that a tier has no rates is said."""
+    assert 0 == main(["price", "gpt-4o", "--input", "1000", "--tier", "no-such-tier", "--at", "2026-01-31"])
+    output = capsys.readouterr()
+
+    assert ["gpt-4o", "0.0025", "genai-prices"] == output.out.splitlines()[2].split()
+    assert "no-such-tier" in output.err
+
+
+def test_price_of_a_model_as_json(capsys):
+    """--json has the prices as text."""
+    assert 0 == main(["price", "gpt-4o", "--json"])
+    prices = json.loads(capsys.readouterr().out)["usd_per_million_tokens"]
+
+    assert {"input": "2.5", "output": "10", "cached": "1.25"} == prices
+
+
+def test_price_of_a_model(capsys):
+    """Without numbers it is what a million tokens of each kind cost."""
+    assert 0 == main(["price", "claude-sonnet-4-5", "--provider", "anthropic"])
+    assert [
+        ["input", "3"], ["output", "15"], ["cached", "0.3"], ["cache-write", "3.75"],
+    ] == [line.split() for line in capsys.readouterr().out.splitlines()[2:]]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["nonsense", "--provider", "openai"], "no price is known for 'nonsense' of openai: "),
+        (["gpt-4o", "--input", "5", "--cached", "6"], "these numbers can't be: cache_read_tokens"),
+    ],
+)
+def test_no_price(arguments, error, capsys):
+    """What has no price is one line with the remedy, and nothing is logged besides."""
+    assert 1 == main(["price", *arguments])
+    output = capsys.readouterr().err
+
+    assert output.startswith(f"token-handlers: {error}")
+    assert 1 == len(output.splitlines())
+
+
+@pytest.mark.parametrize("arguments", [["--input", "-5"], ["--input", "many"], ["--at", "soon"]])
+def test_wrong_numbers(arguments, capsys):
+    """What is no number or day is wrong usage that says what would be one."""
+    with pytest.raises(SystemExit) as caught:
+        main(["price", "gpt-4o", *arguments])
+
+    assert 2 == caught.value.code
+    assert f"argument {arguments[0]}" in capsys.readouterr().err
+
+
+def test_reprice(path, capsys, tmp_path):
+    """Past calls get the given prices, what the provider reported stays; --dry-run says so and changes nothing."""
+    (tmp_path / "prices.json").write_text('{"my-llama": {"input_mtok": 1, "output_mtok": "2.5"}}', "utf-8")
+    arguments = ["reprice", "--ledger", str(path), "--prices", str(tmp_path / "prices.json"), "--json"]
+    expected = {"seen": 4, "changed": 1, "cost_before": "0.5031875", "cost_after": "0.5052125"}
+
+    assert 0 == main([*arguments, "--dry-run"])
+    assert {**expected, "dry_run": True} == json.loads(capsys.readouterr().out)
+    with SQLiteLedger(path) as ledger:
+        assert Decimal("0.5031875") == ledger.totals().cost
+
+    assert 0 == main(arguments)
+    assert {**expected, "dry_run": False} == json.loads(capsys.readouterr().out)
+    with SQLiteLedger(path) as ledger:
+        assert Decimal("0.5052125") == ledger.totals().cost
+        assert 0 == ledger.totals().unpriced_requests
+
+    assert 0 == main(arguments)
+    assert 0 == json.loads(capsys.readouterr().out)["changed"]
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_reprice_what_is_unpriced(options, path, capsys, tmp_path):
+    """--unpriced leaves the calls alone whose cost is known."""
+    text = '{"my-llama": {"input_mtok": 0, "output_mtok": 0}, "gpt-4o": {"input_mtok": 0, "output_mtok": 0}}'
+    (tmp_path / "prices.json").write_text(text, "utf-8")
+
+    assert 0 == main(
+        ["reprice", "--ledger", str(path), "--prices", str(tmp_path / "prices.json"), "--unpriced", *options]
+    )
+    assert "4 calls seen, 1 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"m": {"input_mtok": "x"}}', '{"m": {"nonsense": 1}}', '{"m": 1}'])
+def test_a_file_that_has_no_prices(text, path, capsys, tmp_path):
+    """A table of prices that can't be read is one line with an example, and nothing changes."""
+    (tmp_path / "prices.json").write_text(text, "utf-8")
+
+    assert 1 == main(["reprice", "--ledger", str(path), "--prices", str(tmp_path / "prices.json")])
+    assert f"{tmp_path / 'prices.json'} has no prices: " in capsys.readouterr().err
+
+
+def test_prices_that_are_not_there(path, capsys, tmp_path):
+    """A table of prices that is not there is one line."""
+    assert 1 == main(["reprice", "--ledger", str(path), "--prices", str(tmp_path / "no.json")])
+    assert "can't read" in capsys.readouterr().err
+
+
+def test_csv(path, capsys):
+    """Each call is a row in the order of time; money is exact, and what was not reported is empty."""
+    assert 0 == main(["export", "--csv", "--ledger", str(path)])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+    assert ["a", "b", "c", "d"] == [row["event_id"] for row in rows]
+    assert ("0.0031875", "250", '{"team": "red"}', "<script>alert(1)</script>") == (
+        rows[0]["cost"], rows[0]["cache_read_tokens"], rows[0]["tags"], rows[0]["session"]
+    )  # fmt: skip
+    assert ("", "") == (rows[1]["cost"], rows[1]["cache_read_tokens"])
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'=1", "''@x"]
+HARMLESS = ["a=1", "'quoted'", "", "'", "1-1", " =1", '"=1"', "{=1}"]
+
+
+@pytest.mark.parametrize("label", FORMULAS + HARMLESS)
+def test_csv_in_a_spreadsheet(label, tmp_path, capsys):
+    """What a spreadsheet would run has an apostrophe before it, in every column; without it, it is as it was."""
+    path = fill(
+        tmp_path / "ledger.db",
+        CALLS[0].model_copy(
+            update={
+                "event_id": label or "e", "session": label, "user": label, "model": label, "provider": label,
+                "node": label, "method": label, "cost_source": label, "tags": {label or "t": label},
+            }
+        ),
+    )  # fmt: skip
+    main(["export", "--csv", "--ledger", str(path)])
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out, newline=""))
+    main(["export", "--json", "--ledger", str(path)])
+    exact = json.loads(capsys.readouterr().out)
+
+    for name in ("session", "user", "model", "provider", "node", "method", "cost_source"):
+        assert (f"'{label}" if label in FORMULAS else label, label) == (row[name], exact[name])
+    assert not any(cell and cell[0] in "=+-@\t\r\n\uff1d" for cell in row.values())
+    assert {label or "t": label} == json.loads(row["tags"]) == exact["tags"]
+
+
+def test_the_help_of_export(capsys):
+    """--help says what the apostrophe is for."""
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+
+    assert "has an apostrophe before it" in " ".join(capsys.readouterr().out.split())
+
+
+def test_json_lines(path, capsys):
+    """Each call is a line of JSON, with what was reported alone."""
+    assert 0 == main(["export", "--json", "--ledger", str(path), "--until", "2026-10-01"])
+    (line,) = capsys.readouterr().out.splitlines()
+
+    assert CALLS[0].usage.model_dump(exclude_unset=True, exclude={"total_tokens"}) == json.loads(line)["usage"]

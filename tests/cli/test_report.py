@@ -1,0 +1,251 @@
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from tests.support.command_line import COMMAND
+from tests.support.usage_ledgers import CALLS, FIRST_DAY, fill
+from token_handlers.cli import main
+from token_handlers.sinks.sqlite import SQLiteLedger
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The path of a ledger with CALLS in it."""
+    return fill(tmp_path / "ledger.db")
+
+
+def test_report(path, capsys):
+    """A table by model in 80 columns, the dearest first, and what is not exact below it."""
+    assert 0 == main(["report", "--ledger", str(path)])
+    assert [
+        "Model                   Requests  Prompt  Completion  Embedding  Cost (USD)",
+        "----------------------  --------  ------  ----------  ---------  ----------",
+        "text-embedding-3-small         1       0           0        500  0.50000",
+        "gpt-4o                         1   1,000         100          0  0.00319",
+        "my-llama                       1   2,000          10          0  unknown",
+        "Total                          3   3,000         110        500  0.50319",
+        "",
+        "250 (8%) of the prompt tokens were read from the provider's cache.",
+        "40 (36%) of the completion tokens were reasoning.",
+        "1 request reported no usage: their tokens are estimates.",
+        "1 request of unknown cost: not in the sum (see token-handlers reprice).",
+        "1 request rejected: not billed.",
+    ] == capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("day", ["2026-10-01", "2026-10-02", "2026-10-03"]),
+        ("session", ["<script>alert(1)</script>", "s1"]),
+        ("user", ["ann"]),
+        ("tag", ["team=red"]),
+        ("model", ["text-embedding-3-small", "gpt-4o", "my-llama"]),
+    ],
+)
+def test_report_by(label, expected, path, capsys):
+    """--by sums by a label; --json has exact money as text."""
+    assert 0 == main(["report", "--ledger", str(path), "--by", label, "--json"])
+    report = json.loads(capsys.readouterr().out)
+
+    assert expected == list(report["groups"])
+    assert "0.5031875" == report["total"]["cost"]
+
+
+def test_report_of_a_time(path, capsys):
+    """--since and --until are days in UTC, both included, or times."""
+    main(["report", "--ledger", str(path), "--json", "--since", "2026-10-02", "--until", "2026-10-02"])
+    days = json.loads(capsys.readouterr().out)
+    main(["report", "--ledger", str(path), "--json", "--until", "2026-10-01T12:00:00.001Z"])
+    times = json.loads(capsys.readouterr().out)
+
+    assert (["my-llama"], ["gpt-4o"]) == (list(days["groups"]), list(times["groups"]))
+
+
+def test_sessions(path, capsys):
+    """Sessions are listed with what they cost, and the calls without one are counted."""
+    assert 0 == main(["sessions", "--ledger", str(path)])
+    lines = capsys.readouterr().out.splitlines()
+
+    assert ["s1", "Total"] == [line.split()[0] for line in lines[3:5]]
+    assert lines[2].startswith("<script>alert(1)</script>")
+    assert "1 request without a session." == lines[-1]
+
+
+@pytest.fixture
+def many(tmp_path):
+    """The path of a ledger with 203 sessions, each dearer than the one before, and one day for each."""
+    sessions = (
+        CALLS[0].model_copy(
+            update={
+                "event_id": f"{number}",
+                "session": f"s{number:03}",
+                "cost": Decimal(number + 1),
+                "started_at": FIRST_DAY + timedelta(days=number),
+            }
+        )
+        for number in range(203)
+    )
+    return fill(tmp_path / "ledger.db", *sessions)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "listed", "note"),
+    [
+        ([], 100, "(other) adds up 103 more: --top N lists more of them, --top all all."),
+        (["--top", "3"], 3, "(other) adds up 200 more: --top N lists more of them, --top all all."),
+        (["--top", "203"], 203, None),
+        (["--top", "all"], 203, None),
+    ],
+)
+def test_the_dearest_sessions(arguments, listed, note, many, capsys):
+    """A table lists the dearest, and then what the others add up to; the total is that of all."""
+    assert 0 == main(["sessions", "--ledger", str(many), *arguments])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines[2 : lines.index("")]]
+    names = [f"s{202 - number:03}" for number in range(listed)]
+
+    assert [*names, *(["(other)"] if note else []), "Total"] == [row[0] for row in rows]
+    assert sum(range(1, 204)) == sum(Decimal(row[-1].replace(",", "")) for row in rows[:-1])
+    assert "20,706.0000" == rows[-1][-1]
+    assert max(map(len, lines)) <= 80
+    assert (note in lines) if note else not any("adds up" in line for line in lines)
+
+
+def test_the_dearest_as_json(many, capsys):
+    """JSON has all, unless --top says how many; then it has how many others there are."""
+    main(["report", "--ledger", str(many), "--by", "session", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    main(["sessions", "--ledger", str(many), "--top", "2", "--json"])
+    top = json.loads(capsys.readouterr().out)
+
+    assert (203, 0) == (len(told["groups"]), told["others"])
+    assert (["s202", "s201", "(other)"], 201) == (list(top["groups"]), top["others"])
+    assert ("20301", "20706") == (top["groups"]["(other)"]["cost"], top["total"]["cost"])
+
+
+def test_the_dearest_days(many, capsys):
+    """All days are listed, in their order; with --top the dearest of them."""
+    main(["report", "--ledger", str(many), "--by", "day"])
+    every = capsys.readouterr().out.splitlines()
+    main(["report", "--ledger", str(many), "--by", "day", "--top", "2"])
+    dearest = capsys.readouterr().out.splitlines()
+
+    assert 203 == sum(line.startswith("20") for line in every)
+    assert ["2027-04-20", "2027-04-21", "(other)", "Total"] == [line.split()[0] for line in dearest[2:6]]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many", "1.5"])
+def test_a_number_of_rows_that_is_none(number, path, capsys):
+    """What is no number of rows is wrong usage that says what would be one."""
+    with pytest.raises(SystemExit) as caught:
+        main(["sessions", "--ledger", str(path), f"--top={number}"])
+
+    assert 2 == caught.value.code
+    assert f"argument --top: a number such as 10, or all, is not {number!r}" in capsys.readouterr().err
+
+
+def test_a_page_of_many_sessions(many, tmp_path):
+    """A page lists as many sessions as a table, and what the others add up to."""
+    page = tmp_path / "page.html"
+    main(["report", "--ledger", str(many), "--html", str(page)])
+    assert ">103 more<" in page.read_text("utf-8")
+
+    main(["report", "--ledger", str(many), "--html", str(page), "--top", "all"])
+    assert "more<" not in page.read_text("utf-8")
+    assert ">s000<" in page.read_text("utf-8")
+
+
+def test_rich_on_a_terminal(path, capsys, monkeypatch):
+    """On a terminal rich draws the table, where it is installed; names stay as they are."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    main(["report", "--ledger", str(path), "--by", "session"])
+    output = capsys.readouterr().out
+
+    assert "<script>alert(1)</script>" in output
+    assert "---" not in output
+
+
+def test_without_a_ledger(tmp_path, capsys, monkeypatch):
+    """A ledger that is not named is wrong usage; one that is not there is an error, and is not made."""
+    missing = tmp_path / "missing.db"
+    monkeypatch.delenv("AGENTSIGHT_TOKEN_LEDGER", raising=False)
+    statuses = main(["report"]), main(["sessions", "--ledger", str(missing)])
+    errors = capsys.readouterr().err.splitlines()
+
+    assert (2, 1, 2) == (*statuses, len(errors))
+    assert errors[0].endswith("name one with --ledger PATH or AGENTSIGHT_TOKEN_LEDGER")
+    assert f"there is no ledger at {missing}" in errors[1]
+    assert not missing.exists()
+
+
+def test_the_ledger_of_the_environment(path, capsys, monkeypatch):
+    """AGENTSIGHT_TOKEN_LEDGER names the ledger where --ledger does not."""
+    monkeypatch.setenv("AGENTSIGHT_TOKEN_LEDGER", str(path))
+
+    assert 0 == main(["report"])
+    assert "my-llama" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "2026-10-01T12:00"])
+def test_a_time_that_is_none(moment, path, capsys):
+    """What is no time, or no plain one, is wrong usage that says what would be one."""
+    with pytest.raises(SystemExit) as caught:
+        main(["report", "--ledger", str(path), "--since", moment])
+
+    assert 2 == caught.value.code
+    assert "argument --since" in capsys.readouterr().err
+
+
+def test_another_file(tmp_path, capsys):
+    """A file that is no ledger is one line, and is left as it is."""
+    other = tmp_path / "other.txt"
+    other.write_text("hello" * 1000, "utf-8")
+
+    assert 1 == main(["report", "--ledger", str(other)])
+    assert 1 == len(capsys.readouterr().err.splitlines())
+    assert 1 == main(["report", "--ledger", str(other / "ledger.db")])
+    assert "can't be used: Not a directory" in capsys.readouterr().err
+    assert "hello" * 1000 == other.read_text("utf-8")
+
+
+@pytest.mark.parametrize(("days", "step"), [(1, "hour"), (40, "day"), (200, "month")])
+def test_a_page(days, step, tmp_path):
+    """--html writes a page with bars for hours, days or months, as the calls are spread."""
+    late = CALLS[0].model_copy(update={"event_id": "late", "started_at": FIRST_DAY + timedelta(days=days)})
+    path = fill(tmp_path / "ledger.db", CALLS[0], late)
+
+    assert 0 == main(["report", "--ledger", str(path), "--html", str(tmp_path / "page.html")])
+    assert f"<h2>Cost by {step}</h2>" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_page_that_can_not_be_written(path, tmp_path, capsys):
+    """A page that can't be written is one line with the remedy."""
+    assert 1 == main(["report", "--ledger", str(path), "--html", str(tmp_path)])
+    assert f"token-handlers: can't write {tmp_path}: Is a directory: choose another file\n" == capsys.readouterr().err
+
+
+def test_an_empty_ledger(tmp_path, capsys):
+    """A ledger without calls is a report of zeros, also as a page."""
+    path = tmp_path / "ledger.db"
+    SQLiteLedger(path).close()
+
+    assert 0 == main(["report", "--ledger", str(path), "--html", str(tmp_path / "page.html")])
+    assert "Total" in capsys.readouterr().out
+
+
+def test_a_pipe_that_closes(path):
+    """`| head` ends the output without a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        result = subprocess.run(
+            [*COMMAND, "report", "--ledger", path], stdout=closed, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+
+    assert (1, b"") == (result.returncode, result.stderr)

@@ -1,0 +1,261 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from textwrap import dedent
+
+import pytest
+
+from tests.support.bills import billed
+from tests.support.command_line import CALL, run_command, start_command
+from token_handlers.sinks.sqlite import SQLiteLedger
+
+SELF = """
+import pickle, sys, threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+class Thing: pass
+
+def double(number): return 2 * number
+
+def late():
+    threading.main_thread().join(0.01)
+    print(pickle.loads(pickle.dumps(Thing())).__class__.__module__)
+
+if __name__ == "__main__":
+    main = sys.modules["__main__"]
+    print(main.__dict__ is globals(), __name__, __file__, __spec__ and __spec__.name, __package__, __loader__.name)
+    print(sys.argv, sys.path[0], sorted(name for name in vars() if name.startswith("__")))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        print(list(pool.map(double, [1, 2])))
+    threading.Thread(target=late).start()
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Return what writes a program and gives its path."""
+
+    def write(text, name="program.py"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(dedent(text), "utf-8")
+        return path
+
+    return write
+
+
+def told(result):
+    """Return the totals that a program's end printed as JSON."""
+    return json.loads(result.stderr[result.stderr.index("{") :])["total"]
+
+
+def sums(total):
+    """Return totals as bills are compared."""
+    return {"requests": total["successful_requests"], "prompt": total["prompt_tokens"]} | {
+        "completion": total["completion_tokens"],
+        "rejected": total["failed_requests"],
+    }
+
+
+def test_langchain(script, ledger, tmp_path):
+    """A LangChain program keeps its output and its status, and its end prints a table; the ledger has its calls."""
+    path = script(CALL + "print(ask().content[:4], sys.argv[2:])\nask()\nraise SystemExit(7)")
+    result = run_command("run", "--ledger", tmp_path / "ledger.db", path, ledger.url(), "--json", "-m", "--", "x")
+
+    assert (7, "this ['--json', '-m', '--', 'x']\n") == (result.returncode, result.stdout)
+    assert ["Model", "-----", "gpt-4", "Total"] == [line[:5] for line in result.stderr.strip().splitlines()]
+    assert max(map(len, result.stderr.splitlines())) <= 80
+    with SQLiteLedger(tmp_path / "ledger.db") as kept:
+        total = kept.totals()
+    assert billed(ledger)["prompt"] == total.prompt_tokens
+    assert billed(ledger)["requests"] == total.successful_requests == 2
+
+
+LLAMA_INDEX = """
+import sys
+from llama_index.llms.openai import OpenAI
+llm = OpenAI(model="gpt-4o-mini", api_base=sys.argv[1], api_key="none")
+llm.complete("hello")
+list(llm.stream_complete("hello"))
+"""
+
+
+def test_llama_index_by_module(script, ledger, tmp_path):
+    """A LlamaIndex program that is a package runs by its name, and its totals are the bill's."""
+    script("", "package/__init__.py")
+    script(LLAMA_INDEX, "package/__main__.py")
+    result = run_command("run", "--json", "-m", "package", ledger.url(usage="always"), cwd=tmp_path)
+    expected = {key: number for key, number in billed(ledger).items() if key not in ("cached", "reasoning")}
+
+    assert (0, "") == (result.returncode, result.stdout)
+    assert expected == sums(told(result))
+
+
+def test_a_ledger_of_the_environment(script, ledger, tmp_path):
+    """AGENTSIGHT_TOKEN_LEDGER is written to without --ledger, also for calls of threads that outlive the program."""
+    path = script(CALL + "import threading\nthreading.Thread(target=ask).start()")
+    result = run_command("run", path, ledger.url(), AGENTSIGHT_TOKEN_LEDGER=str(tmp_path / "ledger.db"))
+
+    assert 0 == result.returncode
+    assert "Total" in result.stderr
+    with SQLiteLedger(tmp_path / "ledger.db") as kept:
+        assert 1 == kept.totals().successful_requests
+
+
+@pytest.mark.parametrize("arguments", [["program.py"], ["-m", "program"], ["folder"]])
+def test_the_program_sees_what_it_always_sees(arguments, script, tmp_path):
+    """__main__, sys.argv, sys.path, threads, pickle and spawned processes are as Python itself has them."""
+    script(SELF)
+    script(SELF.partition("    with Process")[0], "folder/__main__.py")
+    plain = subprocess.run(
+        [sys.executable, *arguments, "a", "-b"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    result = run_command("run", *arguments, "a", "-b", cwd=tmp_path)
+
+    assert plain.stdout == result.stdout
+    assert 0 == result.returncode
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "said"),
+    [
+        ("raise SystemExit", 0, ""),
+        ("raise SystemExit('bye')", 1, "bye\n"),
+        ("import sys; sys.exit(300)", 300 % 256, ""),
+        ("import sys\nsys.excepthook = lambda *error: print('hooked', file=sys.stderr)\n1 / 0", 1, "hooked\n"),
+        ("import token_handlers\nraise token_handlers.BudgetExceeded('too much')", 1, "BudgetExceeded: too much\n"),
+        ("def (", 1, "SyntaxError: "),
+    ],
+)
+def test_how_a_program_ends(program, status, said, script):
+    """Its status is its own, also where it raises; what it says comes before what we say."""
+    result = run_command("run", script(program))
+
+    assert status == result.returncode
+    assert said in result.stderr
+    assert "token-handlers: no call of LangChain or LlamaIndex was seen" in result.stderr.splitlines()[-1]
+
+
+def test_an_exception_after_a_call(script, ledger):
+    """The traceback is the program's alone, and the table comes."""
+    path = script(CALL + "ask()\nraise LookupError('gone')")
+    result = run_command("run", path, ledger.url())
+
+    assert 1 == result.returncode
+    assert f'Traceback (most recent call last):\n  File "{path}", line 8, in <module>\n' in result.stderr
+    assert "token_handlers" not in result.stderr
+    assert result.stderr.index("LookupError: gone") < result.stderr.index("Total")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals(number, script, ledger, tmp_path):
+    """A program that a signal ends has the status of that signal; the table comes and the ledger is written."""
+    path = script(CALL + "ask()\nprint('ready', flush=True)\nimport threading\nthreading.Event().wait(60)")
+    process = start_command("run", "--ledger", tmp_path / "ledger.db", path, ledger.url())
+    with process:
+        assert "ready\n" == process.stdout.readline()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+
+    assert -number == process.returncode
+    assert "Total" in errors
+    with SQLiteLedger(tmp_path / "ledger.db") as kept:
+        assert 1 == kept.totals().successful_requests
+
+
+def test_a_program_with_its_own_handler(script):
+    """A program's own handler of SIGTERM is the one that counts."""
+    text = "import os, signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\nos.kill(os.getpid(), 15)"
+    result = run_command("run", script(text))
+
+    assert 5 == result.returncode
+    assert "no call" in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_says_nothing(script):
+    """Only the program's own process prints what it used."""
+    result = run_command("run", script("import os, sys\nif os.fork():\n    os.wait()\nelse:\n    sys.exit()"))
+
+    assert 1 == result.stderr.count("token-handlers:")
+
+
+def test_nothing_to_run(tmp_path):
+    """A program that is not there is one line, with the status that Python has for it; nothing else happens."""
+    missing, none = run_command("run", "--ledger", tmp_path / "ledger.db", tmp_path / "no.py"), run_command("run")
+    module = run_command("run", "-m", "no_such_module")
+
+    assert (2, 2, 1) == (missing.returncode, none.returncode, module.returncode)
+    assert f"token-handlers: can't open {tmp_path / 'no.py'}: No such file" in missing.stderr
+    assert "token-handlers: run needs a program" in none.stderr
+    assert "No module named no_such_module" in module.stderr
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_ledger_that_can_not_be(script, tmp_path):
+    """Without its ledger the program is not started."""
+    result = run_command("run", "--ledger", tmp_path, script("print('started')"))
+
+    assert (1, "", 1) == (result.returncode, result.stdout, len(result.stderr.splitlines()))
+    assert f"token-handlers: the ledger {tmp_path} can't be used: it is no file" in result.stderr
+
+
+def test_a_budget(script, ledger, tmp_path):
+    """The call that would pass it is not sent; a program that dies of that has status 1, and the table comes."""
+    path = script(CALL + "for _ in range(5):\n    ask()\n    print('answered')")
+    result = run_command("run", "--ledger", tmp_path / "ledger.db", "--budget", "0.00001", path, ledger.url())
+
+    assert (1, "answered\nanswered\n", 2) == (result.returncode, result.stdout, ledger.total().requests)
+    refusal = (
+        "token_handlers.errors.BudgetExceeded: gpt-4o-mini was not called: budget 'run' has max_cost=0.00001 USD: "
+    )
+    assert result.stderr.index(refusal) < result.stderr.index("Total")
+    assert "0.0000165" in result.stderr.splitlines()[-1]
+    with SQLiteLedger(tmp_path / "ledger.db") as kept:
+        assert billed(ledger)["prompt"] == kept.totals().prompt_tokens
+
+
+def test_a_budget_that_the_program_minds(script, ledger):
+    """A program that catches the error goes on, without any call; threads are under the budget as well."""
+    path = script(
+        CALL
+        + """
+import threading
+from token_handlers import BudgetExceeded
+def work():
+    try:
+        ask()
+    except BudgetExceeded as error:
+        print(error.scope, error.limit)
+ask()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+    )
+    result = run_command("run", "--json", "--budget", "0.000009", path, ledger.url())
+
+    assert (0, "budget 'run' max_cost\n", 1) == (result.returncode, result.stdout, ledger.total().requests)
+    assert 1 == told(result)["successful_requests"]
+
+
+def test_a_budget_for_llama_index(script, ledger):
+    """It holds for LlamaIndex's calls, too."""
+    result = run_command("run", "--budget", "0.000009", script(LLAMA_INDEX), ledger.url(usage="always"))
+
+    assert (1, 1) == (result.returncode, ledger.total().requests)
+    assert "BudgetExceeded: gpt-4o-mini was not called" in result.stderr
+    assert "Total" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("budget", ["0", "-1", "nan", "inf", "much", ""])
+def test_a_budget_that_is_none(script, budget):
+    """What is no budget is an error of one line that names it, and the program is not started."""
+    result = run_command("run", "--budget", budget, script("print('started')"))
+
+    assert (2, "") == (result.returncode, result.stdout)
+    error = f"token-handlers run: error: argument --budget: USD, more than 0, not {budget!r}"
+    assert error == result.stderr.splitlines()[-1]

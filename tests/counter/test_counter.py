@@ -1,0 +1,235 @@
+import decimal
+import threading
+from decimal import Decimal
+
+import pytest
+
+from token_handlers import TokenCounter, Usage, UsageRecord, UsageTotals
+from token_handlers.counter.counter import MAX_VALUES, OTHER
+
+
+def record(sent=17, received=12, cost="0.0000015", **fields):
+    """Return a record of one call to gpt-4o-mini."""
+    usage = Usage(input_tokens=sent, output_tokens=received)
+    return UsageRecord(**{"usage": usage, "model": "gpt-4o-mini", "cost": cost and Decimal(cost), **fields})
+
+
+def test_a_new_counter_is_zero():
+    """Before the first call everything is zero, and so is the cost."""
+    assert UsageTotals() == TokenCounter().snapshot()
+    assert Decimal(0) == TokenCounter().cost
+
+
+def test_totals_add_up():
+    """Each number is the sum over the records, under the names of the peers."""
+    counter = TokenCounter()
+    usage = Usage(input_tokens=100, output_tokens=50, cache_read_tokens=60, cache_write_tokens=10, reasoning_tokens=30)
+    counter.add(record(usage=usage))
+    counter.add(record())
+
+    assert (
+        UsageTotals(
+            prompt_tokens=117,
+            completion_tokens=62,
+            prompt_tokens_cached=60,
+            cache_write_tokens=10,
+            reasoning_tokens=30,
+            successful_requests=2,
+            cost=Decimal("0.000003"),
+        )
+        == counter.snapshot()
+    )
+    assert 179 == counter.total_tokens
+    assert 0.000003 == counter.total_cost
+
+
+def test_every_property_is_in_the_snapshot():
+    """A TokenCounter has each of UsageTotals' numbers under the same name."""
+    counter = TokenCounter()
+    counter.add(record(source="estimated"))
+    counter.add(record(cost=None))
+    counter.add(record(outcome="failed"))
+    counter.add(record(outcome="cached", cost=None, saved_cost=Decimal("0.5")))
+    totals = counter.snapshot()
+
+    names = [*UsageTotals.model_fields, *UsageTotals.model_computed_fields]
+    assert {name: getattr(totals, name) for name in names} == {name: getattr(counter, name) for name in names}
+    assert (2, 1, 1, 1, 1) == (
+        counter.successful_requests,
+        counter.failed_requests,
+        counter.cached_responses,
+        counter.estimated_requests,
+        counter.unpriced_requests,
+    )
+    assert Decimal("0.5") == counter.saved_cost
+
+
+def test_embeddings_are_counted_apart():
+    """Embedding tokens are no prompt tokens, but their requests and their cost count."""
+    counter = TokenCounter()
+    counter.add(record(sent=9, received=0, operation="embeddings"))
+
+    assert (0, 9, 1) == (counter.total_tokens, counter.embedding_tokens, counter.successful_requests)
+    assert Decimal("0.0000015") == counter.cost
+
+
+def test_failed_and_cached_calls_are_not_billed():
+    """What the provider rejected, or LangChain's cache answered, adds neither tokens nor cost."""
+    counter = TokenCounter()
+    counter.add(record(outcome="failed"))
+    counter.add(record(outcome="cached", cost=None))
+
+    assert (0, Decimal(0), 0) == (counter.total_tokens, counter.cost, counter.successful_requests)
+
+
+def test_unknown_cost_is_none():
+    """The cost is None while nothing could be priced; what could be priced counts, the rest is said."""
+    counter = TokenCounter()
+    counter.add(record(cost=None))
+    assert (None, 0.0, 1) == (counter.cost, counter.total_cost, counter.unpriced_requests)
+
+    counter.add(record())
+    assert (Decimal("0.0000015"), 1) == (counter.cost, counter.unpriced_requests)
+
+
+def test_money_ignores_the_callers_decimal_context():
+    """A caller who works with three digits does not round our sums."""
+    counter = TokenCounter()
+    with decimal.localcontext(prec=3):
+        for _ in range(3):
+            counter.add(record(cost="0.123456789"))
+
+        assert Decimal("0.370370367") == counter.cost
+
+
+def test_labels():
+    """by_model, by_session and by() sum each call under its labels; a call without one is not in it."""
+    counter = TokenCounter()
+    counter.add(record(session="s1", user="u", node="agent", tags={"team": "search", "beta": "true"}))
+    counter.add(record(model=None, session="s2"))
+    counter.add(record())
+
+    def prompt(totals):
+        return {value: total.prompt_tokens for value, total in totals.items()}
+
+    assert {"gpt-4o-mini": 34, "(unknown)": 17} == prompt(counter.by_model)
+    assert {"s1": 17, "s2": 17} == prompt(counter.by_session)
+    assert {"u": 17} == prompt(counter.by("user"))
+    assert {"agent": 17} == prompt(counter.by("langgraph_node"))
+    assert {"search": 17} == prompt(counter.by("team"))
+    assert {"team=search": 17, "beta": 17} == prompt(counter.by("tag"))
+    assert {} == counter.by("nothing")
+
+
+def test_labels_are_bounded():
+    """Past MAX_VALUES sessions the rest is summed in one, and the totals stay right."""
+    counter = TokenCounter()
+    for number in range(MAX_VALUES + 5):
+        counter.add(record(session=f"s{number}"))
+    counter.add(record(session="s0"))
+
+    assert MAX_VALUES + 1 == len(counter.by_session)
+    assert 5 * 17 == counter.by_session[OTHER].prompt_tokens
+    assert 2 * 17 == counter.by_session["s0"].prompt_tokens
+    assert (MAX_VALUES + 6) * 17 == counter.prompt_tokens
+
+
+def test_exact_under_threads():
+    """64 threads that add 10,000 records each lose none of them, in all and by label."""
+    counter = TokenCounter()
+    one = record(session="s")
+
+    def work():
+        for _ in range(10_000):
+            counter.add(one)
+
+    threads = [threading.Thread(target=work) for _ in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert (640_000 * 17, 640_000 * 12) == (counter.prompt_tokens, counter.completion_tokens)
+    assert 640_000 == counter.successful_requests == counter.by_session["s"].successful_requests
+    assert 640_000 * Decimal("0.0000015") == counter.cost
+
+
+def test_reset_and_snapshot_are_atomic():
+    """With threads adding all the while, what the resets return and what is left is every record, each whole."""
+    counter = TokenCounter()
+    done = threading.Event()
+    taken = []
+
+    def add():
+        for _ in range(5_000):
+            counter.add(record())
+
+    def reset():
+        while not done.is_set():
+            taken.append(counter.reset())
+
+    adders = [threading.Thread(target=add) for _ in range(4)]
+    resetter = threading.Thread(target=reset)
+    for thread in (*adders, resetter):
+        thread.start()
+    for thread in adders:
+        thread.join()
+    done.set()
+    resetter.join()
+    taken.append(counter.reset())
+
+    assert 20_000 == sum(totals.successful_requests for totals in taken)
+    assert all(17 * totals.successful_requests == totals.prompt_tokens for totals in taken)
+    assert all(12 * totals.successful_requests == totals.completion_tokens for totals in taken)
+    assert all(totals.successful_requests * Decimal("0.0000015") == totals.cost for totals in taken)
+    assert (UsageTotals(), {}) == (counter.snapshot(), counter.by_model)
+
+
+def test_printed_lines():
+    """str() has the lines of get_openai_callback, then what is estimated, unpriced or not billed."""
+    counter = TokenCounter()
+    counter.add(record())
+    peer = (
+        "Tokens Used: 29\n\tPrompt Tokens: 17\n\t\tPrompt Tokens Cached: 0\n\tCompletion Tokens: 12\n"
+        "\t\tReasoning Tokens: 0\nSuccessful Requests: 1\nTotal Cost (USD): $1.5e-06"
+    )
+    assert peer == str(counter)
+
+    counter.add(record(cost=None, source="estimated"))
+    assert [
+        "Estimated Requests: 1 (no usage was reported: their tokens are estimates)",
+        "Unpriced Requests: 1 (not in the total cost: see token_handlers.set_price)",
+    ] == str(counter).splitlines()[7:]
+
+
+def test_html_is_escaped():
+    """Jupyter's table shows names as text."""
+    counter = TokenCounter()
+    counter.add(record(model="<script>alert(1)</script>"))
+
+    assert "<script>" not in counter._repr_html_()
+    assert "&lt;script&gt;" in counter._repr_html_()
+
+
+def test_token_usage_under_agentsights_names():
+    """get_token_usage() has AgentSight's four names, zeros before use."""
+    counter = TokenCounter()
+    assert {0} == set(counter.get_token_usage().values())
+
+    counter.add(record())
+    assert {
+        "prompt_llm_token_count": 17,
+        "completion_llm_token_count": 12,
+        "total_llm_token_count": 29,
+        "total_embedding_token_count": 0,
+    } == counter.get_token_usage()
+
+
+@pytest.mark.parametrize("junk", [None, {}, 3, "record"])
+def test_what_is_no_record_is_refused(junk):
+    """add() takes UsageRecords, and changes nothing otherwise."""
+    counter = TokenCounter()
+    with pytest.raises(TypeError, match="UsageRecord"):
+        counter.add(junk)
+
+    assert UsageTotals() == counter.snapshot()

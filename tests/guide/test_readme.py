@@ -1,0 +1,93 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.redis_servers import Valkey
+from token_handlers import guide
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+# What the README takes for granted, as its readers have it.
+GIVEN = """
+import warnings
+warnings.simplefilter("ignore")  # LlamaIndex's bridge imports langchain-community, which announces its sunset
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+model = ChatOpenAI(model="gpt-4o-mini")
+embeddings = OpenAIEmbeddings(model="text-embedding-3-small")
+"""
+
+
+def test_the_quick_start_is_two_lines():
+    """The first two sh blocks are one command each: the demo, and the tests."""
+    commands = [text.strip() for kind, text in BLOCKS if kind == "sh"][:2]
+
+    assert [1, 1] == [len(command.splitlines()) for command in commands]
+    assert "token-handlers demo" in commands[0]
+    assert "pytest" in commands[1]
+
+
+@pytest.fixture
+def environ(ledger):
+    """The environment of someone whose OpenAI is the test's channel."""
+    url = ledger.url()
+    return {"PYTHONPATH": str(ROOT), "OPENAI_API_KEY": "none", "OPENAI_BASE_URL": url, "OPENAI_API_BASE": url}
+
+
+def run(script, environ, folder):
+    """Run a script as its readers do, and return how it ended."""
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env=environ,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_python_blocks_run(ledger, environ, tmp_path):
+    """Every Python block runs, one after the other, and what it prints is neither nothing nor zero."""
+    script = "\n".join([GIVEN, *(text for kind, text in BLOCKS if kind == "python")])
+    done = run(script, environ, tmp_path)
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert ledger.total().requests > 5
+    assert re.match(r"\d+ \d", done.stdout)
+    assert "Total Cost (USD): $0.0\n" not in done.stdout
+
+
+def test_the_fleet_block_runs(environ, tmp_path):
+    """What the README says of a fleet counts a call on a real server."""
+    (block,) = (text for kind, text in BLOCKS if kind == "py")
+    told = (
+        'model.invoke("Hello"), fleet.flush(10)\nprint(fleet.totals().successful_requests, fleet.spent("shop").spent)'
+    )
+    with Valkey() as valkey:
+        script = "\n".join([GIVEN, block.replace("redis://localhost:6379", valkey.url), told])
+        done = run(script, environ, tmp_path)
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert re.match(r"1 Amounts\(cost=Decimal\('0\.0", done.stdout)
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "token_handlers" / "guide").glob("*.md"))])
+def test_links_lead_somewhere(path):
+    """A link is to a file that is there, or to a heading of the page itself."""
+    text = path.read_text("utf-8")
+    headings = [re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines()]
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("https://")]
+
+    assert links
+    for link in links:
+        assert link[1:] in headings if link.startswith("#") else (path.parent / link).is_file(), link
+
+
+def test_every_page_of_the_guide_is_linked():
+    """The README leads to each page that `token-handlers guide` prints."""
+    text = (ROOT / "README.md").read_text("utf-8")
+
+    assert all(f"(token_handlers/guide/{page}.md)" in text for page in guide.PAGES)

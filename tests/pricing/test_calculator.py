@@ -1,0 +1,304 @@
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal, localcontext
+
+import pytest
+from genai_prices.data_snapshot import DataSnapshot, get_snapshot, set_custom_snapshot
+from genai_prices.data_units import unit_data
+from genai_prices.types import ClauseEquals, ConditionalPrice, ModelInfo, ModelPrice, Provider, StartDateConstraint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.prices import CALL, epoch, genai_cost, our_cost, random_counts, random_moment
+from token_handlers.pricing import calculator as pricing
+from token_handlers.pricing.calculator import find_plan, price_call, reset_prices
+from token_handlers.pricing.overrides import PRICE_KEYS
+from token_handlers.usage import Usage
+
+ENTRIES = [(provider, model) for provider in get_snapshot().providers for model in provider.models]
+INTRICATE = [
+    (provider.id, model.id)
+    for provider, model in ENTRIES
+    if model.price_variants or not isinstance(model.prices, ModelPrice) or len(vars(model.prices)) > 3
+]
+TIERS = (None, "default", "auto", "flex", "priority", "fast", "batch")
+OFF_PEAK_EDGES = ((0, 0), (0, 29, 59), (0, 30), (12, 0), (16, 29, 59), (16, 30), (23, 59, 59))
+
+
+@pytest.fixture(autouse=True)
+def _no_prices_left() -> Iterator[None]:
+    """A test's prices, snapshots and warnings end with it."""
+    yield
+    set_custom_snapshot(None)
+    reset_prices()
+
+
+def test_cost_equals_genai_prices_for_every_model():
+    """Every model of the table costs what calc_price says, to the last digit, or is unpriced in both."""
+    draw = random.Random(20261101).choice
+    wrong = []
+    for provider, model in ENTRIES:
+        for _ in range(2):
+            call = random_counts(draw), model.id, provider.id, random_moment(draw), draw(TIERS)
+            if our_cost(*call) != genai_cost(*call):
+                wrong.append(call)
+    assert [] == wrong
+
+
+@given(st.sampled_from(ENTRIES), st.lists(st.tuples(*[st.integers(-1, 10**6)] * 3), min_size=1, max_size=5))
+def test_calls_with_the_same_names_cost_their_sum(entry, calls):
+    """Calls that are priced together cost what each of them does; where one can't be, together they can't."""
+    provider, model = entry
+    names = "input_tokens", "output_tokens", "cache_read_tokens"
+    plan = find_plan(model.id, provider.id, at=epoch(2026, 11, 1, 12))
+    each = [plan.steps(dict(zip(names, counts, strict=True))) for counts in calls]
+    together = plan.all_steps(names, list(zip(*calls, strict=True)))
+
+    assert (None if None in each else sum(each)) == together
+
+
+@settings(max_examples=3000, deadline=None, derandomize=True, database=None)
+@given(st.sampled_from(INTRICATE), st.randoms(use_true_random=True))
+def test_cost_equals_genai_prices(entry, chance):
+    """Any call of a model with tiers, dates, times of day or variants costs what calc_price says, or neither knows."""
+    provider, model = entry
+    draw = chance.choice
+    call = random_counts(draw), model, provider, random_moment(draw), draw(TIERS)
+    assert genai_cost(*call) == our_cost(*call)
+
+
+def test_warm_calls_reuse_one_plan_until_its_window_ends():
+    """A plan is kept between calls, and another one made where its prices do not hold, before as after."""
+    days = ((2026, 10, 12), (2026, 10, 11), (2026, 10, 11, 23, 59, 59), (2026, 10, 12))
+    costs, plans = [], []
+    for day in days:
+        costs.append(our_cost(CALL, "gpt-5.2", "openai", epoch(*day), "flex"))
+        plans.append(pricing._state.book.plans["gpt-5.2", "openai", None, "flex", None])
+    flex, standard = (
+        genai_cost(CALL, "gpt-5.2", "openai", epoch(2026, 10, 12), "flex"),
+        our_cost(CALL, "gpt-5.2", "openai", 0),
+    )
+    assert flex != standard
+    assert [flex, standard, standard, flex] == costs
+    assert plans[1] is plans[2]
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_time_of_day_prices_hold_to_the_second(step):
+    """DeepSeek's off-peak price starts and ends where the table says, on any day, in any order."""
+    moments = [epoch(2025, 3, day, *edge) for day in (1, 2, 5) for edge in OFF_PEAK_EDGES][::step]
+    costs = [our_cost(CALL, "deepseek-chat", "deepseek", at) for at in moments]
+    assert [genai_cost(CALL, "deepseek-chat", "deepseek", at) for at in moments] == costs
+    assert 2 == len(set(costs))
+
+
+def test_more_digits_than_decimal_keeps_are_rounded_as_genai_prices_does():
+    """Counts that no call has, and prices of 18 digits, round where calc_price rounds."""
+    draw = random.Random(3)
+    models = [("gpt-4o", "openai"), ("claude-sonnet-4-5", "anthropic")]
+    for _ in range(200):
+        whole = draw.randrange(10**24, 10**33)
+        counts = {"input_tokens": whole, "output_tokens": draw.randrange(10**30), "cache_read_tokens": whole // 7}
+        for model, provider in models:
+            assert genai_cost(counts, model, provider, 0) == our_cost(counts, model, provider, 0)
+
+
+def test_a_tier_is_a_cliff_above_its_start():
+    """At the start every token has the lower price, one token later every token the higher."""
+    at_start = price_call({"input_tokens": 200_000, "output_tokens": 0}, "gemini-2.5-pro", "google")
+    above = price_call({"input_tokens": 200_001, "output_tokens": 0}, "gemini-2.5-pro", "google")
+    assert (Decimal("0.25"), Decimal("0.5000025")) == (at_start.cost, above.cost)
+
+
+def test_a_changed_snapshot_is_seen_at_the_next_call():
+    """UpdatePrices replaces the snapshot: its prices hold from then on."""
+    old = price_call(CALL, "gpt-4o", "openai")
+    model = ModelInfo(id="gpt-4o", match=ClauseEquals("gpt-4o"), prices=ModelPrice(input_mtok=Decimal(7)))
+    provider = Provider(id="openai", name="OpenAI", api_pattern=r"https://api\.openai\.com", models=[model])
+    set_custom_snapshot(DataSnapshot(providers=[provider], from_auto_update=True))
+    assert (Decimal("0.0035"), Decimal("0.007")) == (old.cost, price_call(CALL, "gpt-4o", "openai").cost)
+
+
+def test_an_entry_that_gets_its_first_price_later_is_unpriced_until_then():
+    """A price that starts tomorrow is none today, and is used tomorrow without a restart."""
+    prices = [
+        ConditionalPrice(prices=ModelPrice()),
+        ConditionalPrice(StartDateConstraint(date(2030, 1, 1)), prices=ModelPrice(input_mtok=Decimal(7))),
+    ]
+    model = ModelInfo(id="preview", match=ClauseEquals("preview"), prices=prices)
+    provider = Provider(id="openai", name="OpenAI", api_pattern=r"https://api\.openai\.com", models=[model])
+    set_custom_snapshot(DataSnapshot(providers=[provider], from_auto_update=True))
+    costs = [our_cost(CALL, "preview", "openai", epoch(*day)) for day in ((2029, 12, 31), (2030, 1, 1))]
+    assert [None, Decimal("0.007")] == costs
+
+
+@pytest.mark.parametrize("counts", [{"input_tokens": 1234567}, {"input_tokens": 1234567 * 10**30 + 1}])
+def test_the_threads_decimal_context_does_not_round_costs(counts):
+    """A precision that a program sets for itself does not reach prices, compiled or left to genai-prices."""
+    with localcontext() as context:
+        context.prec = 3
+        cost = our_cost(counts, "gpt-4o", "openai", 0)
+    assert genai_cost(counts, "gpt-4o", "openai", 0) == cost
+
+
+@pytest.mark.parametrize(
+    ("tier", "cost"), [("flex", "0.0011250"), ("FLEX", "0.0011250"), ("default", "0.0022500"), ("batch", "0.0011250")]
+)
+def test_service_tiers_have_their_own_prices(tier, cost):
+    """A tier is read whatever its case; batch is genai-prices' processing=batch."""
+    assert Decimal(cost) == our_cost(CALL, "gpt-5", "openai", epoch(2026, 11, 1), tier)
+
+
+def test_anthropics_fast_speed_is_a_tier():
+    """The tier fast selects genai-prices' speed=fast too."""
+    at = epoch(2026, 11, 1)
+    assert genai_cost(CALL, "claude-opus-4-8", "anthropic", at, "fast") != our_cost(
+        CALL, "claude-opus-4-8", "anthropic", at
+    )
+    assert genai_cost(CALL, "claude-opus-4-8", "anthropic", at, "fast") == our_cost(
+        CALL, "claude-opus-4-8", "anthropic", at, "fast"
+    )
+
+
+def test_a_tier_without_rates_is_standard_and_says_so_once(caplog):
+    """Nothing is silent: a tier that the table does not know costs the standard rate, with one warning per tier."""
+    for _ in range(3):
+        assert price_call(CALL, "gpt-4o", "openai") == price_call(CALL, "gpt-4o", "openai", service_tier="scale")
+    for tier in ("standard", "on_demand", "auto", "default", ""):
+        price_call(CALL, "gpt-4o", "openai", service_tier=tier)
+    (warning,) = caplog.messages
+    assert "'gpt-4o'" in warning
+    assert "'scale'" in warning
+
+
+def test_azure_does_not_inherit_openais_tiers(caplog):
+    """As in genai-prices, another maker's service tiers are not those of a provider that sells its model."""
+    azure = price_call(CALL, "gpt-5", "azure", service_tier="flex")
+    assert price_call(CALL, "gpt-5", "azure") == azure
+    assert 1 == len(caplog.messages)
+
+
+# Counts
+
+
+def test_counts_are_named_as_genai_prices_names_them():
+    """Every field of Usage is a unit of genai-prices under the same name, but for reasoning_tokens."""
+    names = {"output_reasoning_tokens" if name == "reasoning_tokens" else name for name in Usage.model_fields}
+    assert set() == names - unit_data.keys()
+    assert {unit_data[name]["price_key"] for name in names} | {"requests_kcount"} == set(PRICE_KEYS)
+
+
+def test_an_absent_whole_is_zero():
+    """Only output given: the input costs nothing."""
+    assert Decimal("0.001") == price_call({"output_tokens": 100}, "gpt-4o", "openai").cost
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"input_tokens": 5, "output_tokens": 1, "cache_read_tokens": 9},
+        {"input_tokens": 9, "cache_read_tokens": 5, "cache_write_tokens": 5},
+        {"output_tokens": 1, "cache_read_tokens": 9},
+        {"input_tokens": -1},
+        {"input_tokens": 5, "output_tokens": 1, "web_searches": -1},
+        {"input_tokens": None},
+        {"input_tokens": "5", "output_tokens": "6"},
+        {"input_tokens": [5]},
+        {"input_tokens": float("nan")},
+    ],
+)
+def test_counts_that_cannot_be_are_unpriced_with_one_warning(counts, caplog):
+    """A contradiction, a part without its whole and what is no count have no price, and raise nothing."""
+    for _ in range(3):
+        assert price_call(counts, "claude-sonnet-4-5", "anthropic") is None
+    (warning,) = caplog.messages
+    assert "'claude-sonnet-4-5'" in warning
+
+
+def test_an_overlap_that_is_priced_must_be_known():
+    """Cached audio has a price of its own: unknown how much of it there was, the cost is unknown, not guessed."""
+    counts = {"input_tokens": 100, "cache_read_tokens": 50, "input_audio_tokens": 40}
+    assert price_call(counts, "gemini-2.5-flash", "google") is None
+    known = {**counts, "cache_audio_read_tokens": 30}
+    assert genai_cost(known, "gemini-2.5-flash", "google", 0) == our_cost(known, "gemini-2.5-flash", "google", 0)
+    assert price_call({**counts, "input_audio_tokens": 0}, "gemini-2.5-flash", "google") is not None
+
+
+def test_no_counts_have_no_cost():
+    """Where nothing was reported there is no price, not a price of 0."""
+    assert price_call({}, "gpt-4o", "openai") is None
+
+
+def test_foreign_counts_and_many_combinations_are_harmless(recwarn):
+    """Names that nobody prices cost nothing, and no number of combinations of names makes a plan grow."""
+    for number in range(200):
+        assert price_call(CALL, "gpt-4o", "openai") == price_call({**CALL, f"x{number}": 1}, "gpt-4o", "openai")
+    plan = pricing._state.book.plans["gpt-4o", "openai", None, None, None]
+    assert len(plan._sums) <= 64
+    assert [] == recwarn.list
+
+
+# Unknown is not free
+
+
+def test_an_unknown_model_warns_once_and_names_the_remedy(caplog):
+    """Every call of it is unpriced; the one warning names model, provider and what to do."""
+    for _ in range(3):
+        assert price_call(CALL, "resolved-7", "azure", requested="deployment-7") is None
+        assert price_call(CALL, "resolved-7", "azure", requested="deployment-7", at=epoch(2025, 1, 1)) is None
+    (warning,) = caplog.messages
+    for part in ("'resolved-7'", "'deployment-7'", "'azure'", "token_handlers.set_price('deployment-7', input_mtok="):
+        assert part in warning
+
+
+def test_misses_are_looked_up_once(monkeypatch):
+    """The table is searched for an unknown model once, not at each call."""
+    price_call(CALL, "nowhere", "openai")
+    monkeypatch.setattr(pricing, "_find_plan", None)
+    assert price_call(CALL, "nowhere", "openai") is None
+
+
+def test_entries_without_prices_are_unpriced():
+    """179 models of the table have no price keys: that is unknown, not free."""
+    bare = [(p.id, m.id) for p, m in ENTRIES if m.prices == ModelPrice() and p.find_model(m.id) is m]
+    assert len(bare) > 100
+    assert [] == [(provider, model) for provider, model in bare if price_call(CALL, model, provider)]
+
+
+def test_prices_that_no_count_can_meet_are_unknown():
+    """A model that is billed by the hour alone has no price for tokens."""
+    assert price_call(CALL, "whisper-1", "openai") is None
+
+
+def test_no_model_and_odd_arguments_raise_nothing(caplog):
+    """A callback is never broken: what cannot be looked up is unpriced."""
+    assert price_call(CALL, None, "openai") is None
+    assert price_call(CALL, ["gpt-4o"], "openai") is None
+    assert price_call(CALL, "gpt-4o", "openai", at="now") is None
+    assert price_call(CALL, "gpt-4o", "openai", at=datetime.now(UTC)) is None
+    assert price_call(CALL, "gpt-5.2", "openai", at=1e30) is None
+    assert price_call(CALL, "gpt-5.2", "openai", at=float("nan")) is None
+    assert caplog.messages[0].startswith("calls through 'openai' state no model, and count as unpriced (see ")
+
+
+def test_memory_does_not_grow_with_names(caplog):
+    """Plans and warnings are bounded however many names come by, and the last warning says that it is the last."""
+    for number in range(1100):
+        price_call(CALL, f"random-{number}", "nvidia")
+    assert len(pricing._state.book.plans) <= 1024
+    assert len(pricing._state.warned) <= 1024
+    assert 1025 == len(caplog.messages)
+    assert "further models are not named" in caplog.messages[-1]
+
+
+def test_importing_pricing_does_not_import_genai_prices():
+    """The table loads when it is asked for, not with the module."""
+    code = (
+        "import sys, token_handlers.pricing.calculator as p; assert 'genai_prices' not in sys.modules;"
+        "p.set_price('m', input_mtok=1); assert 'genai_prices' not in sys.modules;"
+        "p.load_prices(); assert 'genai_prices.data' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,340 @@
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from tests.support.ledgers import NOON, call, check_file, check_sums
+from token_handlers import TokenHandlersError, Usage, UsageRecord, UsageTotals
+from token_handlers.sinks.sqlite import SQLiteLedger
+from token_handlers.sinks.sqlite import location as sqlite_place
+from token_handlers.sinks.sqlite import writer as sqlite_queue
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The path of a ledger that is not there yet."""
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def ledger(path):
+    """An empty ledger."""
+    with SQLiteLedger(path) as empty:
+        yield empty
+
+
+@pytest.fixture
+def outage(path, ledger, monkeypatch):
+    """A program that holds the ledger's file locked, until it is closed."""
+    monkeypatch.setattr(sqlite_place, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(sqlite_queue, "FIRST_PAUSE_SECONDS", 60.0)  # only a flush tries again
+    ledger._file.close()
+    program = sqlite3.connect(path, isolation_level=None)
+    program.execute("BEGIN IMMEDIATE")
+    yield program
+    program.close()
+
+
+def test_a_new_ledger_is_empty(ledger):
+    """Before the first call all is zero, and there is nothing by any label."""
+    assert UsageTotals() == ledger.totals()
+    assert ({}, {}, []) == (ledger.by("model"), ledger.by_session_model("s"), list(ledger.records()))
+    assert (0, 0, 0) == (ledger.waiting, ledger.failed_writes, ledger.lost)
+
+
+def test_a_record_comes_back_as_it_was(ledger):
+    """Every field is kept: a reported 0 as 0, what was not reported as that, times to the millisecond."""
+    kept = UsageRecord(
+        usage=Usage(input_tokens=100, output_tokens=0, cache_read_tokens=60, web_searches=2),
+        model="gpt-4o",
+        provider="openai",
+        operation="text_completion",
+        outcome="success",
+        requests=2,
+        source="estimated",
+        method="tiktoken:o200k_base",
+        session="s",
+        user="ü",
+        tags={"team": "search", "a\"b\\c'd\n": "", "beta": "true"},
+        node="agent",
+        cost=Decimal("0.000000123456"),
+        cost_source="user",
+        saved_cost=Decimal("1234.5"),
+        event_id="e",
+        started_at=NOON + timedelta(milliseconds=123),
+        ended_at=NOON + timedelta(milliseconds=1456),
+    )
+    ledger(kept)
+    ledger(UsageRecord(event_id="f", started_at=NOON + DAY))
+
+    first, second = ledger.records()
+    assert (kept, UsageRecord(event_id="f", started_at=NOON + DAY)) == (first, second)
+    assert kept.usage.model_fields_set == first.usage.model_fields_set
+
+
+def test_a_call_is_kept_once(path, ledger):
+    """A record given again, alone, in one batch or to another ledger of the file, adds nothing."""
+    for _ in range(3):
+        ledger(call("same"))
+    ledger.flush()
+    assert 2 == ledger.known
+    with SQLiteLedger(path) as other:
+        other(call("same", sent=99))
+        other(call("another"))
+        other.flush()
+        assert 1 == other.known
+
+    assert 2 == ledger.totals().successful_requests
+    assert 34 == ledger.totals().prompt_tokens
+    check_sums(ledger)
+
+
+def test_what_has_no_id_or_time_gets_one(ledger):
+    """Records without an event id are all kept; one without a time is filed under now."""
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    ledger(call())
+    ledger(call(started_at=None))
+    ledger(call(started_at=None, ended_at=NOON))
+
+    assert 3 == ledger.totals().successful_requests
+    *earlier, last = ledger.records()
+    assert [NOON, NOON] == [record.started_at for record in earlier]
+    assert before <= last.started_at <= datetime.now(UTC)
+    assert 3 == len({record.event_id for record in (*earlier, last)})
+
+
+def test_a_time_without_a_zone_in_a_record_is_local(ledger):
+    """A hand-made record's datetime.now() is what Python takes it for."""
+    ledger(call(started_at=NOON.astimezone().replace(tzinfo=None)))
+
+    assert [NOON] == [record.started_at for record in ledger.records()]
+
+
+def test_what_no_ledger_can_hold_is_lost_alone(ledger, caplog):
+    """A call of absurd tokens or cost is counted as lost and logged, as totals could not hold it; others are kept."""
+    ledger(call("a"))
+    ledger(call("tokens", sent=2**63))
+    ledger(call("money", cost="1E+999999"))
+    ledger(call("half a pair \ud800", model="\ud800", tags={"\udfff": "x"}, session="odd"))
+    ledger(call("b"))
+    assert ledger.flush()
+
+    assert (3, 2, 0) == (ledger.totals().successful_requests, ledger.lost, ledger.waiting)
+    assert ["?"] == list(ledger.by("model", session="odd"))
+    assert 2 == len(caplog.messages)
+    assert all("loses records" in message for message in caplog.messages)
+    check_sums(ledger)
+
+
+@pytest.mark.parametrize("junk", [None, {}, "record"])
+def test_what_is_no_record_is_refused(ledger, junk):
+    """A ledger takes UsageRecords."""
+    with pytest.raises(TypeError, match="UsageRecord"):
+        ledger(junk)
+
+
+def test_flush_is_the_acknowledgement(path, ledger):
+    """After flush() returned True any other program finds the records; nothing waits."""
+    ledger(call("a"))
+    assert ledger.flush(timeout=30)
+
+    assert 0 == ledger.waiting
+    other = sqlite3.connect(path)
+    assert [("a", 1500)] == other.execute("SELECT event_id, cost_nano FROM usage_event").fetchall()
+    other.close()
+
+
+def test_sync_is_on_the_disk_when_it_returns(path):
+    """With durability='sync' nothing needs a flush."""
+    with SQLiteLedger(path, durability="sync") as ledger:
+        ledger(call("a"))
+        other = sqlite3.connect(path)
+        assert [(1,)] == other.execute("SELECT count(*) FROM usage_event").fetchall()
+        other.close()
+
+
+def test_sync_says_what_it_cannot_hold(path):
+    """With durability='sync' a record that no ledger can hold is an error where it is given."""
+    with SQLiteLedger(path, durability="sync") as ledger:
+        with pytest.raises(TokenHandlersError, match="can't hold this record"):
+            ledger(call("absurd", sent=10**16))
+        assert (0, 0) == (ledger.waiting, ledger.totals().successful_requests)
+
+
+def test_where_no_thread_can_start_flush_writes(ledger, monkeypatch):
+    """At the very end of an interpreter, which starts no threads any more, the caller writes."""
+
+    def refuse(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    ledger(call("a"))
+    assert 1 == ledger.waiting
+    assert ledger.flush()
+    assert 1 == ledger.totals().successful_requests
+
+
+def test_a_closed_ledger(path):
+    """close() flushes, may be called twice, leaves no log beside the file, and ends it for writing."""
+    ledger = SQLiteLedger(path)
+    ledger(call("a"))
+    ledger.close()
+    ledger.close()
+
+    assert {"ledger.db", "ledger.db.lock"} == {file.name for file in path.parent.iterdir()}
+    with pytest.raises(ValueError, match="closed"):
+        ledger(call("b"))
+    with SQLiteLedger(path) as again:
+        assert 1 == again.totals().successful_requests
+
+
+def test_an_outage_disturbs_nobody(ledger, outage, caplog):
+    """While the file can't be written calls return as ever, records wait, and one warning names path and remedy."""
+    ledger(call("a"))
+    assert not ledger.flush()
+    ledger(call("b"))
+    assert not ledger.flush()
+    assert (2, 2, 0) == (ledger.waiting, ledger.failed_writes, ledger.lost)
+    assert 1 == len(caplog.messages)
+    assert str(ledger.path) in caplog.text
+    assert "end the program" in caplog.text
+
+    outage.execute("ROLLBACK")
+    assert ledger.flush()
+    assert (0, 2) == (ledger.waiting, ledger.totals().successful_requests)
+
+
+def test_what_waits_is_bounded(ledger, outage, monkeypatch, caplog):
+    """Past MAX_WAITING records are lost, which is counted and logged once; the others are kept."""
+    monkeypatch.setattr(sqlite_queue, "MAX_WAITING", 5)
+    for number in range(8):
+        ledger(call(f"{number}"))
+    assert (5, 3) == (ledger.waiting, ledger.lost)
+    assert 1 == sum("loses records" in message for message in caplog.messages)
+
+    outage.execute("ROLLBACK")
+    assert ledger.flush()
+    assert ["0", "1", "2", "3", "4"] == [record.event_id for record in ledger.records()]
+
+
+def test_sync_says_when_it_is_not_on_the_disk(path, ledger, outage, monkeypatch):
+    """durability='sync' raises while the file can't be written, keeps the record, and writes it later."""
+    ledger._sync = True
+    with pytest.raises(TokenHandlersError, match="locked"):
+        ledger(call("a"))
+    assert 1 == ledger.waiting
+
+    outage.execute("ROLLBACK")
+    ledger(call("b"))
+    assert ["a", "b"] == [record.event_id for record in ledger.records()]
+
+
+def test_a_ledger_closed_in_an_outage_says_what_is_lost(ledger, outage, caplog):
+    """close() never raises: it logs how many records were not written, and why."""
+    ledger(call("a"))
+    ledger.close()
+
+    assert "1 records were not written" in caplog.messages[-1]
+    assert "locked" in caplog.messages[-1]
+
+
+def test_a_file_that_was_removed_is_made_anew(path, ledger):
+    """What is given after somebody removed the file goes into a new one, whoever makes it; reads follow."""
+    with SQLiteLedger(path) as other:
+        for sink in (ledger, other):
+            sink(call("a"))
+            assert sink.flush()
+        path.unlink()
+        for turn in range(3):
+            for name, sink in (("b", ledger), ("c", other)):
+                sink(call(f"{name}{turn}"))
+                assert sink.flush()
+
+        for sink in (ledger, other):
+            assert ["b0", "c0", "b1", "c1", "b2", "c2"] == [record.event_id for record in sink.records()]
+    check_file(path)
+
+
+def test_a_file_that_another_program_replaced_is_not_touched(path, ledger):
+    """Records wait while a foreign file is in the ledger's place, and go where the ledger comes back."""
+    ledger(call("a"))
+    ledger.flush()
+    ledger._file.close()
+    path.rename(path.with_name("mine.db"))
+    program = sqlite3.connect(path)
+    program.execute("CREATE TABLE mine (a)")
+    program.close()
+    before = path.read_bytes()
+    ledger(call("b"))
+    assert not ledger.flush()
+    assert (before, 1) == (path.read_bytes(), ledger.waiting)
+
+    path.with_name("mine.db").replace(path)
+    assert ledger.flush()
+    assert ["a", "b"] == [record.event_id for record in ledger.records()]
+
+
+def test_an_outage_between_records_that_can_and_cannot_be_kept(ledger, outage):
+    """A record that no ledger can hold is lost once, also when the file can't be written for a while."""
+    for name, sent in (("a", 17), ("absurd", 10**16), ("b", 17)):
+        ledger(call(name, sent=sent))
+    assert not ledger.flush()
+
+    outage.execute("ROLLBACK")
+    assert ledger.flush()
+    assert (1, ["a", "b"]) == (ledger.lost, [record.event_id for record in ledger.records()])
+
+
+def test_the_log_stays_small(path, ledger):
+    """What is past 4 MB in the write-ahead log is copied into the database, and the log starts again."""
+    for number in range(30):
+        for other in range(500):
+            ledger(call(f"{number} {other}", session=f"session {other}", tags={"padding": "x" * 200}))
+        assert ledger.flush()
+
+    assert path.with_name("ledger.db-wal").stat().st_size < 3 * sqlite_place.WAL_LIMIT
+    assert path.stat().st_size > sqlite_place.WAL_LIMIT
+
+
+def test_repricing(ledger):
+    """update_costs() gives past calls another cost, totals included; what is reported or unknown stays."""
+    ledger(call("a", cost="1", cost_source="user", session="s"))
+    ledger(call("b", cost=None, user="u", tags={"team": "x"}))
+    ledger(call("c", cost="1", cost_source="reported"))
+    ledger(call("d", cost="1", model="other"))
+    ledger(call("e", cost=None, outcome="cached", saved_cost=Decimal(1)))
+    ledger(call("f", cost=None, outcome="failed"))
+    ledger(call("g", cost="2", started_at=NOON + DAY))
+
+    def price(record):
+        return None if record.model == "other" else Decimal(3)
+
+    assert (6, 3) == ledger.update_costs(price, until="2026-03-04")
+    costs = {record.event_id: (record.cost, record.saved_cost, record.cost_source) for record in ledger.records()}
+    assert {
+        "a": (3, None, "repriced"),
+        "b": (3, None, "repriced"),
+        "c": (1, None, "reported"),
+        "d": (1, None, None),
+        "e": (None, 3, "repriced"),
+        "f": (None, None, None),
+        "g": (2, None, None),
+    } == costs
+    assert (Decimal(10), Decimal(3), 0) == (
+        ledger.totals().cost,
+        ledger.totals().saved_cost,
+        ledger.totals().unpriced_requests,
+    )
+    check_sums(ledger)
+    assert (6, 0) == ledger.update_costs(price, until="2026-03-04")
+
+
+def test_repricing_to_the_third_of_a_cent_settles(ledger):
+    """A price that no decimal holds is rounded once, and is no change the second time."""
+    ledger(call("a"))
+
+    assert (1, 1) == ledger.update_costs(lambda record: Decimal(1) / 300)
+    assert (1, 0) == ledger.update_costs(lambda record: Decimal(1) / 300)

@@ -1,0 +1,55 @@
+"""The command line: token-handlers run, report, sessions, price, ingest, export, reprice, doctor, guide and demo."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from typing import NoReturn
+
+from token_handlers.cli.options import WrongUsage
+from token_handlers.errors import TokenHandlersError
+
+COMMANDS = ("run", "report", "sessions", "price", "ingest", "export", "reprice", "doctor", "guide", "demo")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, 1 where it says so, 2 for wrong usage; an error is one line."""
+    options = _parser().parse_args(arguments)
+    try:
+        status = int(options.run(options))
+        sys.stdout.flush()
+    except TokenHandlersError as error:
+        print(f"token-handlers: {error}", file=sys.stderr)
+        return 2 if isinstance(error, WrongUsage) else 1
+    except BrokenPipeError:  # `| head` has seen enough; what Python would flush at the end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        sys.excepthook = _say_nothing  # the interpreter ends the process as SIGINT does, without a traceback
+        raise
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="token-handlers", description="What LangChain and LlamaIndex calls used and cost."
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version, and end")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        import_module(f"token_handlers.cli.{name}").add_parser(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Look the version up where it is asked for: the metadata takes time to read, and not everybody may."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *told: object) -> NoReturn:
+        print(f"token-handlers {version('token-handlers')}")
+        parser.exit()
+
+
+def _say_nothing(*error: object) -> None:
+    return

@@ -1,0 +1,165 @@
+"""What several commands take and print: a ledger, a time, tables, JSON and progress."""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from token_handlers.counter.tables import text_table
+from token_handlers.errors import TokenHandlersError
+from token_handlers.settings import Settings
+
+if TYPE_CHECKING:
+    from token_handlers.sinks.sqlite.ledger import SQLiteLedger
+
+T = TypeVar("T")
+
+
+class WrongUsage(TokenHandlersError):
+    """What was asked for lacks something; the exit status is 2."""
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 (it has no other name)
+
+TOP = 100
+"""How many models, sessions, ... are listed where nothing else is said."""
+
+QUIET_SECONDS, TTY_SECONDS, LOG_SECONDS = 1.0, 0.2, 5.0
+"""How long before progress is shown, and how often on a terminal and elsewhere."""
+
+
+def add_ledger(parser: argparse.ArgumentParser) -> None:
+    """Add --ledger."""
+    parser.add_argument("--ledger", metavar="PATH", help="the ledger's file (default: AGENTSIGHT_TOKEN_LEDGER)")
+
+
+def add_window(parser: argparse.ArgumentParser) -> None:
+    """Add --since and --until."""
+    text = "an ISO date in UTC, %s, or a time such as 2026-01-31T12:00Z"
+    parser.add_argument("--since", type=_moment, metavar="WHEN", help=text % "that day included")
+    parser.add_argument("--until", type=_moment, metavar="WHEN", help=text % "that day included")
+
+
+def add_top(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --top."""
+    text = f"list the N dearest {what}, or all, and sum the others (default: {TOP}; with --json all)"
+    parser.add_argument("--top", type=_top, metavar="N", help=text)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help="as JSON; money is a string of exact USD")
+
+
+def ledger_path(options: argparse.Namespace) -> Path:
+    """Return the path that --ledger or the environment names."""
+    name = options.ledger or (Settings().token_ledger or "").strip()
+    if not name:
+        raise WrongUsage("there is no ledger to read: name one with --ledger PATH or AGENTSIGHT_TOKEN_LEDGER")
+    return Path(name).expanduser().absolute()
+
+
+def open_ledger(options: argparse.Namespace, *, create: bool = False, read_only: bool = False) -> "SQLiteLedger":
+    """Open the ledger that is named, which has to exist unless it may be created."""
+    from token_handlers.sinks.sqlite.ledger import SQLiteLedger
+
+    path = ledger_path(options)
+    if not create and _is_missing(path):
+        raise TokenHandlersError(
+            f"there is no ledger at {path}: make one with `token-handlers run --ledger {path} ...` or `ingest`"
+        )
+    return SQLiteLedger(path, read_only=read_only)
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # the ledger itself says what is wrong
+        return False
+    return False
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
+    """Print a table on stdout: by rich on a terminal, where that is installed, else plain in 80 columns."""
+    if sys.stdout.isatty() and importlib.util.find_spec("rich"):
+        _print_rich(header, rows)
+    else:
+        print(text_table(header, rows))
+
+
+def print_json(value: object) -> None:
+    """Print JSON on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def shown(items: Iterable[T], what: str) -> Iterator[T]:
+    """Yield the items, and say on stderr how many there were so far once that takes longer than a second."""
+    started = told = time.monotonic()
+    on_terminal = sys.stderr.isatty()
+    pause, start, end = (TTY_SECONDS, "\r", "") if on_terminal else (LOG_SECONDS, "", "\n")
+    number = 0
+    for number, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - started > QUIET_SECONDS and now - told > pause:
+            told = now
+            print(f"{start}{number:,} {what} ...", end=end, file=sys.stderr, flush=True)
+    if on_terminal and told > started:
+        print(f"\r{number:,} {what}.   ", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def quiet_log() -> Iterator[list[str]]:
+    """Keep the log quiet, and yield what it would have said."""
+    said: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        return False
+
+    logger = logging.getLogger("token_handlers")
+    logger.addFilter(keep)
+    try:
+        yield said
+    finally:
+        logger.removeFilter(keep)
+
+
+def _print_rich(header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, name in enumerate(header):
+        right = any(isinstance(row[index], int) for row in rows)
+        table.add_column(Text(name), justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*(Text(cell if isinstance(cell, str) else f"{cell:,}") for cell in row))
+    Console().print(table)
+
+
+def _top(text: str) -> int:
+    if text == "all":
+        return sys.maxsize
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a number such as 10, or all, is not {text!r}")
+    return int(text)
+
+
+def _moment(text: str) -> str:
+    from token_handlers.sinks.sqlite.queries import moment_ms
+
+    try:
+        moment_ms("it", text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text

@@ -1,0 +1,299 @@
+"""The LLM runs that have started: what their start and their chunks carried, until they end."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+from token_handlers.counter.totals import BARE
+from token_handlers.errors import BudgetExceeded
+from token_handlers.langchain.text import message_text
+from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
+from token_handlers.tracking.call import Call
+from token_handlers.tracking.context import Lane
+from token_handlers.tracking.recorder import discard, evict_oldest, record_estimate, watch_task
+
+_BASE_URLS = (
+    "openai_api_base",
+    "base_url",
+    "azure_endpoint",
+    "anthropic_api_url",
+    "endpoint",
+    "endpoint_url",
+    "api_base",
+    "xai_api_base",
+)
+# The first that is stated is what is sent: a bound max_tokens replaces ChatOpenAI's own, its max_completion_tokens.
+_MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
+ENDS = frozenset({"finish_reason", "stop_reason", "stopReason", "done_reason"})
+"""What a response's metadata has when the answer is whole."""
+
+# Tags that LangChain and LangGraph put on runs themselves.
+_INTERNAL_TAGS = ("seq:step:", "map:key:", "branch:", "condition:", "graph:step:", "langsmith:")
+
+
+class Batch:
+    """The runs of one `generate`, which start together."""
+
+    __slots__ = ("__weakref__", "refusal", "reported", "runs")
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+        self.refusal: BudgetExceeded | None = None
+        self.reported = False
+
+
+class Run(Call):
+    """One LLM run."""
+
+    parts: list[str]
+    usages: Sequence[Mapping[str, Any]] = ()
+    chunk: object = None
+    finished = False
+    batch: Batch | None = None
+    next_same_id: "Run | None" = None
+    described = False
+
+    def __init__(
+        self,
+        run_id: UUID,
+        prompt: Sequence[Any],
+        serialized: Mapping[str, Any] | None,
+        parent_run_id: UUID | None,
+        tags: Sequence[str] | None,
+        metadata: Mapping[str, Any] | None,
+        invocation: Mapping[str, Any] | None,
+        lane: Lane | None = None,
+    ) -> None:
+        super().__init__(lane)
+        if prompt and isinstance(prompt[0], str):
+            self.operation = "text_completion"
+        self.run_id = run_id
+        self.prompt = prompt
+        self.serialized = serialized
+        self.parent_run_id = parent_run_id
+        self.tags = tags
+        self.metadata = metadata
+        self.invocation = invocation
+        self.handlers: list[object] = []
+        self.parts = []
+
+    def describe(self) -> None:
+        """Fill in model, provider and labels; not done at the start, which is the application's time to first token."""
+        if self.described:
+            return
+        self.described = True
+        metadata, invocation, serialized = self.metadata or {}, self.invocation or {}, self.serialized or {}
+        kwargs = serialized.get("kwargs") or {}
+        name = metadata.get("ls_model_name") or invocation.get("model_name") or invocation.get("model")
+        self.model = name if isinstance(name, str) else kwargs.get("model_name")
+        self.provider = metadata.get("ls_provider") or _maker(serialized)
+        for key in _BASE_URLS:
+            if key in kwargs and isinstance(kwargs[key], str):
+                self.base_url = kwargs[key]
+                break
+        self.node = metadata.get("langgraph_node")
+        if self.tags:
+            own = [tag for tag in self.tags if not tag.startswith(_INTERNAL_TAGS)]
+            if own:
+                self.labels = self.labels._replace(tags={**dict.fromkeys(own, BARE), **self.labels.tags})
+
+    def add_chunk(self, message: Any) -> None:
+        """Keep what one streamed message chunk says of usage and of the stream's end."""
+        usage = message.usage_metadata
+        if usage:
+            self.note({**usage})  # langchain-core before 0.3.9 adds up a stream's usages in the first of them
+        metadata = message.response_metadata
+        if metadata and not ENDS.isdisjoint(metadata):
+            self.finished = True
+        for call in message.tool_call_chunks:
+            self.parts.append(call.get("args") or call.get("name") or "")
+
+    def note(self, usage: Mapping[str, Any]) -> None:
+        """Keep one usage that the stream reported."""
+        if isinstance(self.usages, list):
+            self.usages.append(usage)
+        else:
+            self.usages = [usage]
+
+    def estimate(self) -> tuple[dict[str, int], str]:
+        """Return the prompt's and the received text's estimated tokens."""
+        return self.estimate_for("".join(self.parts))
+
+    def estimate_for(self, text: str) -> tuple[dict[str, int], str]:
+        """Return the prompt's and a given answer's estimated tokens."""
+        prompt = self.estimate_input()
+        answer = estimate_tokens(text, self.model).tokens if text else 0
+        return {"input_tokens": prompt.tokens, "output_tokens": answer}, prompt.method
+
+    def estimate_input(self) -> Estimate:
+        """Return the prompt's estimated tokens, tools included."""
+        self.describe()
+        prepare(self.model)
+        first = self.prompt[0] if self.prompt else ""
+        if isinstance(first, str):
+            return estimate_tokens(first, self.model)
+        pairs, media = [], False
+        for message in first:
+            text, left_out = message_text(message)
+            pairs.append((str(getattr(message, "type", "user")), text))
+            media = media or left_out
+        tools = (self.invocation or {}).get("tools") or (self.invocation or {}).get("functions") or ()
+        return estimate_prompt(pairs, tools, self.model, media=media)
+
+    def estimate_prompt(self) -> int:
+        """Return the prompt's estimated tokens."""
+        return self.estimate_input().tokens
+
+    def max_output(self) -> int:
+        """Return the most output tokens that the call allows, of all its answers; 0 where it does not say."""
+        metadata, invocation = self.metadata or {}, self.invocation or {}
+        stated = (*(invocation.get(name) for name in _MAX_TOKENS), metadata.get("ls_max_tokens"))
+        most = next(_positive(stated), 0)
+        return most * max(_positive((invocation.get("n"), invocation.get("best_of"))), default=1)
+
+    def forget_texts(self) -> None:
+        """Drop what is only needed for an estimate."""
+        self.prompt = ()
+        self.parts = []
+
+    def forget(self) -> None:
+        """Drop this run from the table of open ones."""
+        _remove(self)
+
+
+# By the run's id as a number, which Python hashes without calling UUID.__hash__. Runs with one id hang on each other.
+_runs: dict[int, Run] = {}
+# By the identity of the invocation parameters, one object for all runs of a `generate`, which its runs keep alive.
+_batches: WeakValueDictionary[int, Batch] = WeakValueDictionary()
+
+
+def begin(run: Run, batch_size: int) -> None:
+    """Put a run into the table."""
+    run.next_same_id = _runs.get(run.run_id.int)
+    _runs[run.run_id.int] = run
+    if batch_size > 1:
+        _join_batch(run)
+    evict_oldest()
+    if run.operation == "chat":  # LangChain starts legacy LLMs' runs in tasks that end at once
+        watch_task(run)
+
+
+def same_start(run_id: UUID, prompt: Sequence[Any], invocation: object) -> Run | None:
+    """Return the open run of this very start event, which another handler has seen already.
+
+    A caller may give one run_id to two calls: they have the id in common, but not the invocation parameters, of which
+    each call makes its own (and where there are none, not the prompt).
+    """
+    run = _runs.get(run_id.int)
+    while run is not None:
+        if run.invocation is invocation and (invocation is not None or run.prompt[:1] == prompt[:1]):
+            return run
+        run = run.next_same_id
+    return None
+
+
+def find(run_id: UUID | None, handler: object) -> Run | None:
+    """Return the open run with this id whose start the handler saw."""
+    run = None if run_id is None else _runs.get(run_id.int)
+    while run is not None and handler not in run.handlers:
+        run = run.next_same_id
+    return run
+
+
+def leave(run_id: UUID | None, handler: object) -> Run | None:
+    """Return the open run with this id whose start the handler saw, and note that it saw the end too."""
+    run = find(run_id, handler)
+    if run is not None:
+        run.handlers.remove(handler)
+        if not run.handlers:
+            _remove(run)
+    return run
+
+
+def note_usage(run_id: UUID, usage: Any) -> None:
+    """Keep the usage of a legacy LLM's stream, which its client reads and LangChain does not pass on."""
+    counts = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
+    run = _runs.get(run_id.int)
+    if run is not None:
+        run.note(counts)
+
+
+def children(parent_run_id: UUID) -> list[Run]:
+    """Return the open runs of a chain."""
+    return [run for run in list(_runs.values()) if run.parent_run_id == parent_run_id]
+
+
+def newest(run_id: UUID) -> Run | None:
+    """Return the open run with this id."""
+    return _runs.get(run_id.int)
+
+
+def others_open() -> bool:
+    """Return whether another run than the one that starts is open."""
+    return len(_runs) > 1
+
+
+def any_open() -> bool:
+    """Return whether any run is open."""
+    return bool(_runs)
+
+
+def settle_batch(run: Run) -> None:
+    """Settle the others of a sync `generate` in which this run failed: they get no event any more.
+
+    Those before it were answered, and what they used is lost; those after it were never sent. The async form and the
+    legacy LLMs tell each run how it ended.
+    """
+    batch = run.batch
+    if batch is None or run.operation != "chat" or not _in_generate():
+        return
+    position = batch.runs.index(run)
+    for index, other in enumerate(batch.runs):
+        if index != position and not other.settled:
+            _remove(other)
+            if index < position:
+                record_estimate(other)
+            else:
+                discard(other)
+
+
+def _in_generate() -> bool:
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (the event does not tell, and this is a rare path)
+    while frame is not None and frame.f_code.co_name != "generate":
+        frame = frame.f_back
+    return frame is not None
+
+
+def _positive(numbers: Iterable[Any]) -> Iterator[int]:
+    return (number for number in numbers if type(number) is int and number > 0)
+
+
+def _maker(serialized: Mapping[str, Any]) -> str | None:
+    path = serialized.get("id")
+    return str(path[-2]) if isinstance(path, list) and len(path) > 1 else None
+
+
+def _join_batch(run: Run) -> None:
+    batch = _batches.get(id(run.invocation))
+    if batch is None:
+        batch = _batches[id(run.invocation)] = Batch()
+    batch.runs.append(run)
+    run.batch = batch
+
+
+def _remove(run: Run) -> None:
+    number = run.run_id.int
+    other = _runs.get(number)
+    if other is run:
+        if run.next_same_id is None:
+            _runs.pop(number, None)
+        else:
+            _runs[number] = run.next_same_id
+        return
+    while other is not None and other.next_same_id is not run:
+        other = other.next_same_id
+    if other is not None:
+        other.next_same_id = run.next_same_id

@@ -1,0 +1,231 @@
+"""The two handlers on LlamaIndex's root dispatcher: events open, carry and end calls, spans tell whose they are.
+
+Duck-typed rather than derived from LlamaIndex's classes, which are pydantic models: these are called for every event,
+chunk and span of the process. LlamaIndex swallows whatever they raise.
+"""
+
+from collections.abc import Callable, Mapping
+from inspect import isasyncgen, isgenerator
+from typing import Any, Literal
+
+from token_handlers.errors import absorb, shielded
+from token_handlers.llama_index import calls, embeddings, workers
+from token_handlers.llama_index.filters import is_passed_on, is_tracked, listening, may_be_tracked, tracked_lane, watch
+from token_handlers.llama_index.results import record_end, record_error
+from token_handlers.llama_index.silent import record_silent
+from token_handlers.llama_index.spans import Span, current
+
+_MOST_TYPES = 1_000
+Kind = Literal["llm", "embedding", "pipeline", ""]
+_KINDS: Mapping[str, Kind] = {
+    "BaseLLM": "llm",
+    "MultiModalLLM": "llm",
+    "BaseEmbedding": "embedding",
+    "IngestionPipeline": "pipeline",
+}
+
+
+def _chat_start(event: Any) -> None:
+    lane = tracked_lane()
+    if lane is not None and not is_passed_on(event.model_dict.get("class_name")):
+        calls.begin(lane, current.get(), event.span_id, event.messages, event.additional_kwargs, event.model_dict)
+
+
+def _completion_start(event: Any) -> None:
+    lane = tracked_lane()
+    if lane is not None and not is_passed_on(event.model_dict.get("class_name")):
+        call = calls.begin(lane, current.get(), event.span_id, event.prompt, event.additional_kwargs, event.model_dict)
+        call.operation = "text_completion"
+
+
+def _progress(event: Any) -> None:
+    calls.progress(event.span_id, event.response)
+
+
+def _chat_end(event: Any) -> None:
+    call = calls.find(event.span_id, event.messages)
+    if call is not None:
+        record_end(call, event.response)
+
+
+def _completion_end(event: Any) -> None:
+    call = calls.find(event.span_id, event.prompt)
+    if call is not None:
+        record_end(call, event.response)
+
+
+def _exception(event: Any) -> None:
+    call = calls.find(event.span_id, None)
+    if call is not None:
+        record_error(call, event.exception)
+
+
+def _embedding_start(event: Any) -> None:
+    span = current.get()
+    if span is not None and span.span_id == event.span_id and is_tracked():
+        embeddings.begin(span, event.model_dict)
+
+
+def _embedding_end(event: Any) -> None:
+    span = current.get()
+    if span is not None and span.span_id == event.span_id and span.seen:
+        embeddings.end(span, event.chunks)
+
+
+_BY_NAME: Mapping[str, Callable[[Any], None]] = {
+    "LLMChatStartEvent": _chat_start,
+    "LLMCompletionStartEvent": _completion_start,
+    "LLMChatInProgressEvent": _progress,
+    "LLMCompletionInProgressEvent": _progress,
+    "LLMChatEndEvent": _chat_end,
+    "LLMCompletionEndEvent": _completion_end,
+    "ExceptionEvent": _exception,
+    "EmbeddingStartEvent": _embedding_start,
+    "EmbeddingEndEvent": _embedding_end,
+}
+
+
+class EventRecorder:
+    """The event handler."""
+
+    def __init__(self) -> None:
+        # By type, found by name: LlamaIndex's modules may not be imported yet.
+        self._acts: dict[type, Callable[[Any], None] | None] = {}
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name that LlamaIndex would show."""
+        return "token_handlers.EventRecorder"
+
+    def handle(self, event: Any, **kwargs: Any) -> None:
+        """Take one event."""
+        kind = type(event)
+        try:
+            act = self._acts[kind]
+        except KeyError:
+            if len(self._acts) >= _MOST_TYPES:
+                self._acts.clear()
+            act = self._acts[kind] = _BY_NAME.get(kind.__name__)
+        if act is not None:
+            try:
+                act(event)
+            except Exception as error:  # noqa: BLE001 - as `shielded`, whose wrapper is one call more for each event
+                absorb(error, act.__qualname__)
+
+    async def ahandle(self, event: Any, **kwargs: Any) -> None:
+        """Take one event that was dispatched asynchronously."""
+        self.handle(event)
+
+
+class SpanRecorder:
+    """The span handler: it keeps no spans, as the context of the code inside a span holds what is known of it."""
+
+    def __init__(self) -> None:
+        self.open_spans: dict[str, Any] = {}
+        self._kinds: dict[type, Kind] = {}
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name that LlamaIndex would show."""
+        return "token_handlers.SpanRecorder"
+
+    def span_enter(
+        self, id_: str, bound_args: Any, instance: Any = None, parent_id: Any = None, tags: Any = None, **kwargs: Any
+    ) -> None:
+        """Note a method call on an LLM or embedding model."""
+        found = self._kinds.get(type(instance))
+        if found is None:
+            found = self._kind(type(instance))
+        if not found or not (listening or may_be_tracked()):
+            return
+        if found == "pipeline":
+            workers.lend(id_, instance, bound_args)
+            return
+        span = Span(id_, instance, bound_args, current.get())
+        span.token = current.set(span)
+        if found == "embedding":
+            embeddings.enter(span)
+
+    def span_exit(self, id_: str, bound_args: Any, instance: Any = None, result: Any = None, **kwargs: Any) -> None:
+        """Settle what a method call that returned has left open."""
+        found = self._kinds.get(type(instance))
+        if not found:
+            if result is not None:
+                watch(result)
+        elif found == "pipeline":
+            workers.take_back(id_)
+        else:
+            span = _leave(id_)
+            if span is not None and (span.call is None or not span.call.settled):
+                _settle(span, result)
+
+    def span_drop(self, id_: str, bound_args: Any, instance: Any = None, err: Any = None, **kwargs: Any) -> None:
+        """Settle what a method call that raised has left open."""
+        found = self._kinds.get(type(instance))
+        if found == "pipeline":
+            workers.take_back(id_)
+        elif found:
+            span = _leave(id_)
+            if span is not None:
+                _fail(span, err)
+
+    def capture_propagation_context(self) -> dict[str, Any]:
+        """Nothing crosses processes by this way."""
+        return {}
+
+    def restore_propagation_context(self, context: dict[str, Any]) -> None:
+        """Likewise."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _kind(self, kind: type) -> Kind:
+        bases = (base.__name__ for base in kind.__mro__ if base.__module__.startswith("llama_index.core."))
+        found: Kind = next((_KINDS[name] for name in bases if name in _KINDS), "")
+        if len(self._kinds) >= _MOST_TYPES:
+            self._kinds.clear()
+        self._kinds[kind] = found
+        return found
+
+
+def _leave(span_id: str) -> Span | None:
+    """Leave a span, and those inside it that were never left."""
+    span = current.get()
+    while span is not None and span.span_id != span_id:
+        span = span.outer
+    if span is None:
+        return None
+    span.closed = True
+    try:
+        current.reset(span.token)  # type: ignore[arg-type]  # set by span_enter
+    except ValueError:  # left in another context than entered
+        current.set(span.outer)
+    span.token = None
+    return span
+
+
+@shielded
+def _settle(span: Span, result: Any) -> None:
+    call, span.call = span.call, None
+    if call is not None and not call.settled:
+        if isgenerator(result) or isasyncgen(result):
+            calls.follow(call, result)
+        else:
+            record_end(call, result)
+    elif span.waiting:
+        embeddings.close(span, None)
+    elif not span.seen:
+        record_silent(span, result, None)
+    span.arguments = None
+
+
+@shielded
+def _fail(span: Span, error: BaseException | None) -> None:
+    call, span.call = span.call, None
+    if call is not None and not call.settled:
+        record_error(call, error)
+    elif span.waiting:
+        embeddings.close(span, error)
+    elif not span.seen:
+        record_silent(span, None, error)
+    span.arguments = None

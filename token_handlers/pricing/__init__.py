@@ -1,0 +1,5 @@
+"""What a call costs: the prices that the user set, then genai-prices' dated table, else unknown."""
+
+from token_handlers.pricing.calculator import Price, load_prices, price_call, reset_prices, set_price
+
+__all__ = ["Price", "load_prices", "price_call", "reset_prices", "set_price"]

@@ -1,0 +1,1 @@
+"""Totals as a text table and as one HTML page."""

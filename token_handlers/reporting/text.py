@@ -1,0 +1,118 @@
+"""Totals as a report: rows and notes, text and JSON. The HTML report is in report_html."""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+from token_handlers.counter.counter import OTHER
+from token_handlers.counter.tables import text_table
+from token_handlers.usage import UsageTotals
+
+Row = tuple[str | int, ...]
+IN_TIME = ("day", "hour", "month")
+"""Labels whose values are shown in their order; of others the dearest comes first."""
+
+_PLACES, _MOST_PLACES = 4, 12
+
+
+class Table(NamedTuple):
+    """A header and its rows."""
+
+    header: tuple[str, ...]
+    rows: list[Row]
+
+
+def totals_table(label: str, groups: Mapping[str, UsageTotals], total: UsageTotals) -> Table:
+    """Return totals by a label, the dearest first or in their order of time, and their sum as the last row."""
+    named = [*arranged(label, groups), ("Total", total)]
+    costs = usd_column([totals.cost for _, totals in named])
+    header: tuple[str, ...] = (label.capitalize(), "Requests", "Prompt", "Completion", "Embedding", "Cost (USD)")
+    rows: list[Row] = [
+        (
+            printable(name),
+            sent(each),
+            each.prompt_tokens,
+            each.completion_tokens,
+            each.embedding_tokens,
+            cost,
+        )
+        for (name, each), cost in zip(named, costs, strict=True)
+    ]
+    if not total.embedding_tokens:
+        header, rows = (*header[:4], header[5]), [(*row[:4], row[5]) for row in rows]
+    return Table(header, rows)
+
+
+def arranged(label: str, groups: Mapping[str, UsageTotals]) -> list[tuple[str, UsageTotals]]:
+    """Return the groups of a label in the order in which they are shown, what others add up to at the end."""
+    if label in IN_TIME:
+        return sorted(groups.items(), key=lambda item: (item[0] == OTHER, item[0]))
+    return sorted(
+        groups.items(), key=lambda item: (item[0] == OTHER, -(item[1].cost or 0), -item[1].total_tokens, item[0])
+    )
+
+
+def totals_text(label: str, groups: Mapping[str, UsageTotals], total: UsageTotals) -> str:
+    """Return the table in at most 80 columns, and what is to be known of it."""
+    notes = "".join(f"\n{note}" for note in notes_on(label, groups, total))
+    return text_table(*totals_table(label, groups, total)) + (f"\n{notes}" if notes else "")
+
+
+def totals_json(label: str, groups: Mapping[str, UsageTotals], total: UsageTotals) -> dict[str, object]:
+    """Return the totals as JSON's types: money as texts of exact USD."""
+    return {
+        "total": total.model_dump(mode="json"),
+        "by": label,
+        "groups": {name: each.model_dump(mode="json") for name, each in arranged(label, groups)},
+    }
+
+
+def notes_on(label: str, groups: Mapping[str, UsageTotals], total: UsageTotals) -> list[str]:
+    """Return the shares of cached and reasoning tokens, what is not exact, and what lacks the label."""
+    unlabelled = 0 if label in ("model", "tag") else sent(total) - sum(map(sent, groups.values()))
+    shares = (
+        (total.prompt_tokens_cached, total.prompt_tokens, "of the prompt tokens were read from the provider's cache."),
+        (total.reasoning_tokens, total.completion_tokens, "of the completion tokens were reasoning."),
+    )
+    notes = [f"{part:,} ({part / whole:.0%}) {text}" for part, whole, text in shares if part and whole]
+    notes += notes_on_exactness(total)
+    return notes + ([f"{_counted(unlabelled, 'request')} without a {label}."] if unlabelled > 0 else [])
+
+
+def notes_on_exactness(total: UsageTotals) -> list[str]:
+    """Return what is estimated, unpriced or not billed, each in a sentence."""
+    notes = (
+        (total.estimated_requests, "request", "reported no usage: their tokens are estimates."),
+        (total.unpriced_requests, "request", "of unknown cost: not in the sum (see token-handlers reprice)."),
+        (total.failed_requests, "request", "rejected: not billed."),
+        (total.cached_responses, "answer", f"from LangChain's cache: not billed, saved {usd(total.saved_cost)} USD."),
+    )
+    return [f"{_counted(number, noun)} {text}" for number, noun, text in notes if number]
+
+
+def sent(totals: UsageTotals) -> int:
+    """Return how many requests were billed."""
+    return totals.successful_requests
+
+
+def printable(name: str) -> str:
+    """Return a name as a terminal may show it: without line breaks and escape sequences."""
+    return name if name.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in name)
+
+
+def usd_column(costs: Sequence[Decimal | None]) -> list[str]:
+    """Return USD of one width, with places enough for three digits of the smallest; what is not known is said."""
+    smallest = min((cost for cost in costs if cost), default=Decimal(1))
+    places = min(max(_PLACES, 2 - smallest.adjusted()), _MOST_PLACES)
+    texts = ["unknown" if cost is None else f"{cost:,.{places}f}" for cost in costs]
+    width = max(map(len, texts))
+    return [text.rjust(width) for text in texts]
+
+
+def usd(cost: Decimal | None) -> str:
+    """Return one amount of USD, with places enough for three digits."""
+    return usd_column([cost])[0]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

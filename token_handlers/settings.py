@@ -1,0 +1,24 @@
+"""The settings: the only reader of the environment."""
+
+from typing import ClassVar
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# handler type -> the distribution's import name, and the extra that installs it
+FRAMEWORKS = {"langchain": ("langchain_core", "langchain"), "llamaindex": ("llama_index.core", "llamaindex")}
+
+
+class Settings(BaseSettings):
+    """What the environment says; read when it is used, so that setting a variable after the import works."""
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix="AGENTSIGHT_", extra="ignore", hide_input_in_errors=True
+    )
+
+    token_handler_type: str | None = None
+    api_key: SecretStr | None = None
+    api_endpoint: str = "https://api.agentsight.io"
+    conversation_id: str | None = None
+    token_ledger: str | None = None
+    token_redis_url: SecretStr | None = None

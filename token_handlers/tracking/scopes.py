@@ -1,0 +1,212 @@
+"""track_tokens(): which counters are active where a call starts.
+
+A scope is a counter in a ContextVar, with labels. Three things differ from a plain ContextVar:
+
+- A block in a generator's body is remembered by that frame as well, because a web framework may step the generator in a
+  fresh context each time, where the variable is not set. Its calls are those made from the body, or from tasks and
+  threads that the body started; the consumer's calls between two steps are not.
+- A generator that serves as a context manager or a fixture (contextlib, pytest) is the other way round: the calls are
+  those made between its two steps, so its block is an ordinary one.
+- Leaving a block in another context than it was entered in closes the scope, as the variable can't be reset there.
+"""
+
+import asyncio
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from types import FrameType
+from typing import Any, NamedTuple
+
+from token_handlers.budget.budget import Budget
+from token_handlers.counter.counter import TokenCounter
+from token_handlers.usage import UsageRecord
+
+_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+Sinks = tuple[Callable[[UsageRecord], object], ...]
+Budgets = tuple[Budget, ...]
+
+_FIXTURE_DRIVERS = ("contextlib", "_pytest", "pytest", "pluggy", "anyio")
+
+
+class Labels(NamedTuple):
+    """What a call is labelled with by the blocks around it."""
+
+    session: str | None = None
+    user: str | None = None
+    tags: Mapping[str, str] = {}
+
+    def merged(self, inner: "Labels") -> "Labels":
+        """Return these labels overridden by those of a block inside."""
+        session = self.session if inner.session is None else inner.session
+        user = self.user if inner.user is None else inner.user
+        return Labels(session, user, {**self.tags, **inner.tags} if inner.tags else self.tags)
+
+
+NO_LABELS = Labels()
+
+
+class Scope:
+    """One entered block."""
+
+    __slots__ = (
+        "budgets",
+        "closed",
+        "counter",
+        "flow",
+        "frame",
+        "labels",
+        "lane",
+        "left",
+        "left_in",
+        "outer",
+        "recorder",
+        "sinks",
+        "token",
+    )
+
+    def __init__(
+        self, counter: TokenCounter, labels: Labels, sinks: Sinks, budgets: Budgets, outer: "tuple[Scope, ...]"
+    ) -> None:
+        self.counter = counter
+        self.labels: Labels = outer[-1].labels.merged(labels) if outer else labels
+        self.sinks = sinks
+        self.budgets = budgets
+        self.outer = outer
+        # What a call that starts here needs, which `lanes` alone knows; made with the first one.
+        self.lane: Any = None
+        # A framework's own handler for this block, which the framework's package alone knows.
+        self.recorder: Any = None
+        self.left = False
+        self.left_in: tuple[int, int | None] | None = None
+        self.closed = False
+        self.frame: FrameType | None = None
+        self.flow: tuple[int, int | None] | None = None
+        self.token: Token[tuple[Scope, ...]] | None = None
+
+
+_active: ContextVar[tuple[Scope, ...]] = ContextVar("token_handlers_scopes", default=())
+_in_generators: dict[FrameType, list[Scope]] = {}
+_entered: set[Scope] = set()
+_any_closed = False
+
+
+def any_entered() -> bool:
+    """Return whether any block is entered anywhere in the process."""
+    return bool(_entered)
+
+
+def any_scope() -> bool:
+    """Return whether a call that starts here may belong to a scope; cheap, for gates."""
+    scopes = _active.get()
+    return bool(_in_generators or (scopes and (not scopes[-1].closed or active_scopes())))
+
+
+def active_scopes() -> tuple[Scope, ...]:
+    """Return the scopes that a call starting here belongs to, outermost first; a counter may be in it twice."""
+    scopes = _active.get()
+    if _in_generators:
+        scopes = _with_generators(scopes)
+    return tuple(scope for scope in scopes if not scope.closed) if _any_closed else scopes
+
+
+def is_entered_here(scope: Scope) -> bool:
+    """Return whether a scope is active in this context."""
+    return scope in _active.get()
+
+
+def enter(scope: Scope, caller: FrameType) -> None:
+    """Make a scope active in this context, and in the caller's frame where that is a generator's."""
+    frame = _stepped_generator(caller)
+    if frame is not None:
+        scope.frame, scope.flow = frame, _flow()
+        _in_generators.setdefault(frame, []).append(scope)
+    _entered.add(scope)
+    scope.token = _active.set((*scope.outer, scope))
+
+
+def leave(scope: Scope) -> None:
+    """Undo `enter`, in whatever order and context the blocks are left."""
+    global _any_closed  # noqa: PLW0603 (most programs never close one, and are spared the search)
+    scope.left = True
+    scope.lane = None
+    _entered.discard(scope)
+    if scope.frame is not None:
+        _forget_frame(scope, scope.frame)
+    current = _active.get()
+    try:
+        _active.reset(scope.token)  # type: ignore[arg-type]  # set by enter
+    except ValueError:
+        scope.closed = _any_closed = True
+        return
+    finally:
+        scope.token = None
+    if current and current[-1] is scope:
+        rest = _active.get()
+    else:
+        # Left out of order: what was entered later stays, and will not bring this one back when it is left.
+        scope.left_in = _flow()
+        rest = tuple(other for other in current if other is not scope)
+        _active.set(rest)
+    if rest and any(other.left_in for other in rest):
+        here = _flow()
+        _active.set(tuple(other for other in rest if other.left_in != here))
+
+
+def _forget_frame(scope: Scope, frame: FrameType) -> None:
+    scopes = _in_generators[frame]
+    scopes.remove(scope)
+    if not scopes:
+        del _in_generators[frame]
+    scope.frame = None
+
+
+def _stepped_generator(frame: FrameType | None) -> FrameType | None:
+    """Return the generator in whose body the block is, unless that generator is a context manager or a fixture.
+
+    Then the block is as good as written where the context manager is entered, which may be in another generator.
+    """
+    while frame is not None and frame.f_code.co_flags & _GENERATOR:
+        driver = frame.f_back
+        if not _drives_fixtures(driver):
+            return frame
+        while _drives_fixtures(driver):
+            driver = driver.f_back  # type: ignore[union-attr]
+        frame = driver
+    return None
+
+
+def _drives_fixtures(driver: FrameType | None) -> bool:
+    name = driver.f_globals.get("__name__") if driver is not None else None
+    return isinstance(name, str) and name.startswith(_FIXTURE_DRIVERS)
+
+
+def _with_generators(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
+    here = _flow()
+    on_stack = _on_stack()
+    kept = [scope for scope in scopes if scope.frame is None or scope in on_stack or scope.flow != here]
+    for found in reversed(on_stack):
+        kept.extend(scope for scope in (*found.outer, found) if scope not in kept)
+    return tuple(kept)
+
+
+def _on_stack() -> list[Scope]:
+    """Return the generators' scopes whose frames are being executed here, innermost first."""
+    found: list[Scope] = []
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (there is no public way to walk the stack without copies)
+    while frame is not None:
+        scopes = _in_generators.get(frame)
+        if scopes:
+            found.extend(reversed(scopes))
+        frame = frame.f_back
+    return found
+
+
+def _flow() -> tuple[int, int | None]:
+    """Return what tells this thread and asyncio task from others."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return threading.get_ident(), id(task) if task is not None else None

@@ -1,0 +1,89 @@
+"""The process: the shared counter, the sinks and budgets of every call, and the frameworks that are tracked.
+
+All of the package's state is here, in `scopes`, and in the table of open calls of `calls`.
+"""
+
+import sys
+import threading
+
+import wrapt
+
+from token_handlers.counter.counter import TokenCounter
+from token_handlers.pricing import calculator
+from token_handlers.tracking.scopes import Budgets, Sinks, active_scopes
+
+_HOOKS = {
+    "langchain.hook": "langchain_core.tracers.context",
+    "langchain.embeddings": "langchain_openai.embeddings.base",
+    "llama_index.hook": "llama_index_instrumentation",
+}
+_watching = threading.Lock()
+
+
+class State:
+    """What all calls of the process have in common; ``automatic`` are the frameworks whose every call is recorded.
+
+    ``checked`` is whether there ever was a budget: LlamaIndex's calls are refused by a wrap, which is not free.
+    """
+
+    __slots__ = ("automatic", "budgets", "checked", "counter", "sinks", "watched")
+
+    def __init__(self) -> None:
+        self.counter = TokenCounter()
+        self.sinks: Sinks = ()
+        self.budgets: Budgets = ()
+        self.automatic: set[str] = set()
+        self.watched = False
+        self.checked = False
+
+
+state = State()
+
+
+def shared_counter() -> TokenCounter:
+    """Return the process-wide counter, which every recorded call reaches."""
+    return state.counter
+
+
+def starts_count(framework: str) -> bool:
+    """Return whether a call that starts here is to be recorded."""
+    return framework in state.automatic or bool(active_scopes())
+
+
+def watch_frameworks() -> None:
+    """Attach to LangChain and LlamaIndex, now or when the application imports them, if that is not done."""
+    if state.watched:
+        return
+    with _watching:
+        if state.watched:
+            return
+        calculator.load_prices()  # slow, so before the first call rather than inside it
+        # By name: this module is below the frameworks' packages and must not import them.
+        for hook, module in _HOOKS.items():
+            wrapt.register_post_import_hook(f"token_handlers.{hook}:attach", module)
+        state.watched = True
+
+
+def check_budgets() -> None:
+    """Have LlamaIndex's calls checked against budgets, as LangChain's are anyway."""
+    if not state.checked:
+        state.checked = True
+        hook = sys.modules.get("token_handlers.llama_index.hook")
+        if hook is not None:
+            hook.check_budgets()
+
+
+def unwatch_llama_index() -> None:
+    """Leave LlamaIndex's dispatcher as it was, until something is to be tracked again; LangChain's hook can stay."""
+    hook = sys.modules.get("token_handlers.llama_index.hook")
+    if hook is not None:
+        with _watching:
+            hook.detach()
+            state.watched = False
+
+
+def renew_locks() -> None:
+    """Replace in a forked child what a thread of the parent may have held."""
+    global _watching  # noqa: PLW0603 (the one that there is)
+    _watching = threading.Lock()
+    state.counter.renew_lock()
