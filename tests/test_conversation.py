@@ -67,14 +67,14 @@ def usage(prompt=0, completion=0, total=None, embedding=0):
 class OneToken(Call):
     """A call whose prompt was one token when it is only an estimate."""
 
-    def estimate(self):
+    def estimate(self, text=None):
         return {"input_tokens": 1}, "none"
 
 
 class TenTokens(OneToken):
     """A call whose estimate is ten."""
 
-    def estimate(self):
+    def estimate(self, text=None):
         return {"input_tokens": 10}, "none"
 
 

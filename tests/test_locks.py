@@ -44,7 +44,7 @@ def test_an_interruption_lets_go():
     def interrupt():
         raise KeyboardInterrupt
 
-    lock._later.append(interrupt)
+    lock.waiting.append(interrupt)
     with pytest.raises(KeyboardInterrupt), lock:
         done.append("in the turn")
     thread = threading.Thread(target=lock.run_soon, args=(lambda: done.append("after it"),))

@@ -2,7 +2,7 @@
 
 The collector may end a call, by closing its stream, in the middle of anything that a thread does: also where that
 thread has the lock of what the call is to be added to, or another lock. So an addition never waits: where the lock is
-taken, whoever has it does what was added, at the end of the turn.
+taken, whoever has it does what was added when it lets go.
 """
 
 import threading
@@ -14,54 +14,60 @@ from types import TracebackType
 class DeferredLock:
     """A lock, entered with `with`, that is safe to use from finalizers.
 
-    `run_soon` never waits: where the lock is held, what it was given runs when the holder lets go.
+    `run_soon` never waits: where the lock is held, what it was given runs when the holder lets go. ``rlock``, ``depth``
+    and `leave` are for who must do without a function for each addition: take ``rlock`` without blocking where
+    ``depth`` is 0, add one to ``depth``, and `leave`; then `catch_up` with what is ``waiting``.
     """
 
-    __slots__ = ("_depth", "_later", "_lock")
+    __slots__ = ("depth", "rlock", "waiting")
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._depth = 0
-        self._later: deque[Callable[[], object]] = deque()
+        self.rlock = threading.RLock()
+        self.depth = 0
+        self.waiting: deque[Callable[[], object]] = deque()
 
     def run_soon(self, action: Callable[[], object]) -> None:
-        """Do something in a turn, without waiting for it; a turn that begins after this sees it done."""
-        self._later.append(action)
-        self._catch_up()
+        """Do something while the lock is held, without waiting for it; who takes the lock after this sees it done."""
+        self.waiting.append(action)
+        self.catch_up()
 
     def renew(self) -> None:
         """Replace the lock: for a forked child, in which a thread that held it does not exist."""
-        self._lock, self._depth = threading.RLock(), 0
+        self.rlock, self.depth = threading.RLock(), 0
 
     def __enter__(self) -> None:
-        self._lock.acquire()
-        self._depth += 1
+        self.rlock.acquire()
+        self.depth += 1
         try:
-            self._work()
+            if self.waiting:
+                self._work()
         except BaseException:  # then `with` does not call __exit__, and nobody else would let go of the lock
-            self._leave()
+            self.leave()
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
-        self._catch_up()
+        self.leave()
+        if self.waiting:
+            self.catch_up()
 
-    def _catch_up(self) -> None:
-        """Do what waits, unless somebody is in a turn, who will see it at its end."""
-        while self._later and not self._depth and self._lock.acquire(blocking=False):
-            self._depth += 1
-            self._leave()
+    def catch_up(self) -> None:
+        """Do what waits, unless somebody holds the lock, who will do it on letting go."""
+        while self.waiting and not self.depth and self.rlock.acquire(blocking=False):
+            self.depth += 1
+            self.leave()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Do what came in the meantime, and let go of the lock."""
         try:
-            self._work()
+            if self.waiting:
+                self._work()
         finally:
-            self._depth -= 1
-            self._lock.release()
+            self.depth -= 1
+            self.rlock.release()
 
     def _work(self) -> None:
-        if self._depth == 1:
-            while self._later:
-                self._later.popleft()()
+        if self.depth == 1:
+            while self.waiting:
+                self.waiting.popleft()()

@@ -509,7 +509,7 @@ def test_a_refused_call_is_recorded_nowhere(ledger):
         chat(ledger).invoke("hello")
 
     assert TokenCounter().snapshot() == counter.snapshot()
-    assert set() == counter.open_calls
+    assert {} == counter.open_calls
     assert 0 == ledger.total().requests
 
 

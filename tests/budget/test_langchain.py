@@ -207,7 +207,7 @@ async def test_agenerate(ledger, budget):
             gc.collect()  # a coroutine that was never awaited warns when it is collected
 
     assert (0, NOTHING, NOTHING) == (ledger.total().requests, budget.spent(), budget.held())
-    assert (0, set()) == (counter.failed_requests, counter.open_calls)
+    assert (0, {}) == (counter.failed_requests, counter.open_calls)
 
 
 async def test_agenerate_with_room(ledger):
@@ -634,7 +634,7 @@ def test_a_model_that_passes_its_calls_on(ledger):
         model.invoke(QUESTION)
 
     assert (0, NOTHING, NOTHING) == (ledger.total().requests, budget.spent(), budget.held())
-    assert (0, 0, set()) == (counter.failed_requests, counter.successful_requests, counter.open_calls)
+    assert (0, 0, {}) == (counter.failed_requests, counter.successful_requests, counter.open_calls)
 
 
 def test_report_stream_usage(ledger):

@@ -84,7 +84,7 @@ def test_disorder(events, usage, metadata):
     assert_sound(counter)
     assert_sound(around)
     assert all(run_id.int not in open_runs._runs for run_id in ids)
-    assert set() == counter.open_calls == around.open_calls
+    assert {} == counter.open_calls == around.open_calls
 
 
 def test_disorder_in_threads():

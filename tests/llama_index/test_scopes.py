@@ -85,7 +85,7 @@ def test_streams_belong_where_they_started():
 
 
 async def test_streams_read_in_another_task():
-    """ReportedUsage an async stream in another task changes nothing."""
+    """Reading an async stream in another task changes nothing."""
     with track_tokens() as counter:
         stream = make_llm(3).astream_chat(MESSAGES)
         await asyncio.create_task(drain(stream))

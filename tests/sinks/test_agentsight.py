@@ -288,7 +288,7 @@ from token_handlers import Usage, UsageRecord, add_sink
 from token_handlers.tracking.call import Call
 from token_handlers.sinks.agentsight import AgentSightClient
 class Open(Call):
-    def estimate(self):
+    def estimate(self, text=None):
         return {"input_tokens": 3, "output_tokens": 2}, "none"
 sink = AgentSightClient(sys.argv[2], sys.argv[1], conversation_id="c1")
 add_sink(sink)

@@ -21,6 +21,16 @@ class UsageAttributes(Measures):
         return self.counter.total_tokens
 
     @property
+    def input_tokens(self) -> int:
+        """The same as ``prompt_tokens``."""
+        return self.counter.prompt_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        """The same as ``completion_tokens``."""
+        return self.counter.completion_tokens
+
+    @property
     def cost(self) -> Decimal | None:
         """USD, exact; None when there were requests and none could be priced."""
         return self.counter.cost
@@ -44,6 +54,11 @@ class UsageAttributes(Measures):
     def by_session(self) -> dict[str, UsageTotals]:
         """Totals by session; calls without a session are not in it."""
         return self.counter.by_session
+
+    @property
+    def by_user(self) -> dict[str, UsageTotals]:
+        """Totals by user; calls without a user are not in it."""
+        return self.counter.by_user
 
     def by(self, label: str) -> dict[str, UsageTotals]:
         """Return the totals by the values of a label: 'model', 'session', 'user', 'langgraph_node', or a tag's name."""

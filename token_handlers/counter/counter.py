@@ -1,12 +1,14 @@
 """TokenCounter: thread-safe cumulative totals, in all and by label."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar
 
 from token_handlers.counter.listeners import BackgroundListener
 from token_handlers.counter.tables import html_table, money, summary_lines
 from token_handlers.counter.totals import Increment, RunningTotal, increment_of
+from token_handlers.errors import shielded
+from token_handlers.lifecycle import Warnings
 from token_handlers.locks import DeferredLock
 from token_handlers.usage import Measures, UsageRecord, UsageTotals
 
@@ -15,12 +17,14 @@ MAX_VALUES = 10_000
 
 OTHER = "(other)"
 
+_MAX_APART = 64
+"""How many combinations of labels are summed apart before the oldest is added to the sums of its labels."""
 
-class Queue(Protocol):
-    """Where calls wait that have ended and are not added up yet."""
+_LABELS_WITHOUT_CALLS = Warnings()
 
-    def drain(self, *, wait: bool) -> None:
-        """Add them to their counters; with ``wait``, return when that is done, by whichever thread."""
+
+def _show_nothing(counter: "TokenCounter") -> None:
+    """Do nothing: nobody tracks calls."""
 
 
 class TokenCounter(Measures):
@@ -28,14 +32,16 @@ class TokenCounter(Measures):
 
     Token counts are those of LLM calls; embeddings have ``embedding_tokens``. Requests are counted once per HTTP call
     that was billed (``successful_requests``: LLM calls and embeddings, broken-off streams included), rejected
-    (``failed_requests``) or answered from LangChain's own cache (``cached_responses``). ReportedUsage a total is O(1).
+    (``failed_requests``) or answered from LangChain's own cache (``cached_responses``). A call that is still open is
+    in the totals as an estimate.
     """
 
-    any_listening: ClassVar[bool] = False
-    """Whether any counter of the process ever had an `on_record`."""
+    show_open: ClassVar[Callable[["TokenCounter"], object]] = _show_nothing
+    """Adds estimates of a counter's open calls; called before a total is read. Tracking, which is above, sets it."""
 
     __slots__ = (
         "__weakref__",
+        "_apart",
         "_labels",
         "_lock",
         "_resets",
@@ -44,21 +50,24 @@ class TokenCounter(Measures):
         "block",
         "listeners",
         "open_calls",
-        "queues",
     )
 
     def __init__(self) -> None:
         self._lock = DeferredLock()
+        # A call is added to the sum of its combination of labels alone; reading adds these up.
+        self._apart: dict[tuple[tuple[str, str], ...], RunningTotal] = {}
         self._total = RunningTotal()
         self._labels: dict[str, dict[str, RunningTotal]] = {}
         self._resets = 0
         self._shown: dict[object, Increment] = {}
-        # Kept here for tracking, which alone writes them: what track_tokens(counter=...) enters again, who listens, the
-        # calls that have started and not yet ended, and where those wait that have ended and are not added up yet.
+        # Kept here for tracking, which alone writes them: what track_tokens(counter=...) enters again, who listens, and
+        # the calls that have started and not yet ended.
         self.block: object = None
         self.listeners: tuple[Callable[[UsageRecord], object], ...] = ()
-        self.open_calls: set[object] = set()
-        self.queues: set[Queue] = set()
+        self.open_calls: dict[Any, bool] = {}
+
+    def __dir__(self) -> Iterable[str]:
+        return [name for name in super().__dir__() if name not in _INTERNAL]
 
     def add(self, record: UsageRecord) -> None:
         """Add one call. A record is added each time that it is given: recognising one call that two handlers saw is
@@ -68,80 +77,131 @@ class TokenCounter(Measures):
             raise TypeError(f"add() takes a UsageRecord, not {type(record).__name__}")
         self.apply(increment_of(record))
 
-    def apply(self, entry: Increment) -> None:
-        """Add an entry."""
-        self._lock.run_soon(lambda: self._add(entry))
+    def apply(self, increment: Increment) -> None:
+        """Add an increment: at once where the lock is free, else by whoever holds it."""
+        lock = self._lock
+        if lock.depth or not lock.rlock.acquire(blocking=False):
+            lock.run_soon(lambda: self._add(increment))
+            return
+        lock.depth += 1
+        try:
+            total = self._apart.get(increment.labels)
+            if total is None:
+                self._add(increment)
+            else:
+                total.add(increment)
+        finally:
+            lock.leave()
+            if lock.waiting:
+                lock.catch_up()
 
     def show(self, call: object, estimate: Increment) -> None:
         """Add what a call that is still open is estimated to be, until it is settled or hidden."""
         self._lock.run_soon(lambda: self._show(call, estimate))
 
-    def settle(self, call: object, entry: Increment) -> None:
-        """Add a call's entry in place of the estimate, atomically."""
-        self._lock.run_soon(lambda: self._hide(call, entry))
+    def settle(self, call: object, increment: Increment) -> None:
+        """Add a call's increment in place of the estimate, atomically."""
+        self._lock.run_soon(lambda: self._hide(call, increment))
 
     def hide(self, call: object) -> None:
-        """Take the estimate of a call back that was never sent, or that another one includes."""
+        """Subtract the estimate of a call that was never sent, or that another one includes."""
         self._lock.run_soon(lambda: self._hide(call))
 
     def renew_lock(self) -> None:
         """Replace the lock: for a forked child, in which a thread that held it does not exist."""
         self._lock.renew()
 
-    def sum_up(self, *, wait: bool = True) -> None:
-        """Add up what waits; reading a total does so too."""
-        for queue in tuple(self.queues):
-            queue.drain(wait=wait)
+    def _add(self, increment: Increment) -> None:
+        total = self._apart.get(increment.labels)
+        if total is not None:
+            total.add(increment)
+            return
+        if len(self._apart) >= _MAX_APART:
+            oldest = next(iter(self._apart))
+            self._add_up(oldest, self._apart.pop(oldest))
+        self._apart[increment.labels] = RunningTotal(increment)
 
-    def _add(self, entry: Increment) -> None:
-        self._total.add(entry)
-        for label, value in entry.labels:
-            self._tally(label, value).add(entry)
+    def _subtract(self, increment: Increment) -> None:
+        self._add_all_up()
+        self._total.subtract(increment)
+        for label, value in increment.labels:
+            self._sum_of(label, value).subtract(increment)
 
-    def _show(self, call: object, estimate: Increment) -> None:
-        if call not in self._shown and not getattr(call, "settled", False):
-            self._shown[call] = estimate
-            self._add(estimate)
+    def _add_up(self, labels: Iterable[tuple[str, str]], total: RunningTotal) -> None:
+        self._total.add_total(total)
+        for label, value in labels:
+            self._sum_of(label, value).add_total(total)
 
-    def _hide(self, call: object, entry: Increment | None = None) -> None:
-        estimate = self._shown.pop(call, None)
-        if estimate is not None:
-            self._take_back(estimate)
-        if entry is not None:
-            self._add(entry)
+    def _add_all_up(self) -> None:
+        for labels, total in self._apart.items():
+            self._add_up(labels, total)
+        self._apart.clear()
 
-    def _take_back(self, entry: Increment) -> None:
-        self._total.subtract(entry)
-        for label, value in entry.labels:
-            self._tally(label, value).subtract(entry)
-
-    def _tally(self, label: str, value: str) -> RunningTotal:
+    def _sum_of(self, label: str, value: str) -> RunningTotal:
         values = self._labels.setdefault(label, {})
-        tally = values.get(value)
-        if tally is None:
+        total = values.get(value)
+        if total is None:
             if len(values) >= MAX_VALUES:
                 value = OTHER
-            tally = values.setdefault(value, RunningTotal())
-        return tally
+            total = values.setdefault(value, RunningTotal())
+        return total
+
+    def _show(self, call: object, estimate: Increment) -> None:
+        if getattr(call, "settled", False):
+            return
+        self._hide(call)
+        self._shown[call] = estimate
+        self._add(estimate)
+
+    def _hide(self, call: object, increment: Increment | None = None) -> None:
+        estimate = self._shown.pop(call, None)
+        if estimate is not None:
+            self._subtract(estimate)
+        if increment is not None:
+            self._add(increment)
+
+    def _prepare(self) -> None:
+        """Show the open calls: for whoever reads a total."""
+        if self.open_calls:
+            shielded(TokenCounter.show_open)(self)
 
     def _measure(self, unit: str) -> int:
-        self.sum_up()
+        if self.open_calls:
+            self._prepare()
         with self._lock:
+            if self._apart:
+                self._add_all_up()
             return self._total.numbers.get(unit, 0)
 
     @property
     def total_tokens(self) -> int:
         """Prompt plus completion tokens, without embeddings."""
-        self.sum_up()
+        if self.open_calls:
+            self._prepare()
         with self._lock:
+            if self._apart:
+                self._add_all_up()
             numbers = self._total.numbers
             return numbers.get("input_tokens", 0) + numbers.get("output_tokens", 0)
 
     @property
+    def input_tokens(self) -> int:
+        """The same as ``prompt_tokens``."""
+        return self.prompt_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        """The same as ``completion_tokens``."""
+        return self.completion_tokens
+
+    @property
     def cost(self) -> Decimal | None:
         """USD, exact; None when there were requests and none could be priced."""
-        self.sum_up()
+        if self.open_calls:
+            self._prepare()
         with self._lock:
+            if self._apart:
+                self._add_all_up()
             return self._total.known_cost()
 
     @property
@@ -164,27 +224,43 @@ class TokenCounter(Measures):
         """Totals by session; calls without a session are not in it."""
         return self.by("session")
 
+    @property
+    def by_user(self) -> dict[str, UsageTotals]:
+        """Totals by user; calls without a user are not in it."""
+        return self.by("user")
+
     def by(self, label: str) -> dict[str, UsageTotals]:
-        """Return the totals by the values of a label: 'model', 'session', 'user', 'langgraph_node', or a tag's name."""
-        self.sum_up()
+        """Return the totals by the values of a label: 'model', 'session', 'user', 'langgraph_node', or a tag's name.
+
+        A label that no call of this counter ever had gives {}, with one warning that names those there are.
+        """
+        self._prepare()
         with self._lock:
-            return {value: tally.totals() for value, tally in self._labels.get(label, {}).items()}
+            self._add_all_up()
+            found = {value: total.totals() for value, total in self._labels.get(label, {}).items()}
+            known = sorted(name for name in self._labels if "\0" not in name)
+        if not found and known and label not in _LABELS:
+            message = "no call has the label %r, so by(%r) is empty: there are %s"
+            _LABELS_WITHOUT_CALLS.warn(label, message, label, label, ", ".join(map(repr, known)))
+        return found
 
     def numbers_by(self, label: str, prefix: str = "") -> dict[str, dict[str, int]]:
         """Return the numbers under Usage's names, with those that were reported, by a label's values with a prefix."""
-        self.sum_up()
+        self._prepare()
         with self._lock:
+            self._add_all_up()
             values = self._labels.get(label, {})
-            return {value: dict(tally.numbers) for value, tally in values.items() if value.startswith(prefix)}
+            return {value: dict(total.numbers) for value, total in values.items() if value.startswith(prefix)}
 
     def reading(self) -> tuple[UsageTotals, int]:
-        """Return all totals as of one moment, and how many resets came before it."""
-        self.sum_up()
+        """Return all totals as of one moment, without open calls not shown yet, and how many resets came before it."""
         with self._lock:
+            self._add_all_up()
             return self._total.totals(), self._resets
 
     def snapshot(self) -> UsageTotals:
         """Return all totals as of one moment."""
+        self._prepare()
         return self.reading()[0]
 
     def reset(self) -> UsageTotals:
@@ -192,10 +268,10 @@ class TokenCounter(Measures):
 
         A call that is still open, and shown as an estimate, is not in what is returned: it goes on to be shown.
         """
-        self.sum_up()
         with self._lock:
             for estimate in self._shown.values():
-                self._take_back(estimate)
+                self._subtract(estimate)
+            self._add_all_up()
             totals = self._total.totals()
             self._total, self._labels = RunningTotal(), {}
             for estimate in self._shown.values():
@@ -214,12 +290,11 @@ class TokenCounter(Measures):
 
     def listen(self, listener: Callable[[UsageRecord], object]) -> None:
         """Give records to a listener in the thread in which a call ends."""
-        TokenCounter.any_listening = True
         self.listeners = (*self.listeners, listener)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until the callbacks of `on_record` have had every record; return whether they have."""
-        flushed = [hook.flush(timeout) for hook in self.listeners if isinstance(hook, BackgroundListener)]
+        flushed = [listener.flush(timeout) for listener in self.listeners if isinstance(listener, BackgroundListener)]
         return all(flushed)
 
     def get_token_usage(self) -> dict[str, int]:
@@ -233,12 +308,33 @@ class TokenCounter(Measures):
         }
 
     def __str__(self) -> str:
-        return "\n".join(summary_lines(self.snapshot()))
+        lines = summary_lines(self.snapshot())
+        return "\n".join(lines + [f"Open Calls: {number} (in the totals as estimates)" for number in self._open()])
 
     def __repr__(self) -> str:
         totals = self.snapshot()
+        facts = {
+            "tokens": totals.total_tokens,
+            "embedding tokens": totals.embedding_tokens or None,
+            "requests": totals.successful_requests,
+            "estimated": totals.estimated_requests or None,
+            "unpriced": totals.unpriced_requests or None,
+            "open": next(self._open(), None),
+        }
         spent = "unpriced" if totals.cost is None else f"${money(totals.cost)}"
-        return f"<TokenCounter {totals.total_tokens} tokens, {totals.successful_requests} requests, {spent}>"
+        said = [f"{number} {name}" for name, number in facts.items() if number is not None]
+        return f"<TokenCounter {', '.join(said)}, {spent}>"
+
+    def _open(self) -> Iterator[int]:
+        """Yield the number of open calls where there are any."""
+        return iter([len(self.open_calls)] if self.open_calls else [])
 
     def _repr_html_(self) -> str:
         return html_table([*sorted(self.by_model.items()), ("Total", self.snapshot())])
+
+
+_LABELS = frozenset({"model", "session", "user", "langgraph_node", "tag"})
+_INTERNAL = frozenset(
+    {"apply", "block", "hide", "listen", "listeners", "numbers_by", "open_calls", "reading", "renew_lock", "settle"}
+    | {"show", "show_open"}
+)

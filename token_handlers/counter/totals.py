@@ -1,4 +1,4 @@
-"""Tallies: what a call adds to a counter, and running sums of that."""
+"""What a call adds to a counter, and running totals of that."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -16,18 +16,18 @@ Labelled = tuple[tuple[str, str], ...]
 
 _add, _subtract = EXACT.add, EXACT.subtract
 _ZERO = Decimal(0)
+_WITHOUT_OUTPUT = ("embeddings", "rerank")
 
 
 class Increment(NamedTuple):
-    """What a call, or several alike, add to a counter: numbers by name, USD, the labels under which it is also summed,
-    and how many of them have a cost.
+    """What a call adds to a counter: numbers by their unit (Usage's fields and the request counts), USD, and the labels
+    under which it is summed.
     """
 
     numbers: Mapping[str, int]
     cost: Decimal | None
     saved: Decimal | None
     labels: Labelled
-    priced: int = 1
 
 
 def increment(
@@ -39,22 +39,28 @@ def increment(
     saved: Decimal | None = None,
     requests: int = 1,
     labels: Labelled = (),
+    *,
+    doubted: bool = False,
 ) -> Increment:
-    """Return what a call adds: its tokens where it was billed, and one to each request count that it belongs to."""
+    """Return what a call adds: its tokens where it was billed, and one to each request count that it belongs to.
+
+    ``doubted`` is whether something billed could not be counted or priced exactly: the request is an estimate then.
+    """
     if outcome == "cached":
         return Increment({"cached_responses": requests}, None, saved, labels)
     if outcome == "failed":
         return Increment({"failed_requests": requests}, None, None, labels)
-    if operation == "embeddings":
-        numbers = {"embedding_tokens": counts.get("input_tokens", 0)}
-    else:
-        numbers = dict(counts)
+    numbers = dict(counts)
+    if operation in _WITHOUT_OUTPUT:
+        numbers.pop("output_tokens", None)
+        if "input_tokens" in numbers:
+            numbers["embedding_tokens"] = numbers.pop("input_tokens")
     if source != "manual":
         numbers["successful_requests"] = requests
-        if source == "estimated":
+        if doubted or source == "estimated":
             numbers["estimated_requests"] = requests
-        if cost is None:
-            numbers["unpriced_requests"] = requests
+    if cost is None and (source != "manual" or any(counts.values())):
+        numbers["unpriced_requests"] = requests
     return Increment(numbers, cost, None, labels)
 
 
@@ -63,30 +69,40 @@ class RunningTotal:
 
     __slots__ = ("cost", "numbers", "priced", "saved")
 
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-        self.cost = _ZERO
-        self.saved = _ZERO
-        self.priced = 0
+    def __init__(self, first: Increment | None = None) -> None:
+        self.numbers: dict[str, int] = {} if first is None else dict(first.numbers)
+        self.cost = _ZERO if first is None or first.cost is None else first.cost
+        self.saved = _ZERO if first is None or first.saved is None else first.saved
+        # How many increments have a cost.
+        self.priced = 0 if first is None or first.cost is None else 1
 
-    def add(self, entry: Increment) -> None:
-        """Add an entry."""
+    def add(self, increment: Increment) -> None:
+        """Add an increment."""
         numbers = self.numbers
-        for name, number in entry.numbers.items():
+        for name, number in increment.numbers.items():
             numbers[name] = numbers.get(name, 0) + number
-        if entry.cost is not None:
-            self.cost = _add(self.cost, entry.cost)
-            self.priced += entry.priced
-        if entry.saved is not None:
-            self.saved = _add(self.saved, entry.saved)
+        if increment.cost is not None:
+            self.cost = _add(self.cost, increment.cost)
+            self.priced += 1
+        if increment.saved is not None:
+            self.saved = _add(self.saved, increment.saved)
 
-    def subtract(self, entry: Increment) -> None:
-        """Take an entry back that was added."""
-        for name, number in entry.numbers.items():
+    def add_total(self, other: "RunningTotal") -> None:
+        """Add another sum."""
+        numbers = self.numbers
+        for name, number in other.numbers.items():
+            numbers[name] = numbers.get(name, 0) + number
+        self.cost = _add(self.cost, other.cost)
+        self.saved = _add(self.saved, other.saved)
+        self.priced += other.priced
+
+    def subtract(self, increment: Increment) -> None:
+        """Subtract an increment that was added."""
+        for name, number in increment.numbers.items():
             self.numbers[name] -= number
-        if entry.cost is not None:
-            self.cost = _subtract(self.cost, entry.cost)
-            self.priced -= entry.priced
+        if increment.cost is not None:
+            self.cost = _subtract(self.cost, increment.cost)
+            self.priced -= 1
 
     def totals(self) -> UsageTotals:
         """Return the sum as it is now."""
@@ -110,6 +126,7 @@ def increment_of(record: UsageRecord) -> Increment:
         saved=record.saved_cost,
         requests=record.requests,
         labels=label_pairs(record.model, record.session, record.user, record.node, record.tags, record.provider),
+        doubted=bool(record.doubts),
     )
 
 

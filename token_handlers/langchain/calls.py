@@ -1,8 +1,7 @@
 """The LLM runs that have started: what their start and their chunks carried, until they end."""
 
-import sys
+from asyncio import _get_running_loop
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -11,9 +10,9 @@ from token_handlers.counter.totals import BARE
 from token_handlers.errors import BudgetExceeded
 from token_handlers.langchain.text import message_text
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
-from token_handlers.tracking.call import Call
-from token_handlers.tracking.context import Lane
-from token_handlers.tracking.recorder import discard, evict_oldest, record_estimate, watch_task
+from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, CallContext, open_calls, watch_task
+from token_handlers.tracking.frames import callers
+from token_handlers.tracking.recorder import evict_oldest, task_ended
 
 _BASE_URLS = (
     "openai_api_base",
@@ -58,16 +57,16 @@ class Run(Call):
 
     def __init__(
         self,
+        context: CallContext,
         run_id: UUID,
         prompt: Sequence[Any],
-        serialized: Mapping[str, Any] | None,
-        parent_run_id: UUID | None,
-        tags: Sequence[str] | None,
-        metadata: Mapping[str, Any] | None,
-        invocation: Mapping[str, Any] | None,
-        lane: Lane | None = None,
+        serialized: Mapping[str, Any] | None = None,
+        parent_run_id: UUID | None = None,
+        tags: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        invocation: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(lane)
+        super().__init__(context)
         if prompt and isinstance(prompt[0], str):
             self.operation = "text_completion"
         self.run_id = run_id
@@ -118,13 +117,14 @@ class Run(Call):
         else:
             self.usages = [usage]
 
-    def estimate(self) -> tuple[dict[str, int], str]:
-        """Return the prompt's and the received text's estimated tokens."""
-        return self.estimate_for("".join(self.parts))
+    def progress(self) -> int:
+        """Return how many pieces of text were received."""
+        return len(self.parts)
 
-    def estimate_for(self, text: str) -> tuple[dict[str, int], str]:
-        """Return the prompt's and a given answer's estimated tokens."""
+    def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
+        """Return the estimated tokens of the prompt and of an answer, by default of what was received so far."""
         prompt = self.estimate_input()
+        text = "".join(self.parts) if text is None else text
         answer = estimate_tokens(text, self.model).tokens if text else 0
         return {"input_tokens": prompt.tokens, "output_tokens": answer}, prompt.method
 
@@ -154,11 +154,6 @@ class Run(Call):
         most = next(_positive(stated), 0)
         return most * max(_positive((invocation.get("n"), invocation.get("best_of"))), default=1)
 
-    def forget_texts(self) -> None:
-        """Drop what is only needed for an estimate."""
-        self.prompt = ()
-        self.parts = []
-
     def forget(self) -> None:
         """Drop this run from the table of open ones."""
         _remove(self)
@@ -176,9 +171,10 @@ def begin(run: Run, batch_size: int) -> None:
     _runs[run.run_id.int] = run
     if batch_size > 1:
         _join_batch(run)
-    evict_oldest()
-    if run.operation == "chat":  # LangChain starts legacy LLMs' runs in tasks that end at once
-        watch_task(run)
+    if len(open_calls) > MAX_OPEN_CALLS:
+        evict_oldest()
+    if run.operation == "chat" and _get_running_loop() is not None:  # legacy LLMs' runs start in tasks that end at once
+        watch_task(run, task_ended)
 
 
 def same_start(run_id: UUID, prompt: Sequence[Any], invocation: object) -> Run | None:
@@ -241,11 +237,11 @@ def any_open() -> bool:
     return bool(_runs)
 
 
-def settle_batch(run: Run) -> None:
-    """Settle the others of a sync `generate` in which this run failed: they get no event any more.
+def others_of_failed(run: Run) -> Iterator[tuple[Run, bool]]:
+    """Yield the others of a sync `generate` in which this run failed, which get no event any more: run, was answered.
 
     Those before it were answered, and what they used is lost; those after it were never sent. The async form and the
-    legacy LLMs tell each run how it ended.
+    legacy LLMs say of each run how it ended.
     """
     batch = run.batch
     if batch is None or run.operation != "chat" or not _in_generate():
@@ -253,18 +249,11 @@ def settle_batch(run: Run) -> None:
     position = batch.runs.index(run)
     for index, other in enumerate(batch.runs):
         if index != position and not other.settled:
-            _remove(other)
-            if index < position:
-                record_estimate(other)
-            else:
-                discard(other)
+            yield other, index < position
 
 
 def _in_generate() -> bool:
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (the event does not tell, and this is a rare path)
-    while frame is not None and frame.f_code.co_name != "generate":
-        frame = frame.f_back
-    return frame is not None
+    return any(frame.f_code.co_name == "generate" for frame in callers())
 
 
 def _positive(numbers: Iterable[Any]) -> Iterator[int]:

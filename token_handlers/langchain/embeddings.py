@@ -14,9 +14,9 @@ from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.payloads import read_payload
 from token_handlers.tokenizer.estimates import estimate_tokens, prepare
-from token_handlers.tracking.call import Call, made_by_others
+from token_handlers.tracking.call import Call, parent_finders, watch_task
 from token_handlers.tracking.failures import was_rejected
-from token_handlers.tracking.recorder import discard, evict_oldest, record, record_estimate, reserve, watch_task
+from token_handlers.tracking.recorder import discard, evict_oldest, record, record_estimate, reserve, task_ended
 from token_handlers.tracking.reservations import release
 from token_handlers.tracking.state import starts_count, watch_frameworks
 
@@ -61,10 +61,10 @@ class EmbeddingCall(Call):
         self.base_url = base_url if isinstance(base_url, str) else None
         if watch.counter is not None:
             self.count_for(watch.counter)
-        for ask in made_by_others:
-            ask(self)
+        for find_parents in parent_finders:
+            find_parents(self)
         evict_oldest()
-        watch_task(self)
+        watch_task(self, task_ended)
         if self.budgets:
             reserve(self)
 
@@ -72,7 +72,7 @@ class EmbeddingCall(Call):
         """Return the tokens of the inputs."""
         return self.estimate()[0]["input_tokens"]
 
-    def estimate(self) -> tuple[dict[str, int], str]:
+    def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
         """Return the tokens of the inputs: exact where the client sends tokens, else estimated from the texts."""
         inputs = [self.inputs] if isinstance(self.inputs, str) else self.inputs
         if not isinstance(inputs, Sequence):

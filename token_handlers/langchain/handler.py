@@ -1,6 +1,5 @@
 """LangChainTokenHandler, and the process-wide handler behind track_tokens()."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -8,15 +7,17 @@ from langchain_core.callbacks.base import BaseCallbackHandler
 
 from token_handlers.counter.attributes import UsageAttributes
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.errors import BudgetExceeded, absorb, shielded
+from token_handlers.errors import absorb, shielded
 from token_handlers.langchain import calls, nested
 from token_handlers.langchain.budgets import reserve
-from token_handlers.langchain.results import record_end, record_error
+from token_handlers.langchain.results import read_end, read_error
 from token_handlers.langchain.text import message_text
 from token_handlers.langchain.usage_metadata import usage_metadata
 from token_handlers.pricing.calculator import load_prices
 from token_handlers.tracking import recorder
-from token_handlers.tracking.context import lane_here
+from token_handlers.tracking.call import current_context, parent_finders
+from token_handlers.tracking.result import CallResult, Estimate, Verdict
+from token_handlers.tracking.scopes import active_scopes
 from token_handlers.tracking.state import state
 
 if TYPE_CHECKING:
@@ -47,17 +48,18 @@ class RunRecorder(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Remember what only the start tells: the scopes, the model, the prompt for an estimate."""
+        """Remember what only the start has: the scopes, the model, the prompt for an estimate."""
         try:
-            counter, lane = self._counter, lane_here()
-            if counter is None and not lane.scopes and "langchain" not in state.automatic:
+            counter, context = self._counter, current_context()
+            if counter is None and not context.scopes and "langchain" not in state.automatic:
                 return
             invocation = kwargs.get("invocation_params")
             run = calls.same_start(run_id, messages, invocation)
             if run is None:
-                run = calls.Run(run_id, messages, serialized, parent_run_id, tags, metadata, invocation, lane)
+                run = calls.Run(context, run_id, messages, serialized, parent_run_id, tags, metadata, invocation)
                 calls.begin(run, kwargs.get("batch_size") or 1)
-                nested.join(run)
+                if parent_finders or calls.others_open():
+                    nested.join(run)
             run.handlers.append(self)
             if counter is not None:
                 run.count_for(counter)
@@ -92,7 +94,13 @@ class RunRecorder(BaseCallbackHandler):
             if run is None and self._counter is not None:
                 run = _unstarted(run_id, self._counter)
             if run is not None and not run.settled:
-                _record(run, record_end, response)
+                verdict: Verdict = Estimate()  # where reading fails: the call was made, and is not to be lost
+                try:
+                    verdict = read_end(run, response)
+                finally:
+                    recorder.finish(run, verdict)
+                    if run.batch is not None and type(verdict) is CallResult:
+                        run.batch.reported = True
         except Exception as error:  # noqa: BLE001 - as above
             absorb(error, "on_llm_end")
 
@@ -102,10 +110,15 @@ class RunRecorder(BaseCallbackHandler):
         run = calls.leave(run_id, self)
         if run is None or run.settled:
             return
-        if isinstance(error, BudgetExceeded):  # of the model that this one passes its calls on to
-            recorder.discard(run)
-        else:
-            _record(run, record_error, error, kwargs.get("response"))
+        verdict: Verdict = Estimate()
+        try:
+            verdict = read_error(run, error, kwargs.get("response"))
+        finally:
+            recorder.finish(run, verdict)
+            if run.batch is not None and type(verdict) is CallResult:
+                run.batch.reported = True
+            for other, was_answered in calls.others_of_failed(run):
+                recorder.record_estimate(other) if was_answered else recorder.discard(other)
 
     @shielded
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -136,18 +149,9 @@ class RunRecorder(BaseCallbackHandler):
 
 def _unstarted(run_id: UUID | None, counter: TokenCounter) -> calls.Run:
     """Return a run for an end whose start came before the handler was there."""
-    run = calls.Run(run_id or UUID(int=0), (), None, None, None, None, None)
+    run = calls.Run(current_context(), run_id or UUID(int=0), ())
     run.count_for(counter)
     return run
-
-
-def _record(run: calls.Run, how: Callable[..., None], *event: object) -> None:
-    """Record a run's end; where that fails, as an estimate, for the call was made and is not to be lost."""
-    try:
-        how(run, *event)
-    finally:
-        if not run.settled:
-            recorder.record_estimate(run)
 
 
 class ProcessRecorder(RunRecorder):
@@ -155,6 +159,26 @@ class ProcessRecorder(RunRecorder):
 
     def __init__(self) -> None:
         super().__init__(None)
+
+
+_process_recorder = ProcessRecorder()
+
+
+class RecorderVariable:
+    """Stands where LangChain expects a context variable; asked, it answers with who is to record what starts here.
+
+    A real variable can only be set in a context or have one default for good: this one is seen in every thread and in
+    an empty context, and while nothing is tracked there is no handler at all.
+    """
+
+    @staticmethod
+    def get() -> RunRecorder | None:
+        """Return the innermost get_openai_callback's handler, else the process's own, or None where nothing tracks."""
+        scopes = active_scopes()
+        if not scopes:
+            return _process_recorder if "langchain" in state.automatic else None
+        recorder: RunRecorder | None = scopes[-1].recorder
+        return _process_recorder if recorder is None else recorder
 
 
 class LangChainTokenHandler(UsageAttributes, RunRecorder):

@@ -1,17 +1,16 @@
-"""Models that call other models in their own code: whose answer they pass on is billed once."""
+"""Models that call other models in their own code: an answer that they pass on is billed once."""
 
-import sys
 from collections.abc import Iterator
-from types import FrameType
 from uuid import UUID
 
 from token_handlers.langchain import calls
 from token_handlers.langchain.calls import Run
-from token_handlers.tracking.call import made_by_others
+from token_handlers.tracking.call import parent_finders
+from token_handlers.tracking.frames import callers
 from token_handlers.tracking.reservations import release
 
-# LangChain's functions, and those that a model has of its own, which know the run that they are of.
-_OWN_CODE = frozenset(
+# LangChain's functions, and a model's own ones, which know the run that they are of.
+_RUN_CODE = frozenset(
     {
         "_generate_with_cache",
         "_agenerate_with_cache",
@@ -28,24 +27,26 @@ _OWN_CODE = frozenset(
 
 
 def join(run: Run) -> None:
-    """Tell the calls in whose code a run starts that they make it, and count it for their handlers as well."""
+    """Link a starting run to the calls in whose code it starts, and count it for their handlers as well."""
     if calls.others_open():
-        for outer in _around(run):
-            run.add_parent(outer)
-            release(outer, wait=True)  # the run holds it itself
-            for counter in outer.lane.own:
-                run.count_for(counter)
-    for ask in made_by_others:
-        ask(run)
+        for parent in runs_on_stack():
+            if parent is not run:
+                run.add_parent(parent)
+                release(parent, wait=True)  # the run reserves it itself
+                for counter in parent.context.own:
+                    run.count_for(counter)
+    for find_parents in parent_finders:
+        find_parents(run)
 
 
-def _around(run: Run) -> Iterator[Run]:
-    """Yield the runs of the models in whose code this one starts; they give it no callbacks, so the stack tells."""
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (there is no public way without copies)
-    while frame is not None:
-        if frame.f_code.co_name in _OWN_CODE:
+def runs_on_stack() -> Iterator[Run]:
+    """Yield the open runs whose model's code is being executed here, innermost first.
+
+    A model gives no callbacks to those that it calls in its own code, so the stack has to say.
+    """
+    for frame in callers():
+        if frame.f_code.co_name in _RUN_CODE:
             run_id = getattr(frame.f_locals.get("run_manager"), "run_id", None)
-            outer = calls.newest(run_id) if isinstance(run_id, UUID) else None
-            if outer is not None and outer is not run:
-                yield outer
-        frame = frame.f_back
+            run = calls.newest(run_id) if isinstance(run_id, UUID) else None
+            if run is not None:
+                yield run

@@ -6,15 +6,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from token_handlers.llama_index.chat_usage import PlainUsage
 from token_handlers.llama_index.model_names import base_url
 from token_handlers.llama_index.text import message_pairs, response_text, sent_tools
-from token_handlers.payloads import ReportedUsage
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
-from token_handlers.tracking.call import Call
-from token_handlers.tracking.context import Lane
+from token_handlers.tracking.call import Call, CallContext
 from token_handlers.tracking.recorder import discard, evict_oldest, record_estimate
-from token_handlers.tracking.result import Likeness, Spent
 
 if TYPE_CHECKING:
     from token_handlers.llama_index.spans import Span
@@ -28,7 +24,6 @@ class ModelCall(Call):
 
     ``response`` is the latest chunk of a stream. ``answer`` is what the provider's client returned, for when LlamaIndex
     then fails to read it, and ``answers`` all that it did, for when LlamaIndex passes on no usage; None is a stream.
-    ``told`` is what its end told, with which it waits to be read in a queue.
     """
 
     # Class attributes are the defaults, as in Call.
@@ -45,7 +40,6 @@ class ModelCall(Call):
     frame: FrameType | None = None
     event_id: str | None = None
     next_same_id: "ModelCall | None" = None
-    told: ReportedUsage | PlainUsage
 
     def describe(self) -> None:
         """Fill in model, provider and base URL; not done at the start, which is the application's waiting time."""
@@ -68,14 +62,14 @@ class ModelCall(Call):
         name = self.model_dict.get("class_name") if self.model_dict else None
         return name if isinstance(name, str) else None
 
-    def estimate(self) -> tuple[dict[str, int], str]:
-        """Return the estimated tokens of the prompt and of what was received so far."""
-        return self.estimate_for(self.response)
+    def progress(self) -> int:
+        """Return the length of the text that was received."""
+        return len(response_text(self.response))
 
-    def estimate_for(self, response: Any) -> tuple[dict[str, int], str]:
-        """Return the estimated tokens of the prompt and of a given response."""
+    def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
+        """Return the estimated tokens of the prompt and of an answer, by default of what was received so far."""
         prompt = self.estimate_input()
-        text = response_text(response)
+        text = response_text(self.response) if text is None else text
         answer = estimate_tokens(text, self.model).tokens if text else 0
         return {"input_tokens": prompt.tokens, "output_tokens": answer}, prompt.method
 
@@ -100,34 +94,15 @@ class ModelCall(Call):
         fields = (getattr(self.instance, name, None) for name in _MAX_TOKENS)
         return next((number for number in (*stated, *fields) if type(number) is int and number > 0), 0)
 
-    def end(self, told: ReportedUsage | PlainUsage) -> None:
-        """Keep what the end told, and drop what is only needed for an estimate."""
-        self.told = told
+    def asks_by_options(self) -> bool:
+        """Return whether report_stream_usage makes this LLM report usage in streams: it speaks OpenAI's chat API."""
+        kinds = type(self.instance).__mro__
+        return any((kind.__name__, kind.__module__) == ("OpenAI", "llama_index.llms.openai.base") for kind in kinds)
+
+    def drop_texts(self) -> None:
+        """Drop what was only needed for an estimate."""
         self.prompt = self.response = self.answer = None
         self.answers = ()
-
-    def read(self, _: object) -> Spent:
-        """Return what the call used."""
-        told = self.told
-        reading = told.read(self.provider_name()) if isinstance(told, PlainUsage) else told
-        counts, cost, tier, model, billed = reading
-        return Spent(counts, model=model, cost=cost, service_tier=tier, billed=billed, requests=self.requests)
-
-    def alike(self, _: object) -> Likeness | None:
-        """Return what tells the call from those that differ in their counts alone, and these."""
-        told, facts = self.told, self.model_dict
-        if not isinstance(told, PlainUsage) or facts is None:
-            return None
-        counts = told.counts()
-        if counts is None:
-            return None
-        asked = self.kwargs.get("model") if self.kwargs else None
-        named = facts.get("model_name") or facts.get("model")
-        return (told.model, told.service_tier, asked, named, facts.get("class_name"), id(self.instance)), *counts
-
-    def known(self) -> Mapping[str, int]:
-        """Return the counts."""
-        return self.read(self).counts
 
     def forget(self) -> None:
         """Drop this call from the table of open ones."""
@@ -147,7 +122,7 @@ _streams: dict[FrameType, ModelCall] = {}
 
 
 def begin(
-    lane: Lane | None,
+    context: CallContext | None,
     span: "Span | None",
     span_id: str | None,
     prompt: Any,
@@ -155,7 +130,7 @@ def begin(
     model_dict: Mapping[str, Any],
 ) -> ModelCall:
     """Open a call and return it; the calls around it, which only pass it on, are told that it is inside them."""
-    call = ModelCall(lane)
+    call = ModelCall(context)
     call.span_id = span_id
     call.prompt = prompt
     call.kwargs = kwargs

@@ -15,9 +15,9 @@ from token_handlers.errors import shielded
 from token_handlers.llama_index import budgets, embeddings, eventless, silent
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingCall
+from token_handlers.llama_index.ends import end
 from token_handlers.llama_index.eventless import Answer, Failing
 from token_handlers.llama_index.models import is_counted
-from token_handlers.llama_index.results import record_end
 from token_handlers.llama_index.spans import current
 from token_handlers.llama_index.text import answer_text
 from token_handlers.payloads import read_payload
@@ -176,7 +176,7 @@ def _answered(call: _Begun, response: Any) -> None:
     elif isinstance(call, EmbeddingCall):
         embeddings.sent(call, response)
     else:
-        record_end(call, Answer(response, "" if read_payload(response) is not None else answer_text(response)))
+        end(call, Answer(response, "" if read_payload(response) is not None else answer_text(response)))
 
 
 def _watch_events(call: ModelCall, stream: Any) -> None:

@@ -10,8 +10,15 @@ from typing import Any, Literal
 
 from token_handlers.errors import absorb, shielded
 from token_handlers.llama_index import calls, embeddings, workers
-from token_handlers.llama_index.filters import is_passed_on, is_tracked, listening, may_be_tracked, tracked_lane, watch
-from token_handlers.llama_index.results import record_end, record_error
+from token_handlers.llama_index.ends import end, fail
+from token_handlers.llama_index.filters import (
+    is_passed_on,
+    is_tracked,
+    listening,
+    may_be_tracked,
+    tracked_context,
+    watch,
+)
 from token_handlers.llama_index.silent import record_silent
 from token_handlers.llama_index.spans import Span, current
 
@@ -26,15 +33,17 @@ _KINDS: Mapping[str, Kind] = {
 
 
 def _chat_start(event: Any) -> None:
-    lane = tracked_lane()
-    if lane is not None and not is_passed_on(event.model_dict.get("class_name")):
-        calls.begin(lane, current.get(), event.span_id, event.messages, event.additional_kwargs, event.model_dict)
+    context = tracked_context()
+    if context is not None and not is_passed_on(event.model_dict.get("class_name")):
+        calls.begin(context, current.get(), event.span_id, event.messages, event.additional_kwargs, event.model_dict)
 
 
 def _completion_start(event: Any) -> None:
-    lane = tracked_lane()
-    if lane is not None and not is_passed_on(event.model_dict.get("class_name")):
-        call = calls.begin(lane, current.get(), event.span_id, event.prompt, event.additional_kwargs, event.model_dict)
+    context = tracked_context()
+    if context is not None and not is_passed_on(event.model_dict.get("class_name")):
+        call = calls.begin(
+            context, current.get(), event.span_id, event.prompt, event.additional_kwargs, event.model_dict
+        )
         call.operation = "text_completion"
 
 
@@ -45,19 +54,19 @@ def _progress(event: Any) -> None:
 def _chat_end(event: Any) -> None:
     call = calls.find(event.span_id, event.messages)
     if call is not None:
-        record_end(call, event.response)
+        end(call, event.response)
 
 
 def _completion_end(event: Any) -> None:
     call = calls.find(event.span_id, event.prompt)
     if call is not None:
-        record_end(call, event.response)
+        end(call, event.response)
 
 
 def _exception(event: Any) -> None:
     call = calls.find(event.span_id, None)
     if call is not None:
-        record_error(call, event.exception)
+        fail(call, event.exception)
 
 
 def _embedding_start(event: Any) -> None:
@@ -211,7 +220,7 @@ def _settle(span: Span, result: Any) -> None:
         if isgenerator(result) or isasyncgen(result):
             calls.follow(call, result)
         else:
-            record_end(call, result)
+            end(call, result)
     elif span.waiting:
         embeddings.close(span, None)
     elif not span.seen:
@@ -223,7 +232,7 @@ def _settle(span: Span, result: Any) -> None:
 def _fail(span: Span, error: BaseException | None) -> None:
     call, span.call = span.call, None
     if call is not None and not call.settled:
-        record_error(call, error)
+        fail(call, error)
     elif span.waiting:
         embeddings.close(span, error)
     elif not span.seen:

@@ -44,7 +44,7 @@ class EmbeddingCall(Call):
         """Return the estimated tokens of the texts."""
         return self.estimate()[0]["input_tokens"]
 
-    def estimate(self) -> tuple[dict[str, int], str]:
+    def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
         """Return the estimated tokens of the texts, with blanks for newlines as OpenAI's clients send them."""
         self.describe()
         prepare(self.model)

@@ -14,9 +14,9 @@ from token_handlers.errors import shielded
 from token_handlers.llama_index import budgets, calls, embeddings
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingCall
+from token_handlers.llama_index.ends import end, fail
 from token_handlers.llama_index.model_names import facts_of
 from token_handlers.llama_index.models import count_for_handlers, is_counted
-from token_handlers.llama_index.results import record_end, record_error
 from token_handlers.llama_index.spans import current, method_of
 
 _OWN = re.compile("_a?get_(query|text)_embeddings?")
@@ -47,7 +47,7 @@ class Failing:
         if isinstance(self._call, EmbeddingCall):
             embeddings.refused(self._call, error)
         elif isinstance(self._call, ModelCall):
-            record_error(self._call, error)
+            fail(self._call, error)
 
 
 def embedder() -> Any:
@@ -106,7 +106,7 @@ def _followed(call: ModelCall, chunks: Iterator[Any]) -> Iterator[Any]:
         for chunk in chunks:
             _note(call, chunk, texts)
             yield chunk
-    shielded(record_end)(call, call.response)
+    shielded(end)(call, call.response)
 
 
 async def _afollowed(call: ModelCall, pending: Awaitable[AsyncIterator[Any]]) -> AsyncIterator[Any]:
@@ -121,7 +121,7 @@ async def _anoted(call: ModelCall, chunks: AsyncIterator[Any]) -> AsyncIterator[
         async for chunk in chunks:
             _note(call, chunk, texts)
             yield chunk
-    shielded(record_end)(call, call.response)
+    shielded(end)(call, call.response)
 
 
 @shielded
@@ -137,7 +137,7 @@ def fill_in_middle(wrapped: Callable[..., Any], llm: Any, args: tuple[Any, ...],
         return wrapped(*args, **kwargs)
     with Failing(call):
         response = wrapped(*args, **kwargs)
-    shielded(record_end)(call, response)
+    shielded(end)(call, response)
     return response
 
 

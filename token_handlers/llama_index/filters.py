@@ -9,7 +9,7 @@ from inspect import isasyncgen, isgenerator
 from typing import Any
 from weakref import ref
 
-from token_handlers.tracking.context import Lane, lane_here
+from token_handlers.tracking.call import CallContext, current_context
 from token_handlers.tracking.scopes import active_scopes, any_scope
 from token_handlers.tracking.state import state
 
@@ -21,11 +21,11 @@ listening: dict[int, ref[Any]] = {}
 """The LlamaIndexTokenHandlers that there are: with any, spans matter outside scopes too."""
 
 
-def tracked_lane() -> Lane | None:
-    """Return the lane of a call that starts here, or None where it is not recorded unless a handler of its own asks."""
-    lane = lane_here()
-    tracked = lane.scopes or "llamaindex" in state.automatic or (_unread and _is_read())
-    return lane if tracked else None
+def tracked_context() -> CallContext | None:
+    """Return the context of a call that starts here, or None where it is only recorded for its own handler."""
+    context = current_context()
+    tracked = context.scopes or "llamaindex" in state.automatic or (_unread and _is_read())
+    return context if tracked else None
 
 
 def may_be_tracked() -> bool:
@@ -35,7 +35,7 @@ def may_be_tracked() -> bool:
 
 def is_tracked() -> bool:
     """Return whether a call that starts here is recorded without a handler of its own asking for it."""
-    return tracked_lane() is not None
+    return tracked_context() is not None
 
 
 def is_passed_on(class_name: object) -> bool:

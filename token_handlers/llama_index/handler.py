@@ -12,8 +12,8 @@ from token_handlers.errors import shielded
 from token_handlers.llama_index import calls, embeddings, filters, hook, workers
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingCall
+from token_handlers.llama_index.ends import end, fail
 from token_handlers.llama_index.models import CountsCalls
-from token_handlers.llama_index.results import record_end, record_error
 from token_handlers.llama_index.spans import current
 from token_handlers.tracking.recorder import evict_oldest
 from token_handlers.tracking.state import watch_frameworks
@@ -131,9 +131,9 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
             if call.span is None:
                 embeddings.estimated(call, payload.get(EventPayload.CHUNKS) or ())
         elif EventPayload.EXCEPTION in payload:
-            record_error(call, payload[EventPayload.EXCEPTION])
+            fail(call, payload[EventPayload.EXCEPTION])
         else:
-            record_end(call, _response(payload))
+            end(call, _response(payload))
 
     def _unstarted(self, payload: dict[str, Any]) -> ModelCall | None:
         """Return a call for an event whose start came before this handler was there."""
@@ -142,7 +142,8 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
             return None
         call = calls.with_response(response) or calls.find(active_span_id.get(), _prompt(payload))
         if call is None:
-            call = ModelCall(_operation(payload))
+            call = ModelCall(None)
+            call.operation = _operation(payload)
             call.prompt = _prompt(payload)
         call.count_for(self.counter)
         return call

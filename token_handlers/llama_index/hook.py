@@ -5,7 +5,7 @@ from types import ModuleType
 
 from token_handlers.llama_index import clients, nested
 from token_handlers.llama_index.dispatcher import EventRecorder, SpanRecorder
-from token_handlers.tracking.call import made_by_others
+from token_handlers.tracking.call import parent_finders
 
 _events, _spans = EventRecorder(), SpanRecorder()
 _attaching = threading.Lock()
@@ -26,7 +26,7 @@ def attach(_: ModuleType | None = None) -> None:
         root_dispatcher.add_event_handler(_events)  # type: ignore[arg-type]  # duck-typed, see dispatch
         root_dispatcher.add_span_handler(_spans)  # type: ignore[arg-type]  # likewise
         clients.watch()
-        made_by_others.append(nested.join)
+        parent_finders.append(nested.join)
 
 
 def check_budgets() -> None:
@@ -47,7 +47,7 @@ def detach() -> None:
     from llama_index_instrumentation import root_dispatcher as root
 
     _attached = False
-    made_by_others[:] = [ask for ask in made_by_others if ask is not nested.join]
+    parent_finders[:] = [ask for ask in parent_finders if ask is not nested.join]
     root.event_handlers = [handler for handler in root.event_handlers if id(handler) != id(_events)]
     root.span_handlers = [handler for handler in root.span_handlers if id(handler) != id(_spans)]
     clients.restore()

@@ -1,79 +1,45 @@
-"""The end of an LLM call -> what it used: reported where anything reports it, else estimated and flagged."""
+"""The end of an LLM call -> a verdict: what it used where anything reports it, else what is to be estimated."""
 
-import contextlib
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from token_handlers.guide import WHY
-from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.chat_usage import plain_usage
 from token_handlers.llama_index.text import answer_text, response_text
 from token_handlers.payloads import ReportedUsage, read_payload
-from token_handlers.tracking.failures import was_rejected, was_stopped
-from token_handlers.tracking.recorder import discard, record, record_estimate, record_later
+from token_handlers.tracking.failures import was_rejected
+from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Estimate, Verdict
 
-logger = logging.getLogger("token_handlers")
-
-_MAX_WARNED = 1_000
 _WHOLE = {"input_tokens", "output_tokens"}
-_warned: set[str] = set()
-# An exception that passes through two streams, one reading the other, is one failure.
-_MARK = "_token_handlers_recorded"
+_REPORT = "report_stream_usage(llm) makes it exact where the server can"
+_LEFT_OUT = "its server or client leaves the usage out"
 
 
-def record_end(call: ModelCall, response: Any) -> None:
-    """Record a call that ended well, unless it only passed on what another call is recorded for."""
+def read_end(call: ModelCall, response: Any) -> Verdict:
+    """Return what a call used that ended well, unless it only passed on what another call is recorded for."""
     plain = plain_usage(getattr(response, "raw", None))
-    streamed = call.response is not None
-    if plain is not None and not streamed and call.child_usages is None and not call.parents:
-        calls.remove(call)
-        call.end(plain)
-        record_later(call, call)
-        return
-    if streamed and calls.hand_over(call):
-        _drop(call)
-        return
-    reading = plain.read(call.provider_name()) if plain is not None else _read(call, response)
-    if call.child_usages is not None and (reading is None or not call.reports_own_usage(reading.counts)):
-        _drop(call)
-        return
-    calls.remove(call)
-    if reading is not None and "input_tokens" in reading.counts and "output_tokens" in reading.counts:
-        call.end(reading)
-        record_later(call, call)
-        return
-    estimate, method = call.estimate_for(response)
-    call.describe()
-    _warn_unreported(call, streamed=streamed)
-    if reading is None:
-        record(call, estimate, model=_model(response), source="estimated", method=method)
-    else:
-        counts = {**estimate, **reading.counts}
-        record(call, counts, model=reading.model, source="estimated", method=f"partial+{method}")
+    usage = plain.read(call.provider_name()) if plain is not None else _read(call, response)
+    if call.child_usages is not None and (usage is None or not call.reports_own_usage(usage.counts)):
+        return DISCARD
+    if usage is not None and usage.counts.keys() >= _WHOLE:
+        return CallResult(usage, requests=call.requests)
+    model = _model(response) if usage is None else usage.model
+    remedy = _REPORT if call.response is not None and call.asks_by_options() else _LEFT_OUT
+    return Estimate(usage, response_text(response), remedy=remedy, model=model)
 
 
-def record_error(call: ModelCall, error: BaseException | None) -> None:
-    """Record a call that failed: rejected calls cost nothing, interrupted ones what was received, or an estimate."""
-    if call.child_usages is not None or calls.hand_over(call) or (call.response is None and _is_done_with(error)):
-        _drop(call)
-        return
-    calls.remove(call)
+def read_error(call: ModelCall, error: BaseException | None) -> Verdict:
+    """Return what a call used that failed: rejected calls cost nothing, interrupted ones what was received."""
+    if call.child_usages is not None:
+        return DISCARD
     # openai raises with the billed completion attached when the answer was cut by its length or a filter
     billed = getattr(error, "completion", None) if isinstance(call.answer, list | None) else call.answer
-    reading = read_payload(billed, call.provider_name()) or _read(call, call.response)
-    if reading is not None and (billed is not None or _ended(call.response)):
-        record(call, reading.counts, model=reading.model, cost=reading.cost, service_tier=reading.service_tier)
-    elif call.response is None and billed is None and error is not None and was_rejected(error):
-        record(call, {}, outcome="failed")
-    elif reading is None:
-        record_estimate(call)
-    else:
-        estimate, method = call.estimate()
-        counts = {**estimate, **reading.counts}
-        counts["output_tokens"] = max(reading.counts.get("output_tokens", 0), estimate["output_tokens"])
-        record(call, counts, model=reading.model, source="estimated", method=f"partial+{method}")
+    usage = read_payload(billed, call.provider_name()) or _read(call, call.response)
+    if usage is not None and (billed is not None or _ended(call.response)):
+        return CallResult(usage)
+    if call.response is None and billed is None and error is not None and was_rejected(error):
+        return FAILED
+    return Estimate(usage, interrupted=True, model=None if usage is None else usage.model)
 
 
 def _read(call: ModelCall, response: Any) -> ReportedUsage | None:
@@ -142,20 +108,6 @@ def _total(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return total
 
 
-def _is_done_with(error: BaseException | None) -> bool:
-    """Return whether this error was recorded already, or says that nothing was sent; and mark it."""
-    marked = hasattr(error, _MARK) or was_stopped(error)
-    if error is not None and not marked:
-        with contextlib.suppress(AttributeError):  # an exception class may refuse attributes
-            setattr(error, _MARK, True)
-    return marked
-
-
-def _drop(call: ModelCall) -> None:
-    calls.remove(call)
-    discard(call)
-
-
 def _ended(response: Any) -> bool:
     """Return whether the last chunk says that the answer is complete."""
     choices = _field(getattr(response, "raw", None), "choices")
@@ -178,17 +130,3 @@ def _field(thing: Any, name: str) -> Any:
         return thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
     except Exception:  # noqa: BLE001 - a foreign object's own code runs here, and junk is None
         return None
-
-
-def _warn_unreported(call: ModelCall, *, streamed: bool) -> None:
-    name = call.model or "the model"
-    if name in _warned or len(_warned) >= _MAX_WARNED:
-        return
-    _warned.add(name)
-    remedy = (
-        "report_stream_usage(llm) makes it exact where the server can"
-        if streamed
-        else ("its server or client leaves the usage out")
-    )
-    message = "%s reported no usage: its tokens are estimated and counted in estimated_requests; %s (%s)"
-    logger.warning(message, name, remedy, WHY)

@@ -22,7 +22,7 @@ from token_handlers.budget.budget import Amounts
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import shielded
 from token_handlers.guide import WHY
-from token_handlers.tracking.context import Lane, lane_here
+from token_handlers.tracking.call import CallContext, current_context
 from token_handlers.tracking.state import state
 from token_handlers.usage import UsageRecord
 
@@ -47,7 +47,7 @@ class Address(NamedTuple):
 class _Target(NamedTuple):
     """Where the records of one pickled handler go: what was active where it was pickled."""
 
-    lane: Lane
+    context: CallContext
     handler: "ref[Any]"
 
 
@@ -58,20 +58,25 @@ _listener: list[tuple[Any, bytes]] = []
 
 def address_of(handler: Any, counter: TokenCounter | None) -> Address:
     """Return what a pickled handler carries: the scopes around this are those that its worker's calls belong to."""
-    lane = lane_here()
+    context = current_context()
     if counter is not None:
-        lane = lane.plus(counter)
+        context = context.plus(counter)
     with _lock:
         socket, key = _listen()
         for name, target in _targets.items():
-            if target.handler() is handler and target.lane.is_like(lane):
+            if target.handler() is handler and _is_like(target.context, context):
                 _targets.move_to_end(name)
                 return Address(socket, key, name)
         name = secrets.token_hex(8)
-        _targets[name] = _Target(lane, ref(handler))
+        _targets[name] = _Target(context, ref(handler))
         while len(_targets) > _MOST_TARGETS:
             _targets.popitem(last=False)
     return Address(socket, key, name)
+
+
+def _is_like(one: CallContext, other: CallContext) -> bool:
+    """Return whether calls of one context count as those of the other do."""
+    return (one.counters, one.labels, one.budgets) == (other.counters, other.labels, other.budgets)
 
 
 def handler_at_home(address: Address) -> Any:
@@ -115,16 +120,16 @@ def _take(message: bytes) -> None:
     target = _targets.get(name)
     if target is None:
         return
-    labels = target.lane.labels
+    labels = target.context.labels
     kept = sent.model_copy(update={"session": labels.session, "user": labels.user, "tags": dict(labels.tags)})
-    counters = [counter for counter in target.lane.counters if _is_new(sent.event_id, counter)]
+    counters = [counter for counter in target.context.counters if _is_new(sent.event_id, counter)]
     for counter in counters:
         counter.add(kept)
     _book(kept, target, forked=forked)
     if forked:  # such a worker has the sinks of its home, and has told them
         return
     listeners = [listener for counter in counters for listener in counter.listeners]
-    for sink in dict.fromkeys((*state.sinks, *target.lane.sinks, *listeners)):
+    for sink in dict.fromkeys((*state.sinks, *target.context.sinks, *listeners)):
         if _is_new(sent.event_id, sink):
             shielded(sink)(kept)
 
@@ -132,7 +137,7 @@ def _take(message: bytes) -> None:
 def _book(kept: UsageRecord, target: _Target, *, forked: bool) -> None:
     """Book a worker's call in the budgets of its home; a forked worker has booked it in a fleet's store itself."""
     amounts = Amounts(kept.cost or Decimal(0), kept.usage.input_tokens + kept.usage.output_tokens, kept.requests)
-    for budget in dict.fromkeys((*state.budgets, *target.lane.budgets)):
+    for budget in dict.fromkeys((*state.budgets, *target.context.budgets)):
         if _is_new(kept.event_id, budget) and not (forked and budget.is_shared):
             shielded(budget.settle)(None, amounts, kept.session, kept.user)
 

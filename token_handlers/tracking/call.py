@@ -1,29 +1,87 @@
-"""Calls that have started, until they end."""
+"""Calls that have started, until they end, and what the calls that start in the same blocks have in common."""
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from token_handlers.budget.budget import Budget
 from token_handlers.budget.limits import Hold
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.tracking.context import Lane, lane_here
-from token_handlers.tracking.scopes import Budgets, Labels
+from token_handlers.counter.totals import Labelled, label_pairs
+from token_handlers.tracking.scopes import NO_LABELS, Budgets, Labels, Scope, active_scopes
 from token_handlers.tracking.state import state
 from token_handlers.usage import Operation
 
 MAX_OPEN_CALLS = 10_000
 """How many calls may be open at once; beyond it the oldest is recorded as an estimate."""
 
+_PAIRS_KEPT = 256
+
 open_calls: "dict[Call, bool]" = {}
 """The calls that have started and not yet ended, the oldest first. Whoever takes a call out is the one to record it."""
 
 
+class CallContext:
+    """The counters, labels, sinks and budgets of the calls that start in the same blocks."""
+
+    __slots__ = ("_extended", "_pairs", "budgets", "counters", "labels", "own", "scopes", "sinks")
+
+    def __init__(self, scopes: tuple[Scope, ...], *more: TokenCounter) -> None:
+        self.scopes = scopes
+        counters = dict.fromkeys((*(scope.counter for scope in scopes), *more))
+        counters.pop(state.counter, None)
+        self.own = tuple(counters)
+        self.counters = (state.counter, *self.own)
+        self.labels = scopes[-1].labels if scopes else NO_LABELS
+        self.sinks = tuple(sink for scope in scopes for sink in scope.sinks)
+        self.budgets = tuple(dict.fromkeys(budget for scope in scopes for budget in scope.budgets))
+        self._pairs: dict[tuple[str | None, str | None, str | None], Labelled] = {}
+        self._extended: CallContext | None = None
+
+    def plus(self, counter: TokenCounter) -> "CallContext":
+        """Return the context of calls that one more counter counts."""
+        if counter in self.counters:
+            return self
+        if self._extended is None or self._extended.own[-1] is not counter:
+            self._extended = CallContext(self.scopes, *self.own, counter)
+        return self._extended
+
+    def label_pairs(self, call: "Call", model: str | None) -> Labelled:
+        """Return the labels under which a call is summed."""
+        labels = call.labels
+        if labels is not self.labels:
+            return label_pairs(model, labels.session, labels.user, call.node, labels.tags, call.provider)
+        key = model, call.node, call.provider
+        pairs = self._pairs.get(key)
+        if pairs is None:
+            if len(self._pairs) >= _PAIRS_KEPT:
+                self._pairs.clear()
+            pairs = label_pairs(model, labels.session, labels.user, call.node, labels.tags, call.provider)
+            self._pairs[key] = pairs
+        return pairs
+
+
+_process_context = CallContext(())
+state.counter.open_calls = open_calls  # every call reaches the shared counter
+
+
+def current_context() -> CallContext:
+    """Return the context of a call that starts here."""
+    scopes = active_scopes()
+    if not scopes:
+        return _process_context
+    context: CallContext | None = scopes[-1].context
+    if context is None or (context.scopes is not scopes and context.scopes != scopes):
+        context = scopes[-1].context = CallContext(scopes)
+    return context
+
+
 class Call:
-    """A call that has started: what its end does not tell. A framework's package adds what it knows of the call.
+    """A call that has started: what its end does not say. A framework's package adds what it knows of the call.
 
     ``parents`` are the calls that made this one, and ``child_usages`` the counts of those that it made itself,
-    None where it made none: it may only pass on what they used.
+    None where it made none: it may only pass on what they used. ``shown`` are the counters in which an estimate of it
+    stands, with its progress at the time.
     """
 
     # Class attributes are the defaults: a call is made in the application's time, and most of them stay as they are.
@@ -36,38 +94,51 @@ class Call:
     budgets: Budgets = ()
     holds: Mapping[Budget, Hold] | None = None
     settled = False
+    is_sent = True  # False while its budgets are asked
     task: "tuple[asyncio.Task[object], Callable[[object], None]] | None" = None
-    shown = False
+    shown: "dict[TokenCounter, int] | None" = None
     parents: "tuple[Call, ...]" = ()
     child_usages: list[Mapping[str, int]] | None = None
 
-    def __init__(self, lane: Lane | None = None) -> None:
+    def __init__(self, context: CallContext | None = None) -> None:
         self.started_at = time.time()
-        if lane is None:
-            lane = lane_here()
-        self.lane = lane
-        self.labels = lane.labels
-        if lane.budgets or state.budgets:
-            self.budgets = tuple(dict.fromkeys((*state.budgets, *lane.budgets)))
-        for counter in lane.own:
-            counter.open_calls.add(self)
+        if context is None:
+            context = current_context()
+        self.context = context
+        self.labels = context.labels
+        if context.budgets or state.budgets:
+            self.budgets = tuple(dict.fromkeys((*state.budgets, *context.budgets)))
+        for counter in context.own:
+            counter.open_calls[self] = True
         open_calls[self] = True
 
     def count_for(self, counter: TokenCounter) -> None:
         """Add this call to one more counter, once."""
-        self.lane = self.lane.plus(counter)
-        counter.open_calls.add(self)
+        self.context = self.context.plus(counter)
+        if counter is not state.counter:
+            counter.open_calls[self] = True
+
+    def progress(self) -> int:
+        """Return a number that grows with what was received, so that an estimate is made again."""
+        return 0
 
     def estimate_prompt(self) -> int:
         """Return the tokens of what is about to be sent, estimated."""
         raise NotImplementedError
 
+    def prompt_bound(self) -> int | None:
+        """Return a number of tokens that the prompt can't exceed, without estimating it; None where there is none."""
+        return None
+
     def max_output(self) -> int:
         """Return the most output tokens that the call allows, 0 where it does not say."""
         return 0
 
-    def estimate(self) -> tuple[dict[str, int], str]:
-        """Return counts from what the events carried so far, and how they were estimated."""
+    def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
+        """Return counts from the prompt and an answer's text, and how they were estimated.
+
+        Without a ``text`` the answer is what was received so far.
+        """
         raise NotImplementedError
 
     def forget(self) -> None:
@@ -76,17 +147,17 @@ class Call:
     def describe(self) -> None:
         """Fill in model, provider and labels from what the start event carried."""
 
-    def add_parent(self, outer: "Call") -> None:
+    def add_parent(self, parent: "Call") -> None:
         """Note that another call makes this one."""
-        if outer not in self.parents:
-            self.parents = (*self.parents, outer)
-        if outer.child_usages is None:
-            outer.child_usages = []
+        if parent not in self.parents:
+            self.parents = (*self.parents, parent)
+        if parent.child_usages is None:
+            parent.child_usages = []
 
     def reports_own_usage(self, counts: Mapping[str, int]) -> bool:
         """Return whether counts that this call reports are others than those of the calls that it made.
 
-        Input and output tell: whatever parts are named beside them, two ways of telling the same usage agree on these.
+        Input and output decide: whatever parts are named beside them, two reports of the same usage agree on these.
         """
         if not self.child_usages:
             return False
@@ -96,5 +167,47 @@ class Call:
         return tuple(map(counts.get, sides)) not in (*theirs, total)
 
 
-made_by_others: list[Callable[[Call], None]] = []
-"""Whom to ask by which calls of another framework a call is made that starts here."""
+parent_finders: list[Callable[[Call], None]] = []
+"""Callbacks that link a starting call to the enclosing call of another framework."""
+
+
+def watch_task(call: Call, on_end: Callable[[Call, bool], object]) -> None:
+    """Call back where the asyncio task ends that started a call which is still open, with whether it was cancelled.
+
+    A cancelled ``ainvoke`` fires no event at all after its start, and is billed.
+    """
+    loop = asyncio._get_running_loop()  # noqa: SLF001 (the one that does not raise without a loop)
+    task = asyncio.current_task(loop) if loop is not None else None
+    if task is None:
+        return
+
+    def ended(_: object) -> None:
+        call.task = None
+        on_end(call, task.cancelled())
+
+    call.task = task, ended
+    task.add_done_callback(ended)
+
+
+def close(call: Call) -> bool:
+    """Close a call, and return whether this is the first to do so; from then on no estimate of it is shown."""
+    call.settled = True
+    if not open_calls.pop(call, False):  # atomic, and without a lock, which the garbage collector might find taken
+        return False
+    if call.task is not None:
+        task, ended = call.task
+        task.remove_done_callback(ended)
+        call.task = None
+    for counter in call.context.own:
+        counter.open_calls.pop(call, None)
+    return True
+
+
+def oldest_beyond_limit() -> Sequence[Call]:
+    """Return the oldest open call where there are more than MAX_OPEN_CALLS."""
+    if len(open_calls) <= MAX_OPEN_CALLS:
+        return ()
+    try:
+        return (next(iter(open_calls)),)
+    except (RuntimeError, StopIteration):  # another thread opens or ends one, and sees to it
+        return ()

@@ -1,28 +1,302 @@
-"""Calls from start to end: record(), the one place that every call passes through, and the sinks and budgets behind."""
+"""The one place that every call passes through at its end: its record, for counters, budgets and sinks."""
 
-import asyncio
-import atexit
-import os
-import uuid
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TypedDict, Unpack
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from token_handlers.budget.budget import Budget
 from token_handlers.budget.budget import renew_locks as renew_budgets
-from token_handlers.budget.limits import Amounts, Hold
+from token_handlers.budget.limits import Amounts
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.counter.totals import increment_of
-from token_handlers.errors import shielded
-from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, open_calls
-from token_handlers.tracking.context import renew_locks as renew_lanes
-from token_handlers.tracking.reservations import asked, book, release
-from token_handlers.tracking.result import Spent, Told, price_entry
-from token_handlers.tracking.scopes import Budgets, Sinks
-from token_handlers.tracking.state import renew_locks as renew_process
+from token_handlers.counter.totals import Increment, increment, increment_of
+from token_handlers.errors import absorb, shielded
+from token_handlers.guide import WHY
+from token_handlers.lifecycle import Warnings, after_fork, at_exit
+from token_handlers.payloads import ReportedUsage
+from token_handlers.pricing.calculator import Price, price_call
+from token_handlers.tracking import reservations
+from token_handlers.tracking.call import Call, close, oldest_beyond_limit, open_calls
+from token_handlers.tracking.result import DISCARD, CallResult, Discard, Estimate, Verdict
+from token_handlers.tracking.scopes import Budgets, Labels, Sinks
+from token_handlers.tracking.state import renew_locks as renew_state
 from token_handlers.tracking.state import state
-from token_handlers.usage import Outcome, Source, Usage, UsageRecord
+from token_handlers.usage import Operation, Outcome, Source, Usage, UsageRecord, new_event_id
+
+_MOST_SHOWN = 1_000
+"""How many open calls a counter shows at once as estimates."""
+
+_unreported = Warnings()
+
+
+def finish(call: Call, verdict: Verdict) -> None:
+    """Close a call, once, and record its end: what it used, its price, counters, budgets, one record for the sinks.
+
+    A fault of ours on the way leaves what is known of the call, as an estimate; nothing that was reserved stays so.
+    """
+    if not close(call):
+        return
+    if isinstance(verdict, Discard):
+        _undo(call)
+        return
+    result, price, added, fault = _read(call, verdict)
+    try:
+        for parent in call.parents:
+            if parent.child_usages is not None:
+                parent.child_usages.append(result.usage.counts)
+        sinks = _count(call, added)
+        if call.budgets:
+            reservations.settle(call, result, None if price is None else price.cost)
+        if sinks:
+            _deliver(EndedCall.of(call, result, price).record, sinks)
+    finally:
+        if call.holds:
+            reservations.release(call)
+    if fault is not None:
+        absorb(fault, "reading what a call used")
+
+
+def _read(call: Call, verdict: CallResult | Estimate) -> tuple[CallResult, Price | None, Increment, Exception | None]:
+    """Return what a call used, its price, what it adds to counters, and our fault where reading that failed."""
+    try:
+        if call.model is None:
+            call.describe()
+        result = verdict if isinstance(verdict, CallResult) else _estimated(call, verdict)
+        price = _price(call, result)
+        return result, price, _increment(call, result, price), None
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is not the application's, and the call was made
+        result = CallResult(verdict.usage or ReportedUsage({}), "estimated", "none")
+        return result, None, increment(result.usage.counts, call.operation, source="estimated"), error
+
+
+def _count(call: Call, added: Increment) -> Sinks:
+    """Add a call to its counters, and return the sinks that get its record."""
+    sinks = (*state.sinks, *call.context.sinks)
+    for counter in call.context.counters:
+        if call.shown:
+            counter.settle(call, added)
+        else:
+            counter.apply(added)
+        if counter.listeners:
+            sinks = (*sinks, *counter.listeners)
+    return sinks
+
+
+def record(
+    call: Call,
+    counts: dict[str, int],
+    *,
+    model: str | None = None,
+    source: Source = "reported",
+    method: str | None = None,
+    outcome: Outcome = "success",
+    cost: Decimal | None = None,
+    service_tier: str | None = None,
+    billed: dict[str, int] | None = None,
+    requests: int = 1,
+) -> None:
+    """Record the end of a call whose usage is known."""
+    usage = ReportedUsage(counts, cost, service_tier, model, billed)
+    finish(call, CallResult(usage, source, method, outcome, requests))
+
+
+def discard(call: Call) -> None:
+    """Forget a call that was never sent, or that another call's record includes."""
+    call.forget()
+    finish(call, DISCARD)
+
+
+@shielded
+def record_estimate(call: Call) -> None:
+    """Record a call that will not end as an estimate of what its events carried, and forget it."""
+    call.forget()
+    finish(call, Estimate())
+
+
+def task_ended(call: Call, cancelled: bool) -> None:  # noqa: FBT001 (a callback)
+    """Record an open call whose asyncio task was cancelled; show it as an estimate where the task has just ended."""
+    if cancelled:
+        record_estimate(call)
+    else:
+        show_estimate(call)
+
+
+def evict_oldest() -> None:
+    """Record the oldest open call as an estimate where there are too many: for whoever opens one."""
+    for call in oldest_beyond_limit():
+        record_estimate(call)
+
+
+def reserve(call: Call) -> None:
+    """Reserve what a call may use in its budgets; where one has no room, discard the call and raise BudgetExceeded.
+
+    To be called when the call is complete, and before it is sent.
+    """
+    call.is_sent = False
+    try:
+        shielded(reservations.reserve)(call)
+        call.is_sent = True
+    except BaseException:  # also what ends the program while somebody is asked
+        discard(call)
+        raise
+
+
+def show_estimate(call: Call) -> None:
+    """Show an open call in all its counters, the shared one too, as an estimate until it ends."""
+    _show(call, call.context.counters)
+
+
+def show_open(counter: TokenCounter) -> None:
+    """Show the calls of a counter that are still open as estimates, as far as each has come."""
+    for call in [*counter.open_calls][:_MOST_SHOWN]:
+        if call.is_sent and (call.shown or {}).get(counter) != call.progress():
+            _show(call, (counter,))
+
+
+TokenCounter.show_open = show_open
+
+
+@shielded
+def _show(call: Call, counters: tuple[TokenCounter, ...]) -> None:
+    progress = call.progress()
+    result = _estimated(call, Estimate())
+    added = _increment(call, result, _price(call, result))
+    if call.settled:
+        return
+    call.shown = {**(call.shown or {}), **dict.fromkeys(counters, progress)}
+    for counter in counters:
+        counter.show(call, added)
+
+
+def _undo(call: Call) -> None:
+    reservations.release(call)
+    for counter in call.shown or ():
+        counter.hide(call)
+
+
+def _estimated(call: Call, verdict: Estimate) -> CallResult:
+    """Return what a call used where not all of it was reported: what was, and an estimate of the rest."""
+    usage = verdict.usage
+    counts, method = call.estimate(verdict.text)
+    if verdict.remedy is not None:
+        _warn_unreported(verdict.model or call.model or "the model", verdict.remedy)
+    if usage is None:
+        return CallResult(ReportedUsage(counts, model=verdict.model), "estimated", method, requests=verdict.requests)
+    reported = {name: number for name, number in usage.counts.items() if number or name not in counts}
+    both = {**counts, **reported}
+    if verdict.interrupted and "output_tokens" in counts:
+        # A usage that was reported before the end, as Anthropic's is, has the prompt, but hardly the answer.
+        both["output_tokens"] = max(counts["output_tokens"], usage.counts.get("output_tokens", 0))
+    usage = usage._replace(counts=both, model=verdict.model or usage.model, cost=None)
+    return CallResult(usage, "estimated", f"partial+{method}", requests=verdict.requests)
+
+
+def _price(call: Call, result: CallResult) -> Price | None:
+    """Return what a call costs: what the provider stated, else by price; None where it is unknown or cost nothing."""
+    usage = result.usage
+    if result.outcome == "failed":
+        return None
+    if usage.cost is not None:
+        return Price(usage.cost, "reported")
+    return price_call(
+        usage.counts if usage.billed is None else usage.billed,
+        usage.model or call.model,
+        call.provider,
+        requested=call.model,
+        base_url=call.base_url,
+        service_tier=usage.service_tier,
+        at=call.started_at,
+    )
+
+
+def _increment(call: Call, result: CallResult, price: Price | None) -> Increment:
+    usage, cost = result.usage, None if price is None else price.cost
+    labels = call.context.label_pairs(call, usage.model or call.model)
+    return increment(usage.counts, call.operation, result.outcome, result.source, cost, cost, result.requests, labels)
+
+
+class EndedCall(NamedTuple):
+    """What a record is made of, without a prompt or an answer: sinks may make it later, in a thread of their own."""
+
+    operation: Operation
+    provider: str | None
+    base_url: str | None
+    model: str | None
+    node: str | None
+    labels: Labels
+    result: CallResult
+    price: Price | None
+    event_id: str
+    started_at: float
+    ended_at: float
+
+    @classmethod
+    def of(cls, call: Call, result: CallResult, price: Price | None) -> "EndedCall":
+        """Return what is known of a call."""
+        facts = call.operation, call.provider, call.base_url, call.model, call.node, call.labels
+        return cls(*facts, result, price, new_event_id(), call.started_at, time.time())
+
+    def record(self) -> UsageRecord:
+        """Return the record."""
+        result, usage, labels = self.result, self.result.usage, self.labels
+        cached = result.outcome == "cached"
+        cost, cost_source = (None, None) if self.price is None else (self.price.cost, self.price.source)
+        return UsageRecord(
+            usage=Usage(**usage.counts),
+            model=usage.model or self.model,
+            requested_model=self.model,
+            provider=self.provider,
+            operation=self.operation,
+            outcome=result.outcome,
+            requests=result.requests,
+            source=result.source,
+            method=result.method,
+            session=labels.session,
+            user=labels.user,
+            tags=dict(labels.tags),
+            node=self.node,
+            cost=None if cached else cost,
+            cost_source=cost_source,
+            saved_cost=cost if cached else None,
+            service_tier=usage.service_tier,
+            host=_host(self.base_url),
+            event_id=self.event_id,
+            started_at=datetime.fromtimestamp(self.started_at, UTC),
+            ended_at=datetime.fromtimestamp(self.ended_at, UTC),
+        )
+
+
+def _host(url: str | None) -> str | None:
+    try:
+        return urlsplit(url).hostname if url else None
+    except ValueError:
+        return None
+
+
+def _deliver(make: Callable[[], UsageRecord], sinks: Sinks) -> None:
+    """Give a record to each sink, once; what a sink raises on purpose is raised when all have it."""
+    raised: BaseException | None = None
+    record: UsageRecord | None = None
+    for position, sink in enumerate(sinks):
+        if position and sink in sinks[:position]:
+            continue
+        try:
+            defer = getattr(sink, "defer", None)
+            if defer is not None:
+                defer(make)
+                continue
+            record = record or make()
+            sink(record)
+        except Exception as error:  # noqa: BLE001 - a sink's fault is not the application's
+            try:
+                absorb(error, getattr(sink, "__qualname__", repr(type(sink))))
+            except Exception as kept:  # noqa: BLE001 - BudgetExceeded, or in a test suite any
+                raised = raised or kept
+        except BaseException as error:  # noqa: BLE001 - it goes on below
+            raised = raised or error
+    if raised is not None:
+        raise raised
 
 
 def add_sink(sink: Callable[[UsageRecord], object]) -> None:
@@ -30,215 +304,11 @@ def add_sink(sink: Callable[[UsageRecord], object]) -> None:
     if not callable(sink):
         raise TypeError(f"a sink is a callable of one UsageRecord, not {sink!r}")
     state.sinks = (*(other for other in state.sinks if other is not sink), sink)
-    # Last registered is first called: the sink, which may flush itself at exit, is still to get the open calls.
-    atexit.unregister(record_open_calls)
-    atexit.register(record_open_calls)
 
 
 def remove_sink(sink: Callable[[UsageRecord], object]) -> None:
     """Stop giving records to a sink; one that was never added is fine."""
     state.sinks = tuple(other for other in state.sinks if other is not sink)
-
-
-class More(TypedDict, total=False):
-    """Spent's fields after the counts."""
-
-    model: str | None
-    source: Source
-    method: str | None
-    outcome: Outcome
-    cost: Decimal | None
-    service_tier: str | None
-    billed: Mapping[str, int] | None
-    requests: int
-
-
-def evict_oldest() -> None:
-    """Record the oldest open call as an estimate where there are too many: for whoever opens one."""
-    if len(open_calls) > MAX_OPEN_CALLS:
-        try:
-            oldest = next(iter(open_calls))
-        except (RuntimeError, StopIteration):  # another thread opens or ends one, and sees to it
-            return
-        record_estimate(oldest)
-
-
-def watch_task(call: Call) -> None:
-    """Show a call as an estimate everywhere if the asyncio task that started it ends without ending the call.
-
-    A cancelled ``ainvoke`` fires no event at all after its start, and is billed.
-    """
-    loop = asyncio._get_running_loop()  # noqa: SLF001 (the one that does not raise without a loop)
-    task = asyncio.current_task(loop) if loop is not None else None
-    if task is None:
-        return
-
-    def ended(_: object) -> None:
-        call.task = None
-        if task.cancelled():
-            record_estimate(call)
-        else:
-            show_estimate(call)
-
-    call.task = task, ended
-    task.add_done_callback(ended)
-
-
-def discard(call: Call) -> None:
-    """Forget a call that was never sent, or that another call's record includes."""
-    if _claim(call):
-        release(call)
-        if call.shown:
-            for counter in call.lane.counters:
-                counter.hide(call)
-
-
-@shielded
-def record_estimate(call: Call) -> None:
-    """Record a call that will not end as an estimate of what its events carried, and forget it."""
-    call.forget()
-    counts, method = call.estimate()
-    record(call, counts, source="estimated", method=method)
-
-
-def record(call: Call, counts: Mapping[str, int], **more: Unpack[More]) -> None:
-    """Record the end of a call, once: into its counters and the shared one, then into the sinks."""
-    if _claim(call):
-        _enter(call, Spent(counts, **more))
-
-
-def record_later(call: Call, told: Told) -> None:
-    """Record the end of a call, once, and read what it used when a total is asked for, or a sink is there.
-
-    So the application's thread only queues the call. Where reading fails, what is known of it is flagged an estimate.
-    """
-    if not _claim(call):
-        return
-    lane = call.lane
-    waited_for = state.sinks or lane.sinks or call.budgets or call.shown or call.parents
-    if waited_for or (TokenCounter.any_listening and lane.is_heard()):
-        _enter(call, told.read(call))
-    else:
-        lane.add(call, told)
-
-
-def _enter(call: Call, spent: Spent) -> None:
-    for outer in call.parents:
-        if outer.child_usages is not None:
-            outer.child_usages.append(spent.counts)
-    entry, price = price_entry(call, spent)
-    sinks = (*state.sinks, *call.lane.sinks)
-    for counter in call.lane.counters:
-        if call.shown:
-            counter.settle(call, entry)
-        else:
-            counter.apply(entry)
-        if counter.listeners:
-            sinks = (*sinks, *counter.listeners)
-    if call.budgets:
-        book(call, spent, price[0])
-    if sinks:
-        _deliver(_record(call, spent, *price), sinks)
-
-
-def _deliver(record: UsageRecord, sinks: Sinks) -> None:
-    for position, sink in enumerate(sinks):
-        if sink not in sinks[:position]:
-            shielded(sink)(record)
-
-
-@shielded
-def reserve(call: Call) -> None:
-    """Hold what a call may use in each of its budgets; where one has no room, drop the call and raise BudgetExceeded.
-
-    To be called when the call is complete, and before it is sent.
-    """
-    holds: dict[Budget, Hold] = {}
-    call.holds = holds
-    wanted = asked(call)
-    try:
-        for budget in call.budgets:
-            holds[budget] = budget.reserve(wanted)
-    except BaseException:  # also what ends the program while somebody is asked
-        call.forget()
-        discard(call)
-        raise
-
-
-def show_open(counter: TokenCounter) -> None:
-    """Show the calls of a counter that are still open as estimates, until they end."""
-    for call in list(counter.open_calls):
-        if isinstance(call, Call):
-            _show(call, (counter,))
-
-
-def show_estimate(call: Call) -> None:
-    """Show an open call in all its counters, the shared one too, as an estimate until it ends."""
-    _show(call, call.lane.counters)
-
-
-@shielded
-def _show(call: Call, counters: tuple[TokenCounter, ...]) -> None:
-    counts, _ = call.estimate()
-    entry, _ = price_entry(call, Spent(counts, source="estimated"))
-    if call.settled:
-        return
-    call.shown = True
-    for counter in counters:
-        counter.show(call, entry)
-
-
-def _claim(call: Call) -> bool:
-    """Settle a call, which closes it, and return whether this is the first to do so.
-
-    From then on no estimate of it is shown.
-    """
-    call.settled = True
-    if not open_calls.pop(call, False):  # atomic, and without a lock, which the garbage collector might find taken
-        return False
-    if call.task is not None:
-        task, ended = call.task
-        task.remove_done_callback(ended)
-        call.task = None
-    for counter in call.lane.own:
-        counter.open_calls.discard(call)
-    return True
-
-
-def _record(call: Call, spent: Spent, cost: Decimal | None, cost_source: str | None) -> UsageRecord:
-    cached = spent.outcome == "cached"
-    return UsageRecord(
-        usage=Usage(**spent.counts),
-        model=spent.model or call.model,
-        requested_model=call.model,
-        provider=call.provider,
-        operation=call.operation,
-        outcome=spent.outcome,
-        requests=spent.requests,
-        source=spent.source,
-        method=spent.method,
-        session=call.labels.session,
-        user=call.labels.user,
-        tags=dict(call.labels.tags),
-        node=call.node,
-        cost=None if cached else cost,
-        cost_source=cost_source,
-        saved_cost=cost if cached else None,
-        event_id=uuid.uuid4().hex,
-        started_at=datetime.fromtimestamp(call.started_at, UTC),
-        ended_at=datetime.now(UTC),
-    )
-
-
-def _after_fork() -> None:
-    """Renew in a child the locks that another thread of the parent may have held."""
-    renew_process()
-    renew_lanes()
-    renew_budgets()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def record_open_calls() -> None:
@@ -254,12 +324,27 @@ def record_manual(
     budgets: Budgets = (),
 ) -> None:
     """Record usage that the application counted itself: into the shared counter and these, then into the sinks."""
-    entry = increment_of(record)
+    added = increment_of(record)
     reached = tuple(dict.fromkeys((state.counter, *counters)))
     for counter in reached:
-        counter.apply(entry)
-    listeners = (listener for counter in reached for listener in counter.listeners)
-    _deliver(record, (*state.sinks, *sinks, *listeners))
+        counter.apply(added)
     amounts = Amounts(record.cost or Decimal(0), record.usage.input_tokens + record.usage.output_tokens)
     for budget in dict.fromkeys((*state.budgets, *budgets)):
-        budget.settle(None, amounts, record.session, record.user)
+        shielded(budget.settle)(None, amounts, record.session, record.user)
+    listeners = (listener for counter in reached for listener in counter.listeners)
+    _deliver(lambda: record, (*state.sinks, *sinks, *listeners))
+
+
+def _warn_unreported(name: str, remedy: str) -> None:
+    message = "%s reported no usage: its tokens are estimated and counted in estimated_requests; %s (%s)"
+    _unreported.warn(name, message, name, remedy, WHY)
+
+
+def _renew() -> None:
+    """Renew in a child the locks that another thread of the parent may have held."""
+    renew_state()
+    renew_budgets()
+
+
+after_fork(_renew)
+at_exit(record_open_calls, first=True)  # the sinks, which flush themselves at exit, are still to get the open calls

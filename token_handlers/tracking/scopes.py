@@ -12,7 +12,6 @@ A scope is a counter in a ContextVar, with labels. Three things differ from a pl
 
 import asyncio
 import inspect
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 from token_handlers.budget.budget import Budget
 from token_handlers.counter.counter import TokenCounter
+from token_handlers.tracking.frames import callers
 from token_handlers.usage import UsageRecord
 
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
@@ -53,11 +53,11 @@ class Scope:
     __slots__ = (
         "budgets",
         "closed",
+        "context",
         "counter",
         "flow",
         "frame",
         "labels",
-        "lane",
         "left",
         "left_in",
         "outer",
@@ -74,8 +74,8 @@ class Scope:
         self.sinks = sinks
         self.budgets = budgets
         self.outer = outer
-        # What a call that starts here needs, which `lanes` alone knows; made with the first one.
-        self.lane: Any = None
+        # What a call that starts here needs, which `call` alone knows; made with the first one.
+        self.context: Any = None
         # A framework's own handler for this block, which the framework's package alone knows.
         self.recorder: Any = None
         self.left = False
@@ -130,7 +130,7 @@ def leave(scope: Scope) -> None:
     """Undo `enter`, in whatever order and context the blocks are left."""
     global _any_closed  # noqa: PLW0603 (most programs never close one, and are spared the search)
     scope.left = True
-    scope.lane = None
+    scope.context = None
     _entered.discard(scope)
     if scope.frame is not None:
         _forget_frame(scope, scope.frame)
@@ -194,12 +194,10 @@ def _with_generators(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
 def _on_stack() -> list[Scope]:
     """Return the generators' scopes whose frames are being executed here, innermost first."""
     found: list[Scope] = []
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (there is no public way to walk the stack without copies)
-    while frame is not None:
+    for frame in callers():
         scopes = _in_generators.get(frame)
         if scopes:
             found.extend(reversed(scopes))
-        frame = frame.f_back
     return found
 
 

@@ -23,7 +23,7 @@ from token_handlers.tracking.scopes import (
     is_entered_here,
     leave,
 )
-from token_handlers.tracking.state import check_budgets, watch_frameworks
+from token_handlers.tracking.state import check_budgets, state, watch_frameworks
 from token_handlers.usage import UsageRecord
 
 RESERVED = ("model", "session", "user", "langgraph_node", "tag", "provider", "operation", "day", "hour")
@@ -42,10 +42,10 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
     """Count every LangChain and LlamaIndex call that starts inside the block: `with`, `async with` or decorator.
 
     Yields a TokenCounter. Blocks nest, and each counts. ``session``, ``user`` and ``tags`` (a mapping, or names) label
-    the records made inside, merged with those of the blocks around. ``budget`` is what a call that starts inside is
-    checked against before it is sent, like those of the blocks around. ``counter`` enters a counter again with all that
-    its block had, e.g. in a thread of one's own; entered twice it still counts once. ``sinks`` are callables of one
-    UsageRecord.
+    the records made inside, merged with those of the blocks around; ids may be of any type, and an empty one is none.
+    ``budget`` is what a call that starts inside is checked against before it is sent, like those of the blocks around.
+    ``counter`` enters a counter again with all that its block had, e.g. in a thread of one's own; entered twice it
+    still counts once. ``sinks`` are callables of one UsageRecord.
 
     As a decorator it puts a block around each call of the function; give it a ``counter`` to read what they used.
     """
@@ -55,8 +55,8 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
     def __init__(
         self,
         *,
-        session: str | None = None,
-        user: str | None = None,
+        session: object = None,
+        user: object = None,
         tags: Mapping[str, object] | Iterable[str] | None = None,
         budget: Budget | None = None,
         counter: TokenCounter | None = None,
@@ -65,7 +65,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         if session is None and user is None and not tags:
             self._labels = NO_LABELS
         else:
-            self._labels = Labels(_name("session", session), _name("user", user), _tags(tags))
+            self._labels = Labels(_name(session), _name(user), _tags(tags))
         if counter is not None and not isinstance(counter, TokenCounter):
             raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
         if budget is not None:
@@ -131,9 +131,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         entered.remove(scope)
         leave(scope)
         counter = scope.counter
-        if counter.queues:
-            counter.sum_up(wait=False)
-        if counter.open_calls:
+        if counter.open_calls and counter is not state.counter:
             show_open(counter)
 
 
@@ -163,10 +161,9 @@ def _wrap(function: Callable[..., Any], block: Callable[[], track_tokens]) -> Ca
     return stepped if inspect.isgeneratorfunction(function) else called
 
 
-def _name(label: str, value: str | None) -> str | None:
-    if value is not None and (not isinstance(value, str) or not value):
-        raise ValueError(f"{label} must be a non-empty string, not {value!r}")
-    return value
+def _name(value: object) -> str | None:
+    """Return a label's text, None where there is none: an id may be a number or a UUID."""
+    return None if value is None else str(value) or None
 
 
 def _tags(tags: Mapping[str, object] | Iterable[str] | None) -> Mapping[str, str]:

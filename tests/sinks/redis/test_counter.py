@@ -315,7 +315,7 @@ def test_the_end_of_a_program_sends_what_waits(valkey, namespace, counter):
         from token_handlers.sinks.redis import RedisCounter
 
         class Open(Call):
-            def estimate(self):
+            def estimate(self, text=None):
                 return {{"input_tokens": 5}}, "guess"
 
         counter = RedisCounter({valkey.url!r}, {namespace!r}, linger=60)
