@@ -110,7 +110,7 @@ class ModelCall(Call):
         """Return what the call used."""
         told = self.told
         reading = told.read(self.provider_name()) if isinstance(told, PlainUsage) else told
-        counts, cost, tier, model, billed = reading
+        counts, cost, tier, model, billed = reading[:5]
         return Spent(counts, model=model, cost=cost, service_tier=tier, billed=billed, requests=self.requests)
 
     def alike(self, _: object) -> Likeness | None:
