@@ -18,12 +18,24 @@ class Sample(NamedTuple):
     model: str | None = None
     provider: str | None = None
     billed: dict[str, int] | None = None
+    context: dict[str, str] | None = None
+    beside: list[tuple[str | None, dict[str, int]]] | None = None
+    doubts: list[str] | None = None
 
     @property
     def expected(self) -> ReportedUsage | None:
         if self.counts is None:
             return None
-        return ReportedUsage(self.counts, self.cost and Decimal(self.cost), self.service_tier, self.model, self.billed)
+        return ReportedUsage(
+            self.counts,
+            self.cost and Decimal(self.cost),
+            self.service_tier,
+            self.model,
+            self.billed,
+            self.context or {},
+            tuple((model, counts) for model, counts in self.beside or ()),
+            tuple(self.doubts or ()),
+        )
 
 
 # Hand-written payloads of every shape, one a line, and what each says.

@@ -2,7 +2,7 @@
 
 from token_handlers.payloads.fields import entries, view, views
 from token_handlers.payloads.langchain import add_usage_metadata, plain_counts, read_usage_metadata
-from token_handlers.payloads.reported import ReportedUsage, reported_cost
+from token_handlers.payloads.reported import ReportedUsage, is_empty, is_whole, reported_cost
 from token_handlers.payloads.search import COMPOSITES, READERS, PayloadSearch, read_chunks, read_message, read_model_map
 from token_handlers.usage import Usage
 
@@ -10,6 +10,8 @@ __all__ = [
     "READERS",
     "ReportedUsage",
     "add_usage_metadata",
+    "is_empty",
+    "is_whole",
     "plain_counts",
     "read_message",
     "read_payload",

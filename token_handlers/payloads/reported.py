@@ -1,6 +1,7 @@
 """What a payload says: counts, money and the whole that a part belongs to."""
 
 import logging
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -17,19 +18,51 @@ _PART_NAMES = tuple(dict.fromkeys(name for parts, _ in PARTS for name in parts))
 _warned: set[str] = set()
 
 
+Counts = dict[str, int]
+NO_CONTEXT: Mapping[str, str] = {}
+
+
 class ReportedUsage(NamedTuple):
     """What one payload reports.
 
     ``counts`` are keyed by Usage's fields and inclusive: a reported 0 is there as 0, what was not reported is absent.
-    ``cost`` is USD that the provider itself stated; ``billed`` are the counts that price the call where they are
+    ``cost`` is USD that the biller itself stated; ``billed`` are the counts that price the call where they are
     others than those it used, which is so at Cohere.
+
+    ``context`` is what was served and changes the price, beside the tier: ``speed`` ("fast"), ``inference_geo``,
+    ``region``, ``search_context_size`` ("low", "medium", "high"), ``latency`` ("optimized"), ``web_search_tool``
+    ("web_search" or "web_search_preview"), ``cache_retention`` ("24h"). ``beside`` are the parts of ``counts`` that
+    another model is billed for, as (model, counts). ``doubts`` say, for people, what was billed but cannot be
+    counted or read exactly: each makes the call an estimate.
     """
 
-    counts: dict[str, int]
+    counts: Counts
     cost: Decimal | None = None
     service_tier: str | None = None
     model: str | None = None
-    billed: dict[str, int] | None = None
+    billed: Counts | None = None
+    context: Mapping[str, str] = NO_CONTEXT
+    beside: tuple[tuple[str | None, Counts], ...] = ()
+    doubts: tuple[str, ...] = ()
+
+
+def is_empty(reported: ReportedUsage) -> bool:
+    """Whether the payload states tokens, and 0 of them all: no bill of an answer that has text."""
+    return not any(reported.counts.get(name, 0) for name in ("input_tokens", "output_tokens", "rerank_searches"))
+
+
+_INPUT_ALONE = frozenset({"embeddings", "rerank"})
+
+
+def is_whole(reported: ReportedUsage, operation: str) -> bool:
+    """Whether the payload says input and output, or what an operation without output is billed by.
+
+    What it does not say is absent from ``counts``, so half a usage is no bill: the rest has to be estimated.
+    """
+    counts = reported.counts
+    if operation in _INPUT_ALONE:
+        return "input_tokens" in counts or "rerank_searches" in counts
+    return "input_tokens" in counts and "output_tokens" in counts
 
 
 def count(value: Any) -> int | None:

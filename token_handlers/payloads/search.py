@@ -132,13 +132,13 @@ def read_usage(usage: Fields, provider: str | None) -> ReportedUsage | None:
 
 def fill_from_ancestors(reading: ReportedUsage, around: tuple[Fields, ...]) -> ReportedUsage:
     """A reading with the cost, tier, model and searches that its surroundings state, the nearest first."""
-    counts, cost, tier, model, billed = reading
+    counts, cost, tier, model = reading[:4]
     for node in around:
         counts = {**output_fees(node), **counts}
         cost = reported_cost(node) if cost is None else cost
         tier = tier or served_tier(node)
         model = model or text(node, *MODELS)
-    return ReportedUsage(counts, cost, tier, model, billed)
+    return reading._replace(counts=counts, cost=cost, service_tier=tier, model=model)
 
 
 def read_result(result: Fields, provider: str | None) -> ReportedUsage | None:
