@@ -161,7 +161,7 @@ def price_spent(call: Ended, spent: Spent, model: str | None) -> tuple[Decimal |
         service_tier=spent.service_tier,
         at=call.started_at,
     )
-    return price if price is not None else (None, None)
+    return (None, None) if price is None else (price.cost, price.source)
 
 
 def _labels(call: Ended, model: str | None) -> Labelled:
