@@ -87,7 +87,7 @@ def _cost(reading: ReportedUsage, provider: str | None, at: datetime | None) -> 
     counts = reading.counts if reading.billed is None else reading.billed
     moment = None if at is None else at.timestamp()
     price = price_call(counts, reading.model, provider, service_tier=reading.service_tier, at=moment)
-    return (None, None) if price is None else price
+    return (None, None) if price is None else (price.cost, price.source)
 
 
 def _operation(fields: Fields, model: str | None) -> Operation:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple, Unpack
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 from token_handlers.guide import WHY
 from token_handlers.pricing.overrides import PriceOverride, Prices, own_price
 from token_handlers.pricing.providers import provider_id
+from token_handlers.usage import CostPart
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
@@ -27,10 +28,15 @@ _WARNINGS_KEPT = 1024
 
 
 class Price(NamedTuple):
-    """USD, and whose price it is: "user" (set_price) or "genai-prices"."""
+    """USD, whose price it is ("user" for `set_price`, or "genai-prices"), and why the cost is an estimate, if it is.
+
+    ``parts`` is what each unit cost, where `price_call` was asked to explain.
+    """
 
     cost: Decimal
     source: str
+    doubts: tuple[str, ...] = ()
+    parts: tuple[CostPart, ...] = ()
 
 
 class _Call(NamedTuple):
@@ -73,6 +79,9 @@ def price_call(
     service_tier: str | None = None,
     at: float | None = None,
     requested: str | None = None,
+    context: Mapping[str, str] | None = None,
+    beside: Sequence[tuple[str | None, Mapping[str, int]]] = (),
+    explain: bool = False,
 ) -> Price | None:
     """What one call cost, or None where that cannot be known; never raises, warns once per provider and model.
 
