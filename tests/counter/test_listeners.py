@@ -7,7 +7,7 @@ from langchain_openai import ChatOpenAI
 
 from tests.support.bills import billed
 from token_handlers import TokenCounter, UsageRecord, track_tokens
-from token_handlers.counter import listeners as hooks
+from token_handlers.counter import listeners
 from token_handlers.counter.listeners import BackgroundListener
 from token_handlers.errors import raise_faults
 
@@ -52,7 +52,7 @@ def test_a_callback_that_raises(ledger, caplog):
 
 def test_a_callback_that_is_far_behind(monkeypatch, caplog):
     """Records beyond a number do not wait for a callback that blocks, and one warning says so."""
-    monkeypatch.setattr(hooks, "MAX_WAITING", 3)
+    monkeypatch.setattr(listeners, "MAX_WAITING", 3)
     inside, go_on, seen = threading.Event(), threading.Event(), []
 
     def slow(record):

@@ -1,23 +1,34 @@
-"""Hooks: callbacks of the application, each called from a thread of its own: one that blocks holds up nobody."""
+"""Listeners: callbacks of the application, each called from a thread of its own, so that a slow one delays nobody."""
 
-import atexit
-import logging
-import os
-import threading
-import weakref
-from collections.abc import Callable
-from queue import SimpleQueue
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from token_handlers.errors import shielded
+from token_handlers.errors import absorb
+from token_handlers.lifecycle import BackgroundWriter, Warnings
 from token_handlers.usage import UsageRecord
 
-logger = logging.getLogger("token_handlers")
-
 MAX_WAITING = 10_000
-"""How many records wait for a callback that is slow; beyond it they are not given to it, which is logged once."""
+"""How many records wait for a callback that is slow; later ones are dropped, which is logged once."""
 
-LAST_SECONDS = 2.0
-"""How long the end of the process waits for callbacks."""
+MakeRecord = Callable[[], UsageRecord]
+
+
+class DeferringSink(Protocol):
+    """A sink that also takes a callable in place of a record, and calls it in a thread of its own.
+
+    The callable returns the same record each time: it may be called again where writing failed, and by several sinks.
+    """
+
+    def __call__(self, record: UsageRecord, /) -> object:
+        """Take a record."""
+
+    def defer(self, make_record: MakeRecord, /) -> object:
+        """Take a record that is still to be made."""
+
+
+def made(item: UsageRecord | MakeRecord) -> UsageRecord:
+    """Return the record that a sink was given, or was given a callable for."""
+    return item if isinstance(item, UsageRecord) else item()
 
 
 class BackgroundListener:
@@ -25,28 +36,25 @@ class BackgroundListener:
 
     def __init__(self, callback: Callable[[UsageRecord], object]) -> None:
         self._callback = callback
-        self._begin()
-        _hooks[id(self)] = self
-
-    def _begin(self) -> None:
-        self._queue: SimpleQueue[UsageRecord | threading.Event] = SimpleQueue()
-        self._started = threading.Lock()
-        self._process = os.getpid()
-        self._overflowed = False
+        self._name = getattr(callback, "__qualname__", repr(type(callback)))
+        self._writer = BackgroundWriter(
+            self._call, name="token_handlers-listener", capacity=MAX_WAITING, refused=self._report
+        )
+        self._warnings = Warnings()
 
     def __call__(self, record: UsageRecord) -> None:
         """Queue a record; never waits."""
-        if self._queue.qsize() < MAX_WAITING or self._process != os.getpid():
-            self._put(record)
-        elif not self._overflowed:
-            self._overflowed = True
-            logger.warning("a callback of on_record is %d records behind: it gets no more now", MAX_WAITING)
+        self.defer(record)
+
+    def defer(self, make_record: UsageRecord | MakeRecord) -> None:
+        """Queue a record that the callback's thread makes."""
+        if not self._writer.put(make_record):
+            message = "An on_record callback is %d records behind; later records are dropped."
+            self._warnings.warn("behind", message, self._writer.capacity)
 
     def flush(self, timeout: float | None) -> bool:
-        """Return whether the callback has had all records, after so many seconds at most."""
-        passed = threading.Event()
-        self._put(passed)
-        return passed.wait(timeout)
+        """Return whether the callback has had all records, after ``timeout`` seconds at most."""
+        return self._writer.flush(timeout)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, BackgroundListener) and self._callback == other._callback
@@ -54,28 +62,9 @@ class BackgroundListener:
     def __hash__(self) -> int:
         return hash(self._callback)
 
-    def _put(self, item: UsageRecord | threading.Event) -> None:
-        if self._process != os.getpid():  # a fork has no threads of its parent's
-            self._begin()
-        self._queue.put(item)
-        if self._started.acquire(blocking=False):  # once, and not let go
-            threading.Thread(target=self._run, name="token_handlers-hook", daemon=True).start()
+    def _call(self, items: Sequence[UsageRecord | MakeRecord]) -> None:
+        for item in items:
+            self._callback(made(item))
 
-    def _run(self) -> None:
-        call = shielded(self._callback)
-        while True:
-            item = self._queue.get()
-            if isinstance(item, UsageRecord):
-                call(item)
-            else:
-                item.set()
-
-
-_hooks: "weakref.WeakValueDictionary[int, BackgroundListener]" = weakref.WeakValueDictionary()
-
-
-@atexit.register
-def _flush() -> None:
-    for hook in list(_hooks.values()):
-        if hook._process == os.getpid() and not hook._queue.empty():  # noqa: SLF001 (this module's own)
-            hook.flush(LAST_SECONDS)
+    def _report(self, item: UsageRecord | MakeRecord, error: Exception) -> None:
+        absorb(error, self._name)
