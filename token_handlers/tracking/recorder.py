@@ -207,13 +207,26 @@ def _price(call: Call, result: CallResult) -> Price | None:
         base_url=call.base_url,
         service_tier=usage.service_tier,
         at=call.started_at,
+        context=usage.context,
+        beside=usage.beside,
     )
 
 
 def _increment(call: Call, result: CallResult, price: Price | None) -> Increment:
     usage, cost = result.usage, None if price is None else price.cost
     labels = call.context.label_pairs(call, usage.model or call.model)
-    return increment(usage.counts, call.operation, result.outcome, result.source, cost, cost, result.requests, labels)
+    doubted = bool(usage.doubts or (price is not None and price.doubts))
+    return increment(
+        usage.counts,
+        call.operation,
+        result.outcome,
+        result.source,
+        cost,
+        cost,
+        result.requests,
+        labels,
+        doubted=doubted,
+    )
 
 
 class EndedCall(NamedTuple):
@@ -259,7 +272,9 @@ class EndedCall(NamedTuple):
             cost=None if cached else cost,
             cost_source=cost_source,
             saved_cost=cost if cached else None,
+            doubts=(*usage.doubts, *(() if self.price is None else self.price.doubts)),
             service_tier=usage.service_tier,
+            region=usage.context.get("region") or usage.context.get("inference_geo"),
             host=_host(self.base_url),
             event_id=self.event_id,
             started_at=datetime.fromtimestamp(self.started_at, UTC),
