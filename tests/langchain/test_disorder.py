@@ -83,7 +83,7 @@ def test_disorder(events, usage, metadata):
 
     assert_sound(counter)
     assert_sound(around)
-    assert all(run_id.int not in open_runs._runs for run_id in ids)
+    assert all(run_id.int not in open_runs.open_runs for run_id in ids)
     assert {} == counter.open_calls == around.open_calls
 
 

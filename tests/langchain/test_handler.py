@@ -176,14 +176,14 @@ def test_uninstall_stops_it(ledger, automatic):
 
 def test_nothing_stays_open(ledger):
     """After calls, streams and failures no run is kept."""
-    before = set(open_runs._runs)
+    before = set(open_runs.open_runs)
     model = chat(ledger)
     with track_tokens():
         model.invoke("hi")
         list(model.stream("hi"))
     chat(ledger, callbacks=[LangChainTokenHandler()]).invoke("hi")
 
-    assert before == set(open_runs._runs)
+    assert before == set(open_runs.open_runs)
 
 
 def test_tracks_what_is_imported_inside_the_block(server):

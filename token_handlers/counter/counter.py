@@ -85,13 +85,17 @@ class TokenCounter(Measures):
             return
         lock.depth += 1
         try:
-            total = self._apart.get(increment.labels)
-            if total is None:
-                self._add(increment)
-            else:
+            apart = self._apart
+            total = apart.get(increment.labels)
+            if total is not None:
                 total.add(increment)
+            elif len(apart) < _MAX_APART:
+                apart[increment.labels] = RunningTotal(increment)
+            else:
+                self._add(increment)
         finally:
-            lock.leave()
+            lock.depth -= 1
+            lock.rlock.release()
             if lock.waiting:
                 lock.catch_up()
 
@@ -169,9 +173,10 @@ class TokenCounter(Measures):
         if self.open_calls:
             self._prepare()
         with self._lock:
-            if self._apart:
-                self._add_all_up()
-            return self._total.numbers.get(unit, 0)
+            number = self._total.numbers.get(unit, 0)
+            for total in self._apart.values():
+                number += total.numbers.get(unit, 0)
+            return number
 
     @property
     def total_tokens(self) -> int:
@@ -179,10 +184,10 @@ class TokenCounter(Measures):
         if self.open_calls:
             self._prepare()
         with self._lock:
-            if self._apart:
-                self._add_all_up()
-            numbers = self._total.numbers
-            return numbers.get("input_tokens", 0) + numbers.get("output_tokens", 0)
+            tokens = 0
+            for total in (self._total, *self._apart.values()):
+                tokens += total.numbers.get("input_tokens", 0) + total.numbers.get("output_tokens", 0)
+            return tokens
 
     @property
     def input_tokens(self) -> int:
@@ -200,8 +205,10 @@ class TokenCounter(Measures):
         if self.open_calls:
             self._prepare()
         with self._lock:
-            if self._apart:
-                self._add_all_up()
+            if len(self._apart) == 1 and not self._total.numbers:  # a block of one kind of call
+                (only,) = self._apart.values()
+                return only.known_cost()
+            self._add_all_up()
             return self._total.known_cost()
 
     @property

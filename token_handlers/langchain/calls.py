@@ -160,15 +160,15 @@ class Run(Call):
 
 
 # By the run's id as a number, which Python hashes without calling UUID.__hash__. Runs with one id hang on each other.
-_runs: dict[int, Run] = {}
+open_runs: dict[int, Run] = {}
 # By the identity of the invocation parameters, one object for all runs of a `generate`, which its runs keep alive.
 _batches: WeakValueDictionary[int, Batch] = WeakValueDictionary()
 
 
 def begin(run: Run, batch_size: int) -> None:
     """Put a run into the table."""
-    run.next_same_id = _runs.get(run.run_id.int)
-    _runs[run.run_id.int] = run
+    run.next_same_id = open_runs.get(run.run_id.int)
+    open_runs[run.run_id.int] = run
     if batch_size > 1:
         _join_batch(run)
     if len(open_calls) > MAX_OPEN_CALLS:
@@ -183,7 +183,7 @@ def same_start(run_id: UUID, prompt: Sequence[Any], invocation: object) -> Run |
     A caller may give one run_id to two calls: they have the id in common, but not the invocation parameters, of which
     each call makes its own (and where there are none, not the prompt).
     """
-    run = _runs.get(run_id.int)
+    run = open_runs.get(run_id.int)
     while run is not None:
         if run.invocation is invocation and (invocation is not None or run.prompt[:1] == prompt[:1]):
             return run
@@ -193,7 +193,7 @@ def same_start(run_id: UUID, prompt: Sequence[Any], invocation: object) -> Run |
 
 def find(run_id: UUID | None, handler: object) -> Run | None:
     """Return the open run with this id whose start the handler saw."""
-    run = None if run_id is None else _runs.get(run_id.int)
+    run = None if run_id is None else open_runs.get(run_id.int)
     while run is not None and handler not in run.handlers:
         run = run.next_same_id
     return run
@@ -201,6 +201,13 @@ def find(run_id: UUID | None, handler: object) -> Run | None:
 
 def leave(run_id: UUID | None, handler: object) -> Run | None:
     """Return the open run with this id whose start the handler saw, and note that it saw the end too."""
+    if run_id is None:
+        return None
+    run = open_runs.get(run_id.int)
+    if run is not None and run.next_same_id is None and run.handlers == [handler]:  # as nearly always
+        run.handlers.clear()
+        open_runs.pop(run_id.int, None)
+        return run
     run = find(run_id, handler)
     if run is not None:
         run.handlers.remove(handler)
@@ -212,29 +219,19 @@ def leave(run_id: UUID | None, handler: object) -> Run | None:
 def note_usage(run_id: UUID, usage: Any) -> None:
     """Keep the usage of a legacy LLM's stream, which its client reads and LangChain does not pass on."""
     counts = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
-    run = _runs.get(run_id.int)
+    run = open_runs.get(run_id.int)
     if run is not None:
         run.note(counts)
 
 
 def children(parent_run_id: UUID) -> list[Run]:
     """Return the open runs of a chain."""
-    return [run for run in list(_runs.values()) if run.parent_run_id == parent_run_id]
+    return [run for run in list(open_runs.values()) if run.parent_run_id == parent_run_id]
 
 
 def newest(run_id: UUID) -> Run | None:
     """Return the open run with this id."""
-    return _runs.get(run_id.int)
-
-
-def others_open() -> bool:
-    """Return whether another run than the one that starts is open."""
-    return len(_runs) > 1
-
-
-def any_open() -> bool:
-    """Return whether any run is open."""
-    return bool(_runs)
+    return open_runs.get(run_id.int)
 
 
 def others_of_failed(run: Run) -> Iterator[tuple[Run, bool]]:
@@ -275,12 +272,12 @@ def _join_batch(run: Run) -> None:
 
 def _remove(run: Run) -> None:
     number = run.run_id.int
-    other = _runs.get(number)
+    other = open_runs.get(number)
     if other is run:
         if run.next_same_id is None:
-            _runs.pop(number, None)
+            open_runs.pop(number, None)
         else:
-            _runs[number] = run.next_same_id
+            open_runs[number] = run.next_same_id
         return
     while other is not None and other.next_same_id is not run:
         other = other.next_same_id

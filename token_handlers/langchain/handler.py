@@ -10,6 +10,7 @@ from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import absorb, shielded
 from token_handlers.langchain import calls, nested
 from token_handlers.langchain.budgets import reserve
+from token_handlers.langchain.calls import open_runs
 from token_handlers.langchain.results import read_end, read_error
 from token_handlers.langchain.text import message_text
 from token_handlers.langchain.usage_metadata import usage_metadata
@@ -17,7 +18,7 @@ from token_handlers.pricing.calculator import load_prices
 from token_handlers.tracking import recorder
 from token_handlers.tracking.call import current_context, parent_finders
 from token_handlers.tracking.result import CallResult, Estimate, Verdict
-from token_handlers.tracking.scopes import active_scopes
+from token_handlers.tracking.scopes import active, active_scopes, unusual
 from token_handlers.tracking.state import state
 
 if TYPE_CHECKING:
@@ -54,11 +55,11 @@ class RunRecorder(BaseCallbackHandler):
             if counter is None and not context.scopes and "langchain" not in state.automatic:
                 return
             invocation = kwargs.get("invocation_params")
-            run = calls.same_start(run_id, messages, invocation)
+            run = calls.same_start(run_id, messages, invocation) if run_id.int in open_runs else None
             if run is None:
                 run = calls.Run(context, run_id, messages, serialized, parent_run_id, tags, metadata, invocation)
                 calls.begin(run, kwargs.get("batch_size") or 1)
-                if parent_finders or calls.others_open():
+                if parent_finders or len(open_runs) > 1:
                     nested.join(run)
             run.handlers.append(self)
             if counter is not None:
@@ -129,7 +130,7 @@ class RunRecorder(BaseCallbackHandler):
     @property
     def ignore_chain(self) -> bool:
         """Chains matter only while an LLM run is open."""
-        return not calls.any_open()
+        return not open_runs
 
     @property
     def ignore_agent(self) -> bool:
@@ -174,7 +175,7 @@ class RecorderVariable:
     @staticmethod
     def get() -> RunRecorder | None:
         """Return the innermost get_openai_callback's handler, else the process's own, or None where nothing tracks."""
-        scopes = active_scopes()
+        scopes = active_scopes() if unusual else active.get()
         if not scopes:
             return _process_recorder if "langchain" in state.automatic else None
         recorder: RunRecorder | None = scopes[-1].recorder

@@ -28,7 +28,7 @@ _RUN_CODE = frozenset(
 
 def join(run: Run) -> None:
     """Link a starting run to the calls in whose code it starts, and count it for their handlers as well."""
-    if calls.others_open():
+    if len(calls.open_runs) > 1:
         for parent in runs_on_stack():
             if parent is not run:
                 run.add_parent(parent)

@@ -39,9 +39,8 @@ _LEFT_OUT = "its server or client leaves the usage out"
 
 def read_end(run: Run, response: Any) -> Verdict:
     """Return what a run used that ended well."""
-    generations = _first(response.generations, [])
-    generation = _first(generations, None)
-    message = getattr(generation, "message", None)
+    generations = response.generations[0] if response.generations else []
+    message = getattr(generations[0], "message", None) if generations else None
     output = response.llm_output
     if run.child_usages is not None:
         usage = getattr(message, "usage_metadata", None)

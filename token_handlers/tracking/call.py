@@ -8,7 +8,7 @@ from token_handlers.budget.budget import Budget
 from token_handlers.budget.limits import Hold
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import Labelled, label_pairs
-from token_handlers.tracking.scopes import NO_LABELS, Budgets, Labels, Scope, active_scopes
+from token_handlers.tracking.scopes import NO_LABELS, Budgets, Labels, Scope, active, active_scopes, unusual
 from token_handlers.tracking.state import state
 from token_handlers.usage import Operation
 
@@ -28,6 +28,14 @@ class CallContext:
 
     def __init__(self, scopes: tuple[Scope, ...], *more: TokenCounter) -> None:
         self.scopes = scopes
+        self._pairs: dict[tuple[str | None, str | None, str | None], Labelled] = {}
+        self._extended: CallContext | None = None
+        if len(scopes) == 1 and not more and scopes[0].counter is not state.counter:  # one block, as nearly always
+            (scope,) = scopes
+            self.own: tuple[TokenCounter, ...] = (scope.counter,)
+            self.counters: tuple[TokenCounter, ...] = (state.counter, scope.counter)
+            self.labels, self.sinks, self.budgets = scope.labels, scope.sinks, scope.budgets
+            return
         counters = dict.fromkeys((*(scope.counter for scope in scopes), *more))
         counters.pop(state.counter, None)
         self.own = tuple(counters)
@@ -35,8 +43,6 @@ class CallContext:
         self.labels = scopes[-1].labels if scopes else NO_LABELS
         self.sinks = tuple(sink for scope in scopes for sink in scope.sinks)
         self.budgets = tuple(dict.fromkeys(budget for scope in scopes for budget in scope.budgets))
-        self._pairs: dict[tuple[str | None, str | None, str | None], Labelled] = {}
-        self._extended: CallContext | None = None
 
     def plus(self, counter: TokenCounter) -> "CallContext":
         """Return the context of calls that one more counter counts."""
@@ -67,7 +73,7 @@ state.counter.open_calls = open_calls  # every call reaches the shared counter
 
 def current_context() -> CallContext:
     """Return the context of a call that starts here."""
-    scopes = active_scopes()
+    scopes = active_scopes() if unusual else active.get()
     if not scopes:
         return _process_context
     context: CallContext | None = scopes[-1].context

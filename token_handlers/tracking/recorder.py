@@ -213,9 +213,10 @@ def _price(call: Call, result: CallResult) -> Price | None:
 
 
 def _increment(call: Call, result: CallResult, price: Price | None) -> Increment:
-    usage, cost = result.usage, None if price is None else price.cost
+    usage, cost, doubted = result.usage, None, bool(result.usage.doubts)
+    if price is not None:
+        cost, doubted = price.cost, doubted or bool(price.doubts)
     labels = call.context.label_pairs(call, usage.model or call.model)
-    doubted = bool(usage.doubts or (price is not None and price.doubts))
     return increment(
         usage.counts,
         call.operation,

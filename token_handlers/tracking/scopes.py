@@ -86,10 +86,18 @@ class Scope:
         self.token: Token[tuple[Scope, ...]] | None = None
 
 
-_active: ContextVar[tuple[Scope, ...]] = ContextVar("token_handlers_scopes", default=())
+active: ContextVar[tuple[Scope, ...]] = ContextVar("token_handlers_scopes", default=())
+"""The scopes entered in this context; who starts a call asks `active_scopes`, or this where nothing is ``unusual``."""
+
+unusual: set[object] = set()
+"""The scopes of generators that are entered, and _CLOSED once a scope was left in another context: with any,
+`active_scopes` has to look. Most programs never have one, and are spared the search.
+"""
+
+_CLOSED = "closed"
+
 _in_generators: dict[FrameType, list[Scope]] = {}
 _entered: set[Scope] = set()
-_any_closed = False
 
 
 def any_entered() -> bool:
@@ -99,21 +107,22 @@ def any_entered() -> bool:
 
 def any_scope() -> bool:
     """Return whether a call that starts here may belong to a scope; cheap, for gates."""
-    scopes = _active.get()
-    return bool(_in_generators or (scopes and (not scopes[-1].closed or active_scopes())))
+    return bool(active.get() if not unusual else _in_generators or active_scopes())
 
 
 def active_scopes() -> tuple[Scope, ...]:
     """Return the scopes that a call starting here belongs to, outermost first; a counter may be in it twice."""
-    scopes = _active.get()
+    scopes = active.get()
+    if not unusual:
+        return scopes
     if _in_generators:
         scopes = _with_generators(scopes)
-    return tuple(scope for scope in scopes if not scope.closed) if _any_closed else scopes
+    return tuple(scope for scope in scopes if not scope.closed)
 
 
 def is_entered_here(scope: Scope) -> bool:
     """Return whether a scope is active in this context."""
-    return scope in _active.get()
+    return scope in active.get()
 
 
 def enter(scope: Scope, caller: FrameType) -> None:
@@ -122,36 +131,38 @@ def enter(scope: Scope, caller: FrameType) -> None:
     if frame is not None:
         scope.frame, scope.flow = frame, _flow()
         _in_generators.setdefault(frame, []).append(scope)
+        unusual.add(scope)
     _entered.add(scope)
-    scope.token = _active.set((*scope.outer, scope))
+    scope.token = active.set((*scope.outer, scope))
 
 
 def leave(scope: Scope) -> None:
     """Undo `enter`, in whatever order and context the blocks are left."""
-    global _any_closed  # noqa: PLW0603 (most programs never close one, and are spared the search)
     scope.left = True
     scope.context = None
     _entered.discard(scope)
     if scope.frame is not None:
         _forget_frame(scope, scope.frame)
-    current = _active.get()
+        unusual.discard(scope)
+    current = active.get()
     try:
-        _active.reset(scope.token)  # type: ignore[arg-type]  # set by enter
+        active.reset(scope.token)  # type: ignore[arg-type]  # set by enter
     except ValueError:
-        scope.closed = _any_closed = True
+        scope.closed = True
+        unusual.add(_CLOSED)
         return
     finally:
         scope.token = None
     if current and current[-1] is scope:
-        rest = _active.get()
+        rest = active.get()
     else:
         # Left out of order: what was entered later stays, and will not bring this one back when it is left.
         scope.left_in = _flow()
         rest = tuple(other for other in current if other is not scope)
-        _active.set(rest)
+        active.set(rest)
     if rest and any(other.left_in for other in rest):
         here = _flow()
-        _active.set(tuple(other for other in rest if other.left_in != here))
+        active.set(tuple(other for other in rest if other.left_in != here))
 
 
 def _forget_frame(scope: Scope, frame: FrameType) -> None:

@@ -18,10 +18,12 @@ from token_handlers.tracking.scopes import (
     Labels,
     Scope,
     Sinks,
+    active,
     active_scopes,
     enter,
     is_entered_here,
     leave,
+    unusual,
 )
 from token_handlers.tracking.state import check_budgets, state, watch_frameworks
 from token_handlers.usage import UsageRecord
@@ -102,8 +104,9 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         return block
 
     def _enter(self, caller: FrameType) -> TokenCounter:
-        watch_frameworks()
-        outer = active_scopes()
+        if not state.watched:
+            watch_frameworks()
+        outer = active_scopes() if unusual else active.get()
         labels, sinks, budgets, counter = self._labels, self._sinks, self._budgets, self._counter
         if counter is None:
             counter = TokenCounter()
