@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # handler type -> the distribution's import name, and the extra that installs it
@@ -22,3 +22,9 @@ class Settings(BaseSettings):
     conversation_id: str | None = None
     token_ledger: str | None = None
     token_redis_url: SecretStr | None = None
+    http: str = Field(default="on", validation_alias="TOKEN_HANDLERS_HTTP")
+
+    @property
+    def watches_http(self) -> bool:
+        """Whether the providers' own HTTP answers are watched; TOKEN_HANDLERS_HTTP=off leaves the events alone."""
+        return self.http.strip().lower() not in ("off", "0", "false", "no")

@@ -54,6 +54,7 @@ class Run(Call):
     batch: Batch | None = None
     next_same_id: "Run | None" = None
     described = False
+    flow: tuple[int, int] | None = None
 
     def __init__(
         self,

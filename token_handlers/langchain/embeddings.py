@@ -1,124 +1,109 @@
-"""LangChain's embeddings, which fire no callbacks: read from their client's responses, or estimated from the texts."""
+"""LangChain's embeddings and rerankers, which fire no callbacks: counted by their answers, else estimated."""
 
 import copy
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import ModuleType
 from typing import Any
 
-import wrapt
 from langchain_core.embeddings import Embeddings
 
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import BudgetExceeded, shielded
-from token_handlers.payloads import read_payload
+from token_handlers.http import ProviderRequest
 from token_handlers.tokenizer.estimates import estimate_tokens, prepare
-from token_handlers.tracking.call import Call, parent_finders, watch_task
+from token_handlers.tracking import recorder
+from token_handlers.tracking.call import Call, CallContext, current_context, parent_finders, watch_task
 from token_handlers.tracking.failures import was_rejected
-from token_handlers.tracking.recorder import discard, evict_oldest, record, record_estimate, reserve, task_ended
-from token_handlers.tracking.reservations import release
-from token_handlers.tracking.state import starts_count, watch_frameworks
+from token_handlers.tracking.result import DISCARD, FAILED, Estimate, Verdict
+from token_handlers.tracking.sdk_calls import SDKCall
+from token_handlers.tracking.state import state, watch_frameworks
 
 _PROVIDERS = {"AzureOpenAIEmbeddings": "azure", "OpenAIEmbeddings": "openai"}
-
-
-class _Watch:
-    """One embed_* call that is being watched: whose it is, and how many of its requests the client itself reported."""
-
-    __slots__ = ("call", "counter", "embeddings", "outer", "requests")
-
-    def __init__(self, embeddings: object, counter: TokenCounter | None = None, outer: "_Watch | None" = None) -> None:
-        self.embeddings = embeddings
-        self.counter = counter
-        self.outer = outer
-        self.requests = 0
-        # What stands for the requests while the client itself reports none.
-        self.call: EmbeddingCall | None = None
-
-    def note_request(self) -> None:
-        """Note that the client reports a request, which holds what it may use itself."""
-        self.requests += 1
-        if self.call is not None:
-            release(self.call)
-        if self.outer is not None:
-            self.outer.note_request()
+_TEXTS = ("texts", "text", "documents", "query")
 
 
 class EmbeddingCall(Call):
-    """One request for embeddings."""
+    """One embed_* call of TrackedEmbeddings, however many requests it sends."""
 
     operation = "embeddings"
 
-    def __init__(self, watch: _Watch, inputs: Any) -> None:
+    def __init__(self, embeddings: object, texts: Sequence[str], counter: TokenCounter | None) -> None:
         super().__init__()
-        embeddings = watch.embeddings
-        self.inputs = inputs
+        self.texts = texts
         name = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
         self.model = name if isinstance(name, str) else None
         self.provider = _provider(embeddings)
         base_url = getattr(embeddings, "openai_api_base", None)
         self.base_url = base_url if isinstance(base_url, str) else None
-        if watch.counter is not None:
-            self.count_for(watch.counter)
-        for find_parents in parent_finders:
-            find_parents(self)
-        evict_oldest()
-        watch_task(self, task_ended)
+        if counter is not None:
+            self.count_for(counter)
+        outer = tracked_embeddings.get()
+        if outer is not None:
+            self.add_parent(outer)
+        _begin(self)
+        watch_task(self, recorder.task_ended)
         if self.budgets:
-            reserve(self)
+            recorder.reserve(self)
 
     def estimate_prompt(self) -> int:
-        """Return the tokens of the inputs."""
-        return self.estimate()[0]["input_tokens"]
+        """Return the tokens of the texts."""
+        return _estimate(self.texts, self.model)[0]
 
     def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
-        """Return the tokens of the inputs: exact where the client sends tokens, else estimated from the texts."""
-        inputs = [self.inputs] if isinstance(self.inputs, str) else self.inputs
-        if not isinstance(inputs, Sequence):
-            return {"input_tokens": 0}, "none"
-        if inputs and isinstance(inputs[0], int):
-            return {"input_tokens": len(inputs)}, "tokens"
-        prepare(self.model)
-        method, total = "tokens", 0
-        for one in inputs:
-            if isinstance(one, str):
-                tokens, method = estimate_tokens(one, self.model)
-                total += tokens
-            else:
-                total += len(one)
-        return {"input_tokens": total}, method
+        """Return the tokens of the texts, and how they were estimated."""
+        tokens, method = _estimate(self.texts, self.model)
+        return {"input_tokens": tokens}, method
 
     @shielded
-    def end(self, response: object) -> None:
-        """Record the request by what the response reports."""
-        reading = read_payload(response, self.provider)
-        if reading is None or "input_tokens" not in reading.counts:
-            record_estimate(self)
-        else:
-            record(self, reading.counts, model=reading.model, cost=reading.cost)
-
-    @shielded
-    def fail(self, error: BaseException) -> None:
-        """Record a rejected request as failed, and an interrupted one as an estimate."""
-        if isinstance(error, BudgetExceeded):
-            discard(self)
-        elif was_rejected(error):
-            record(self, {}, outcome="failed")
-        else:
-            record_estimate(self)
+    def finish(self, error: BaseException | None) -> None:
+        """Record the call: by its answers, where it has any."""
+        verdict: Verdict = Estimate()
+        if self.child_usages is not None or isinstance(error, BudgetExceeded):
+            verdict = DISCARD
+        elif error is not None and was_rejected(error):
+            verdict = FAILED
+        recorder.finish(self, verdict)
 
 
-_attached = False
-_watched: ContextVar[_Watch | None] = ContextVar("token_handlers_embeddings", default=None)
+class EmbeddingRequest(SDKCall):
+    """One request of embeddings or a reranker that nobody has wrapped: it ends with its answer."""
+
+    def __init__(self, model: object, request: ProviderRequest, context: CallContext, texts: Sequence[str]) -> None:
+        super().__init__(request, context)
+        self.texts = texts
+        self.provider = _provider(model) or request.provider
+        _begin(self)
+
+    def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
+        """Return the tokens of the texts: of those that this request has by its size, where there are several."""
+        size = sum(len(one.encode(errors="replace")) for one in self.texts)
+        if not size:
+            return super().estimate(text)
+        tokens, method = _estimate(self.texts, self.model)
+        return {"input_tokens": max(1, round(tokens * min(1, self.size / size)))}, method
+
+
+tracked_embeddings: ContextVar[EmbeddingCall | None] = ContextVar("token_handlers_embeddings", default=None)
+"""The embed_* call of TrackedEmbeddings that goes on here."""
+
+
+def open_embedding_call(model: object, request: ProviderRequest, arguments: Mapping[str, Any]) -> Call | None:
+    """Return a new call for a request of embeddings or a reranker, None where LangChain is not tracked here."""
+    context = current_context()
+    if not context.scopes and "langchain" not in state.automatic:
+        return None
+    texts = next((arguments[name] for name in _TEXTS if name in arguments), ())
+    texts = [texts] if isinstance(texts, str) else texts
+    return EmbeddingRequest(model, request, context, [text for text in texts if isinstance(text, str)])
 
 
 class TrackedEmbeddings(Embeddings):
-    """Any LangChain embeddings, counted: exactly where the client's response states usage, else estimated and flagged.
+    """Any LangChain embeddings, counted: exactly where the provider's answer states usage, else estimated and flagged.
 
-    Exact for OpenAIEmbeddings and AzureOpenAIEmbeddings. Embeddings behind a CacheBackedEmbeddings are counted where
-    the cache misses. The calls reach the blocks around them, the shared counter, and ``counter`` where one is given.
-    Everything else the wrapped embeddings have is there as well.
+    Embeddings behind a CacheBackedEmbeddings are counted where the cache misses. The calls reach the blocks around
+    them, the shared counter, and ``counter`` where one is given. Everything else the wrapped embeddings have is there
+    as well.
     """
 
     def __init__(self, embeddings: Embeddings, counter: TokenCounter | None = None) -> None:
@@ -130,22 +115,22 @@ class TrackedEmbeddings(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed texts, and count it."""
-        with _watching(self.embeddings, self._counter, texts):
+        with _tracking(self.embeddings, self._counter, texts):
             return self.embeddings.embed_documents(texts)
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a text, and count it."""
-        with _watching(self.embeddings, self._counter, [text]):
+        with _tracking(self.embeddings, self._counter, [text]):
             return self.embeddings.embed_query(text)
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed texts, and count it."""
-        with _watching(self.embeddings, self._counter, texts):
+        with _tracking(self.embeddings, self._counter, texts):
             return await self.embeddings.aembed_documents(texts)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a text, and count it."""
-        with _watching(self.embeddings, self._counter, [text]):
+        with _tracking(self.embeddings, self._counter, [text]):
             return await self.embeddings.aembed_query(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -154,118 +139,40 @@ class TrackedEmbeddings(Embeddings):
         return getattr(self.embeddings, name)
 
 
-def attach(module: ModuleType) -> None:
-    """Watch langchain_openai's embeddings without a wrapper, and the requests that their clients make, once."""
-    from openai.resources import embeddings as clients
-
-    global _attached  # noqa: PLW0603 (once in a process' life)
-    if _attached:
-        return
-    _attached = True
-    wrapt.wrap_function_wrapper(module, "OpenAIEmbeddings.embed_documents", _embed)
-    wrapt.wrap_function_wrapper(module, "OpenAIEmbeddings.aembed_documents", _aembed)
-    wrapt.wrap_function_wrapper(clients, "Embeddings.create", _create)
-    wrapt.wrap_function_wrapper(clients, "AsyncEmbeddings.create", _acreate)
-
-
 @contextmanager
-def _watching(embeddings: Embeddings, counter: TokenCounter | None, texts: Sequence[str]) -> Iterator[None]:
-    """Count an embed_* call: by the requests that its client reports, or else as one request for these texts."""
+def _tracking(embeddings: Embeddings, counter: TokenCounter | None, texts: Sequence[str]) -> Iterator[None]:
+    """Count an embed_* call."""
     if not texts or hasattr(embeddings, "underlying_embeddings"):
         yield
         return
-    watch = _Watch(embeddings, counter)
-    call = watch.call = None if _reports(embeddings) else EmbeddingCall(watch, texts)
-    token = _watched.set(watch)
+    call = EmbeddingCall(embeddings, texts, counter)
+    token = tracked_embeddings.set(call)
+    error: BaseException | None = None
     try:
         yield
-    except BaseException as error:
-        if call is not None:
-            discard(call) if watch.requests else call.fail(error)
+    except BaseException as raised:
+        error = raised
         raise
     finally:
-        _watched.reset(token)
-    if call is not None:
-        discard(call) if watch.requests else record_estimate(call)
+        tracked_embeddings.reset(token)
+        call.finish(error)
 
 
-def _embed(wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: Any) -> Any:
-    watch = _watch(instance)
-    if watch is None:
-        return wrapped(*args, **kwargs)
-    token = _watched.set(watch)
-    try:
-        return wrapped(*args, **kwargs)
-    finally:
-        _watched.reset(token)
+def _begin(call: Call) -> None:
+    for find_parents in parent_finders:
+        find_parents(call)
+    recorder.evict_oldest()
 
 
-async def _aembed(wrapped: Callable[..., Awaitable[Any]], instance: Any, args: Any, kwargs: Any) -> Any:
-    watch = _watch(instance)
-    if watch is None:
-        return await wrapped(*args, **kwargs)
-    token = _watched.set(watch)
-    try:
-        return await wrapped(*args, **kwargs)
-    finally:
-        _watched.reset(token)
-
-
-def _watch(instance: object) -> _Watch | None:
-    """Return how OpenAI's embeddings are to be watched that are called directly, or by others that have them inside."""
-    outer = _watched.get()
-    if outer is None:
-        return _Watch(instance) if starts_count("langchain") else None
-    return None if outer.embeddings is instance else _Watch(instance, outer.counter, outer)
-
-
-def _create(wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: Any) -> Any:
-    call = _request(kwargs)
-    if call is None:
-        return wrapped(*args, **kwargs)
-    try:
-        response = wrapped(*args, **kwargs)
-    except BaseException as error:
-        call.fail(error)
-        raise
-    call.end(response)
-    return response
-
-
-async def _acreate(wrapped: Callable[..., Awaitable[Any]], instance: Any, args: Any, kwargs: Any) -> Any:
-    call = _request(kwargs)
-    if call is None:
-        return await wrapped(*args, **kwargs)
-    try:
-        response = await wrapped(*args, **kwargs)
-    except BaseException as error:
-        call.fail(error)
-        raise
-    call.end(response)
-    return response
-
-
-@shielded
-def _request(kwargs: dict[str, Any]) -> EmbeddingCall | None:
-    watch = _watched.get()
-    if watch is None:
-        return None
-    watch.note_request()
-    return EmbeddingCall(watch, kwargs.get("input"))
-
-
-def _reports(embeddings: object) -> bool:
-    """Return whether the requests of these embeddings pass the openai client, which is watched."""
-    return any(kind.__name__ == "OpenAIEmbeddings" and _is_langchain_openai(kind) for kind in type(embeddings).__mro__)
-
-
-def _is_langchain_openai(kind: type) -> bool:
-    return kind.__module__.startswith("langchain_openai.")
+def _estimate(texts: Sequence[str], model: str | None) -> tuple[int, str]:
+    prepare(model)
+    estimates = [estimate_tokens(text, model) for text in texts if isinstance(text, str)]
+    return sum(one.tokens for one in estimates), estimates[0].method if estimates else "none"
 
 
 def _provider(embeddings: object) -> str | None:
     for kind in type(embeddings).__mro__:
-        if _is_langchain_openai(kind) and kind.__name__ in _PROVIDERS:
+        if kind.__module__.startswith("langchain_openai.") and kind.__name__ in _PROVIDERS:
             return _PROVIDERS[kind.__name__]
     package = type(embeddings).__module__.partition(".")[0]
     return package.removeprefix("langchain_") if package.startswith("langchain_") else None

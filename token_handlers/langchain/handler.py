@@ -11,6 +11,7 @@ from token_handlers.errors import absorb, shielded
 from token_handlers.langchain import calls, nested
 from token_handlers.langchain.budgets import reserve
 from token_handlers.langchain.calls import open_runs
+from token_handlers.langchain.owners import flow, last_run
 from token_handlers.langchain.results import read_end, read_error
 from token_handlers.langchain.text import message_text
 from token_handlers.langchain.usage_metadata import usage_metadata
@@ -61,6 +62,8 @@ class RunRecorder(BaseCallbackHandler):
                 calls.begin(run, kwargs.get("batch_size") or 1)
                 if parent_finders or len(open_runs) > 1:
                     nested.join(run)
+                run.flow = flow()
+                last_run.set(run)
             run.handlers.append(self)
             if counter is not None:
                 run.count_for(counter)

@@ -10,7 +10,7 @@ from token_handlers.tracking.frames import callers
 from token_handlers.tracking.reservations import release
 
 # LangChain's functions, and a model's own ones, which know the run that they are of.
-_RUN_CODE = frozenset(
+RUN_CODE = frozenset(
     {
         "_generate_with_cache",
         "_agenerate_with_cache",
@@ -45,7 +45,7 @@ def runs_on_stack() -> Iterator[Run]:
     A model gives no callbacks to those that it calls in its own code, so the stack has to say.
     """
     for frame in callers():
-        if frame.f_code.co_name in _RUN_CODE:
+        if frame.f_code.co_name in RUN_CODE:
             run_id = getattr(frame.f_locals.get("run_manager"), "run_id", None)
             run = calls.newest(run_id) if isinstance(run_id, UUID) else None
             if run is not None:

@@ -23,7 +23,7 @@ class ModelCall(Call):
     """One call of an LLM.
 
     ``response`` is the latest chunk of a stream. ``answer`` is what the provider's client returned, for when LlamaIndex
-    then fails to read it, and ``answers`` all that it did, for when LlamaIndex passes on no usage; None is a stream.
+    then fails to read it, and ``client_answers`` all that it did, for when LlamaIndex passes on no usage; None is a stream.
     """
 
     # Class attributes are the defaults, as in Call.
@@ -34,7 +34,7 @@ class ModelCall(Call):
     instance: Any = None
     response: Any = None
     answer: Any = None
-    answers: tuple[Any, ...] = ()
+    client_answers: tuple[Any, ...] = ()
     requests = 1
     stream: ref[Any] | None = None
     frame: FrameType | None = None
@@ -102,7 +102,7 @@ class ModelCall(Call):
     def drop_texts(self) -> None:
         """Drop what was only needed for an estimate."""
         self.prompt = self.response = self.answer = None
-        self.answers = ()
+        self.client_answers = ()
 
     def forget(self) -> None:
         """Drop this call from the table of open ones."""
@@ -213,6 +213,11 @@ def follow(call: ModelCall, stream: Any) -> None:
     call.frame = getattr(stream, "gi_frame", None) or getattr(stream, "ag_frame", None)
     if call.frame is not None:
         _streams[call.frame] = call
+
+
+def stream_in(frame: FrameType) -> ModelCall | None:
+    """Return the open call whose stream's generator a frame is."""
+    return _streams.get(frame)
 
 
 def hand_over(call: ModelCall) -> bool:

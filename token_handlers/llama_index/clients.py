@@ -6,6 +6,7 @@ model's own method makes it, so what others send through the same clients is nev
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,6 +19,7 @@ from token_handlers.llama_index.embeddings import EmbeddingCall
 from token_handlers.llama_index.ends import end
 from token_handlers.llama_index.eventless import Answer, Failing
 from token_handlers.llama_index.models import is_counted
+from token_handlers.llama_index.owners import sending
 from token_handlers.llama_index.spans import current
 from token_handlers.llama_index.text import answer_text
 from token_handlers.payloads import read_payload
@@ -111,7 +113,7 @@ def _request(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kw
     call = _begin(args, kwargs)
     if call is None:
         return wrapped(*args, **kwargs)
-    with Failing(call):
+    with Failing(call), _sending(call):
         response = wrapped(*args, **kwargs)
     _answered(call, response)
     return response
@@ -127,10 +129,20 @@ def _arequest(
 
 
 async def _awaited(call: _Begun, pending: Awaitable[Any]) -> Any:
-    with Failing(call):
+    with Failing(call), _sending(call):
         response = await pending
     _answered(call, response)
     return response
+
+
+@contextmanager
+def _sending(call: _Begun) -> Iterator[None]:
+    """Name the call whose requests are sent here, for whoever sees them."""
+    token = sending.set(call.call if isinstance(call, _Witness) else call)
+    try:
+        yield
+    finally:
+        sending.reset(token)
 
 
 @shielded
@@ -168,7 +180,7 @@ def _send(call: EmbeddingCall, options: Any) -> EmbeddingCall:
 def _answered(call: _Begun, response: Any) -> None:
     if isinstance(call, _Witness):
         streamed = hasattr(type(response), "__next__") or hasattr(type(response), "__anext__")
-        call.call.answers += (None if streamed else response,)
+        call.call.client_answers += (None if streamed else response,)
         if not streamed:
             call.call.answer = response
         elif type(response).__module__.partition(".")[0] == "anthropic":

@@ -5,6 +5,8 @@ from types import ModuleType
 
 from token_handlers.llama_index import clients, nested
 from token_handlers.llama_index.dispatcher import EventRecorder, SpanRecorder
+from token_handlers.llama_index.owners import owner_of
+from token_handlers.tracking.answers import request_owners
 from token_handlers.tracking.call import parent_finders
 
 _events, _spans = EventRecorder(), SpanRecorder()
@@ -27,6 +29,7 @@ def attach(_: ModuleType | None = None) -> None:
         root_dispatcher.add_span_handler(_spans)  # type: ignore[arg-type]  # likewise
         clients.watch()
         parent_finders.append(nested.join)
+        request_owners.append(owner_of)
 
 
 def check_budgets() -> None:
@@ -47,6 +50,7 @@ def detach() -> None:
     from llama_index_instrumentation import root_dispatcher as root
 
     _attached = False
+    request_owners[:] = [owner for owner in request_owners if owner is not owner_of]
     parent_finders[:] = [ask for ask in parent_finders if ask is not nested.join]
     root.event_handlers = [handler for handler in root.event_handlers if id(handler) != id(_events)]
     root.span_handlers = [handler for handler in root.span_handlers if id(handler) != id(_spans)]

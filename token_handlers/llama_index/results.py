@@ -55,7 +55,9 @@ def _read_answers(call: ModelCall, response: Any) -> ReportedUsage | None:
     None where one says nothing, or they do not have one price.
     """
     # these are from openai's and anthropic's with_raw_response, and have been parsed already
-    parsed = [answer.parse() if type(answer).__name__ == "LegacyAPIResponse" else answer for answer in call.answers]
+    parsed = [
+        answer.parse() if type(answer).__name__ == "LegacyAPIResponse" else answer for answer in call.client_answers
+    ]
     text = answer_text(parsed[-1]).strip() if parsed else ""
     if not text or text not in response_text(response):
         return None

@@ -8,6 +8,7 @@ from token_handlers.budget.budget import Budget
 from token_handlers.budget.limits import Hold
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import Labelled, label_pairs
+from token_handlers.http import ProviderAnswer
 from token_handlers.tracking.scopes import NO_LABELS, Budgets, Labels, Scope, active, active_scopes, unusual
 from token_handlers.tracking.state import state
 from token_handlers.usage import Operation
@@ -87,7 +88,7 @@ class Call:
 
     ``parents`` are the calls that made this one, and ``child_usages`` the counts of those that it made itself,
     None where it made none: it may only pass on what they used. ``shown`` are the counters in which an estimate of it
-    stands, with its progress at the time.
+    stands, with its progress at the time. ``answers`` are the provider's own to the requests of this call.
     """
 
     # Class attributes are the defaults: a call is made in the application's time, and most of them stay as they are.
@@ -105,6 +106,7 @@ class Call:
     shown: "dict[TokenCounter, int] | None" = None
     parents: "tuple[Call, ...]" = ()
     child_usages: list[Mapping[str, int]] | None = None
+    answers: tuple[ProviderAnswer, ...] = ()
 
     def __init__(self, context: CallContext | None = None) -> None:
         self.started_at = time.time()
@@ -152,6 +154,9 @@ class Call:
 
     def describe(self) -> None:
         """Fill in model, provider and labels from what the start event carried."""
+
+    def answered(self) -> None:
+        """Note that one more of ``answers`` is there."""
 
     def add_parent(self, parent: "Call") -> None:
         """Note that another call makes this one."""

@@ -13,10 +13,12 @@ from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import Increment, increment, increment_of
 from token_handlers.errors import absorb, shielded
 from token_handlers.guide import WHY
+from token_handlers.http import ProviderAnswer
 from token_handlers.lifecycle import Warnings, after_fork, at_exit
 from token_handlers.payloads import ReportedUsage
 from token_handlers.pricing.calculator import Price, price_call
 from token_handlers.tracking import reservations
+from token_handlers.tracking.answers import billed_by_answers
 from token_handlers.tracking.call import Call, close, oldest_beyond_limit, open_calls
 from token_handlers.tracking.result import DISCARD, CallResult, Discard, Estimate, Verdict
 from token_handlers.tracking.scopes import Budgets, Labels, Sinks
@@ -37,6 +39,8 @@ def finish(call: Call, verdict: Verdict) -> None:
     """
     if not close(call):
         return
+    if call.answers:
+        verdict = billed_by_answers(call, verdict)
     if isinstance(verdict, Discard):
         _undo(call)
         return
@@ -241,6 +245,7 @@ class EndedCall(NamedTuple):
     labels: Labels
     result: CallResult
     price: Price | None
+    answer: ProviderAnswer | None
     event_id: str
     started_at: float
     ended_at: float
@@ -249,11 +254,12 @@ class EndedCall(NamedTuple):
     def of(cls, call: Call, result: CallResult, price: Price | None) -> "EndedCall":
         """Return what is known of a call."""
         facts = call.operation, call.provider, call.base_url, call.model, call.node, call.labels
-        return cls(*facts, result, price, new_event_id(), call.started_at, time.time())
+        answer = call.answers[-1] if call.answers else None
+        return cls(*facts, result, price, answer, new_event_id(), call.started_at, time.time())
 
     def record(self) -> UsageRecord:
         """Return the record."""
-        result, usage, labels = self.result, self.result.usage, self.labels
+        result, usage, labels, answer = self.result, self.result.usage, self.labels, self.answer
         cached = result.outcome == "cached"
         cost, cost_source = (None, None) if self.price is None else (self.price.cost, self.price.source)
         return UsageRecord(
@@ -276,7 +282,10 @@ class EndedCall(NamedTuple):
             doubts=(*usage.doubts, *(() if self.price is None else self.price.doubts)),
             service_tier=usage.service_tier,
             region=usage.context.get("region") or usage.context.get("inference_geo"),
-            host=_host(self.base_url),
+            host=_host(self.base_url) if answer is None else answer.request.host,
+            request_id=None if answer is None else answer.request_id or answer.response_id,
+            organization=None if answer is None else answer.organization,
+            project=None if answer is None else answer.project,
             event_id=self.event_id,
             started_at=datetime.fromtimestamp(self.started_at, UTC),
             ended_at=datetime.fromtimestamp(self.ended_at, UTC),

@@ -62,6 +62,7 @@ class Scope:
         "left_in",
         "outer",
         "recorder",
+        "sdk_calls",
         "sinks",
         "token",
     )
@@ -78,6 +79,7 @@ class Scope:
         self.context: Any = None
         # A framework's own handler for this block, which the framework's package alone knows.
         self.recorder: Any = None
+        self.sdk_calls = True
         self.left = False
         self.left_in: tuple[int, int | None] | None = None
         self.closed = False

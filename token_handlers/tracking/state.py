@@ -5,6 +5,7 @@ All of the package's state is here, in `scopes`, and in the table of open calls 
 
 import sys
 import threading
+from collections.abc import Callable
 
 import wrapt
 
@@ -14,7 +15,6 @@ from token_handlers.tracking.scopes import Budgets, Sinks, active_scopes
 
 _HOOKS = {
     "langchain.hook": "langchain_core.tracers.context",
-    "langchain.embeddings": "langchain_openai.embeddings.base",
     "llama_index.hook": "llama_index_instrumentation",
 }
 _watching = threading.Lock()
@@ -61,7 +61,13 @@ def watch_frameworks() -> None:
         # By name: this module is below the frameworks' packages and must not import them.
         for hook, module in _HOOKS.items():
             wrapt.register_post_import_hook(f"token_handlers.{hook}:attach", module)
+        for watch in watchers:
+            watch()
         state.watched = True
+
+
+watchers: list[Callable[[], object]] = []
+"""What else is to be watched while something is tracked; called once, with the frameworks."""
 
 
 def check_budgets() -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from token_handlers.budget.budget import Budget, check_budget
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import BARE
+from token_handlers.tracking import sdk_calls as _sdk_calls  # noqa: F401 (it registers itself)
 from token_handlers.tracking.recorder import show_open
 from token_handlers.tracking.scopes import (
     NO_LABELS,
@@ -41,18 +42,19 @@ class Block(tuple[Labels, Sinks, Budgets, tuple[Scope, ...]]):
 
 
 class track_tokens:  # noqa: N801 (used like a function, as contextlib's own context managers are)
-    """Count every LangChain and LlamaIndex call that starts inside the block: `with`, `async with` or decorator.
+    """Count every LangChain, LlamaIndex and SDK call that starts inside the block: `with`, `async with` or decorator.
 
     Yields a TokenCounter. Blocks nest, and each counts. ``session``, ``user`` and ``tags`` (a mapping, or names) label
     the records made inside, merged with those of the blocks around; ids may be of any type, and an empty one is none.
     ``budget`` is what a call that starts inside is checked against before it is sent, like those of the blocks around.
     ``counter`` enters a counter again with all that its block had, e.g. in a thread of one's own; entered twice it
-    still counts once. ``sinks`` are callables of one UsageRecord.
+    still counts once. ``sinks`` are callables of one UsageRecord. Calls that the providers' own SDKs make inside count
+    as well, unless ``sdk_calls`` is false.
 
     As a decorator it puts a block around each call of the function; give it a ``counter`` to read what they used.
     """
 
-    __slots__ = ("_budgets", "_counter", "_labels", "_recorder", "_scopes", "_sinks")
+    __slots__ = ("_budgets", "_counter", "_labels", "_recorder", "_scopes", "_sdk_calls", "_sinks")
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         budget: Budget | None = None,
         counter: TokenCounter | None = None,
         sinks: Iterable[Callable[[UsageRecord], object]] = (),
+        sdk_calls: bool = True,
     ) -> None:
         if session is None and user is None and not tags:
             self._labels = NO_LABELS
@@ -75,6 +78,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         self._budgets = (budget,) if budget is not None else ()
         self._counter = counter
         self._sinks = tuple(sinks)
+        self._sdk_calls = sdk_calls
         self._recorder: object = None
         self._scopes: list[Scope] = []
 
@@ -99,7 +103,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         return cast("F", functools.wraps(function)(_wrap(function, self._again)))
 
     def _again(self) -> "track_tokens":
-        block = track_tokens(counter=self._counter, sinks=self._sinks)
+        block = track_tokens(counter=self._counter, sinks=self._sinks, sdk_calls=self._sdk_calls)
         block._labels, block._budgets = self._labels, self._budgets
         return block
 
@@ -120,6 +124,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
             check_budgets()
         scope = Scope(counter, labels, sinks, budgets, outer)
         scope.recorder = self._recorder
+        scope.sdk_calls = self._sdk_calls
         self._scopes.append(scope)
         enter(scope, caller)
         return counter

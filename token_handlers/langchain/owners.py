@@ -1,0 +1,63 @@
+"""Whose request is it: the LangChain call in whose code a request is sent, from the stack, else from the context."""
+
+import threading
+from asyncio import _get_running_loop, current_task
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+from uuid import UUID
+
+from token_handlers.http import ProviderRequest
+from token_handlers.langchain.calls import Run, open_runs
+from token_handlers.langchain.embeddings import open_embedding_call, tracked_embeddings
+from token_handlers.langchain.nested import RUN_CODE
+from token_handlers.tracking.answers import request_owners
+from token_handlers.tracking.call import Call
+from token_handlers.tracking.frames import callers
+
+_EMBED = frozenset({"embed_documents", "embed_query", "aembed_documents", "aembed_query", "embed_image"})
+_RERANK = frozenset({"compress_documents", "acompress_documents", "rerank"})
+
+last_run: ContextVar[Run | None] = ContextVar("token_handlers_langchain_run", default=None)
+"""The run that was started last in this context: a fallback for threads and tasks that a model starts by itself."""
+
+
+def flow() -> tuple[int, int]:
+    """Return what tells this thread and asyncio task from others."""
+    loop = _get_running_loop()
+    return threading.get_ident(), 0 if loop is None else id(current_task(loop))
+
+
+def owner_of(request: ProviderRequest) -> Call | None:
+    """Return the innermost open call of LangChain's in whose code a request is sent."""
+    for frame in callers():
+        name = frame.f_code.co_name
+        if name in RUN_CODE:
+            run_id = getattr(frame.f_locals.get("run_manager"), "run_id", None)
+            run = _run(run_id.int, frame.f_locals) if isinstance(run_id, UUID) else None
+            if run is not None:
+                return run if run.batch is None or run.operation == "chat" else run.batch.runs[0]
+        elif name in _EMBED or name in _RERANK:
+            model = frame.f_locals.get("self")
+            if _is_langchain(model):
+                return tracked_embeddings.get() or open_embedding_call(model, request, frame.f_locals)
+    run = last_run.get() if open_runs else None
+    return run if run is not None and not run.settled and run.flow != flow() else None
+
+
+def _run(number: int, arguments: Mapping[str, Any]) -> Run | None:
+    """Return the open run with this id; of several, to which a caller has given one id, that with the same prompt."""
+    newest = run = open_runs.get(number)
+    messages = arguments.get("messages")
+    while run is not None and newest is not None and newest.next_same_id is not None:
+        if run.prompt and run.prompt[0] == messages:
+            return run
+        run = run.next_same_id
+    return newest
+
+
+def _is_langchain(model: object) -> bool:
+    return any(kind.__module__.startswith("langchain_core.") for kind in type(model).__mro__)
+
+
+request_owners.append(owner_of)

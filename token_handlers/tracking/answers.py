@@ -1,0 +1,118 @@
+"""The second witness: which call a provider's own HTTP answer belongs to, and what a call's answers say it used.
+
+An answer belongs to the innermost open call of a framework, found on the stack, else in the context; else it is a call
+of an SDK of its own. A call that owns answers is billed by their sum, whatever its event says.
+"""
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+
+from token_handlers import http
+from token_handlers.http import ProviderAnswer, ProviderRequest
+from token_handlers.payloads import ReportedUsage, is_whole
+from token_handlers.settings import Settings
+from token_handlers.tracking.call import Call, open_calls
+from token_handlers.tracking.result import CallResult, Estimate, Verdict
+from token_handlers.tracking.scopes import any_scope
+from token_handlers.tracking.state import state, watchers
+
+LOST = "a request was sent and its answer was lost"
+
+RequestOwner = Callable[[ProviderRequest], Call | None]
+
+request_owners: list[RequestOwner] = []
+"""For each framework, a function that returns its innermost call which the request that is sent here belongs to."""
+
+sdk_owner: list[RequestOwner] = []
+"""The function that opens a call for a request of no framework's."""
+
+
+class AnswerObserver:
+    """Gives each request to the call that sends it, and each answer to the call that has sent for it."""
+
+    def wants(self) -> bool:
+        """Return whether anything is tracked."""
+        return bool(open_calls or state.automatic) or any_scope()
+
+    def opened(self, request: ProviderRequest) -> Call | None:
+        """Return the call that a request belongs to."""
+        found = [call for owner_of in request_owners if (call := owner_of(request)) is not None]
+        if not found:
+            found = [call for owner_of in sdk_owner if (call := owner_of(request)) is not None]
+        for call in found:  # of two frameworks' calls the one that the other has made
+            if not any(call in other.parents for other in found):
+                return None if call.settled else call
+        return None
+
+    def answered(self, owner: object, answer: ProviderAnswer) -> None:
+        """Keep an answer for the end of its call, or end an SDK's call, which has no other end."""
+        if isinstance(owner, Call) and not owner.settled and not answer.is_relayed:
+            owner.answers = (*owner.answers, answer)
+            owner.answered()
+
+
+_observer = AnswerObserver()
+
+
+def watch() -> None:
+    """Watch the providers' answers, under every HTTP client that is or will be imported, unless that is turned off."""
+    if Settings().watches_http:
+        http.attach(_observer)
+
+
+watchers.append(watch)
+
+
+def billed_by_answers(call: Call, verdict: Verdict) -> Verdict:
+    """Return the verdict of a call's own answers where they are its bill, else the event's, with what they add to it.
+
+    Where an answer is not final, more was generated than it says: the event's way, which estimates and flags it.
+    """
+    answers: Sequence[ProviderAnswer] = call.answers
+    if isinstance(verdict, CallResult) and verdict.outcome == "cached":
+        return verdict
+    final = [answer.usage for answer in answers if answer.usage is not None and answer.is_final]
+    usage = total(final)
+    if usage is not None and is_whole(usage, call.operation) and not _is_open_ended(answers):
+        if any(answer.is_lost for answer in answers):
+            usage = usage._replace(doubts=(*usage.doubts, LOST))
+        return CallResult(usage, requests=len(final) + sum(answer.is_lost for answer in answers))
+    if isinstance(verdict, CallResult) and verdict.outcome == "failed":
+        return Estimate(usage, interrupted=True) if _was_answered(answers) else verdict
+    if isinstance(verdict, Estimate) and verdict.usage is None:
+        partial = total([answer.usage for answer in answers if answer.usage is not None])
+        return verdict if partial is None else verdict._replace(usage=partial, interrupted=True)
+    return verdict
+
+
+def total(usages: Sequence[ReportedUsage]) -> ReportedUsage | None:
+    """Return several answers of one call as one usage; what another model than the last answered stands beside."""
+    if len(usages) < 2:
+        return usages[0] if usages else None
+    *others, last = usages
+    counts = dict(last.counts)
+    beside = list(last.beside)
+    costs = [usage.cost for usage in usages]
+    for usage in others:
+        for name, number in usage.counts.items():
+            counts[name] = counts.get(name, 0) + number
+        beside += usage.beside
+        if usage.model != last.model or usage.service_tier != last.service_tier or usage.context != last.context:
+            beside.append((usage.model, usage.counts))
+    return last._replace(
+        counts=counts,
+        cost=sum((cost for cost in costs if cost is not None), Decimal(0)) if None not in costs else None,
+        beside=tuple(beside),
+        doubts=tuple(dict.fromkeys(doubt for usage in usages for doubt in usage.doubts)),
+        billed=None,
+    )
+
+
+def _is_open_ended(answers: Sequence[ProviderAnswer]) -> bool:
+    """Return whether an answer was begun that says less than was generated."""
+    return any(answer.usage is not None and not answer.is_final for answer in answers)
+
+
+def _was_answered(answers: Sequence[ProviderAnswer]) -> bool:
+    """Return whether the provider answered, or may have: an answer that a client cannot parse is billed."""
+    return any(answer.is_lost or (answer.status is not None and 200 <= answer.status < 300) for answer in answers)

@@ -1,0 +1,82 @@
+"""Calls of the providers' SDKs themselves, inside a block or under automatic tracking, without a framework."""
+
+from token_handlers.http import ProviderRequest
+from token_handlers.lifecycle import Warnings
+from token_handlers.payloads import is_whole
+from token_handlers.tracking import recorder
+from token_handlers.tracking.answers import sdk_owner
+from token_handlers.tracking.call import Call, CallContext, current_context
+from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Estimate, Verdict
+from token_handlers.tracking.state import state
+
+SDK = "sdk"
+"""The name among those of the frameworks that are tracked automatically."""
+
+_BYTES_PER_TOKEN = 4  # of JSON and prose; what a request that no answer counts is estimated by
+_LEFT_OUT = "the SDK's client leaves the usage out of streams unless it is asked for"
+
+_left_out = Warnings()
+
+
+class SDKCall(Call):
+    """One request that an SDK sends: it ends with its answer."""
+
+    def __init__(self, request: ProviderRequest, context: CallContext) -> None:
+        super().__init__(context)
+        self.operation = request.operation
+        self.model = request.model
+        self.provider = request.provider
+        self.base_url = request.url
+        self.size = request.size
+        self._most_output = request.most_output_tokens or 0
+        recorder.evict_oldest()
+
+    def answered(self) -> None:
+        """End the call."""
+        recorder.finish(self, self._verdict())
+
+    def estimate_prompt(self) -> int:
+        """Return the tokens of the request, by its size."""
+        return self.size // _BYTES_PER_TOKEN
+
+    def prompt_bound(self) -> int | None:
+        """Return the size of the request: a token has at least a byte."""
+        return self.size or None
+
+    def max_output(self) -> int:
+        """Return the most output tokens that the request allows, 0 where it does not say."""
+        return self._most_output
+
+    def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
+        """Return the tokens of the request, by its size; what was answered is not known."""
+        counts = {"input_tokens": self.estimate_prompt()}
+        if self.operation not in ("embeddings", "rerank"):
+            counts["output_tokens"] = 0
+        return counts, "bytes"
+
+    def _verdict(self) -> Verdict:
+        answer = self.answers[-1]
+        if answer.is_final and answer.usage is not None and is_whole(answer.usage, self.operation):
+            return CallResult(answer.usage)
+        if answer.is_lost or answer.usage is not None:
+            return Estimate(answer.usage, interrupted=True, model=answer.model)
+        if answer.status is None or answer.status >= 400:
+            return FAILED
+        if self.provider is None:  # an application's own server, which has the same path and keys as a provider's
+            return DISCARD
+        return Estimate(None, model=answer.model, remedy=_LEFT_OUT if answer.streamed else "its answer has no usage")
+
+
+def open_sdk_call(request: ProviderRequest) -> Call | None:
+    """Return a new call for a request that no framework's call sends, None where SDKs' calls are not tracked."""
+    context = current_context()
+    if context.scopes:
+        if not context.scopes[-1].sdk_calls:
+            _left_out.warn("sdk", "a call of %s in a block is not counted: track_tokens(sdk_calls=False)", request.host)
+            return None
+    elif SDK not in state.automatic:
+        return None
+    return SDKCall(request, context)
+
+
+sdk_owner.append(open_sdk_call)
