@@ -23,7 +23,8 @@ class ModelCall(Call):
     """One call of an LLM.
 
     ``response`` is the latest chunk of a stream. ``answer`` is what the provider's client returned, for when LlamaIndex
-    then fails to read it, and ``client_answers`` all that it did, for when LlamaIndex passes on no usage; None is a stream.
+    then fails to read it, and ``client_answers`` all that it did, for when LlamaIndex passes on no usage; None is a
+    stream.
     """
 
     # Class attributes are the defaults, as in Call.
