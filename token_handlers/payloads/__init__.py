@@ -39,7 +39,7 @@ def usage_from_payload(payload: object, provider: str | None = None) -> Usage | 
 
 def read_payload(payload: object, provider: str | None = None) -> ReportedUsage | None:
     """As usage_from_payload, with the cost, tier, model, place, doubts and other models that the payload states."""
-    plain = read_plain(payload)
+    plain = read_plain(payload, provider)
     return read_any(payload, provider) if plain is None else plain
 
 

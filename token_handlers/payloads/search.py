@@ -97,22 +97,22 @@ READERS: tuple[Reader, ...] = (
     read_total,
 )
 
-# What a usage or an answer shows as billed beside its tokens. Of two that state one count, the one nearer to the usage
-# stands.
-EXTRAS: tuple[Reader, ...] = (
-    read_server_tools,
-    read_server_side_tools,
-    read_searches,
-    read_connectors,
-    read_tool_counts,
-    read_billed_extras,
-    read_bedrock_extras,
-    read_output,
-    read_content,
-    read_grounding,
-    read_annotations,
-    read_executed_tools,
-    read_built_in_search,
+# What a usage or an answer shows as billed beside its tokens, and the fields of which one has to be there. Of two that
+# state one count, the one nearer to the usage stands.
+EXTRAS: tuple[tuple[Reader, frozenset[str]], ...] = (
+    (read_server_tools, frozenset({"server_tool_use", "server_tool_use_details"})),
+    (read_server_side_tools, frozenset({"server_side_tool_usage_details", "num_sources_used"})),
+    (read_searches, frozenset({"num_search_queries", "tool_calls_details"})),
+    (read_connectors, frozenset({"connectors", "prompt_audio_seconds"})),
+    (read_tool_counts, frozenset({"grounding_tool_count"})),
+    (read_billed_extras, frozenset({"billed_units", "billedUnits"})),
+    (read_bedrock_extras, frozenset({"trace", "serverToolUsage"})),
+    (read_output, frozenset({"output", "tool_usage"})),
+    (read_content, frozenset({"content", "stop_reason"})),
+    (read_grounding, frozenset({"candidates", "groundingMetadata", "grounding_metadata", "finish_reason"})),
+    (read_annotations, frozenset({"annotations", "choices"})),
+    (read_executed_tools, frozenset({"executed_tools", "choices"})),
+    (read_built_in_search, frozenset({"choices"})),
 )
 
 NESTED_KEYS = (
@@ -198,7 +198,7 @@ def complete(reading: ReportedUsage, nodes: Sequence[Fields], hint: Hint) -> Rep
     if not nodes:
         return reading
     hint = hint._replace(around=tuple(nodes))
-    extras = [found for node in nodes for read in EXTRAS if (found := read(node, hint)) is not None]
+    extras = [found for node in nodes for found in _extras(node, hint)]
     counts = dict(reading.counts)
     for extra in extras:
         _add_extra(counts, extra)
@@ -218,6 +218,15 @@ def complete(reading: ReportedUsage, nodes: Sequence[Fields], hint: Hint) -> Rep
         (*reading.beside, *(each for extra in extras for each in extra.beside)),
         doubts,
     )
+
+
+def _extras(node: Fields, hint: Hint) -> Iterator[ReportedUsage]:
+    for read, keys in EXTRAS:
+        if type(node) is dict and keys.isdisjoint(node):
+            continue
+        found = read(node, hint)
+        if found is not None:
+            yield found
 
 
 def _place(
@@ -305,7 +314,7 @@ def read_message(
     ``response_metadata`` has the provider's own usage, cost, tier and model; ``content`` and ``additional_kwargs``
     show the searches and tools that the answer was billed for. The common shapes are read in a few steps.
     """
-    plain = read_plain_message(usage_metadata, response_metadata, content, additional_kwargs)
+    plain = read_plain_message(usage_metadata, response_metadata, provider, content, additional_kwargs)
     if plain is not None:
         return plain
     return _read_any_message(usage_metadata, response_metadata, hint_of(provider), content, additional_kwargs)
@@ -331,7 +340,7 @@ def _read_any_message(
     stop = text(metadata, "stop_reason")
     nodes = (metadata, answer if stop is None else answer | {"stop_reason": stop})
     # what the message itself states of cost, tier and model overrules its raw usage
-    stated = found._replace(cost=None, service_tier=None, model=None)
+    stated = found._replace(cost=None, service_tier=None, model=text(metadata, "model_name", *MODELS))
     return _overruled(complete(stated, nodes, hint), found)
 
 
