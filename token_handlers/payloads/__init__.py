@@ -16,6 +16,7 @@ __all__ = [
     "is_empty",
     "is_whole",
     "plain_counts",
+    "read_any",
     "read_message",
     "read_payload",
     "read_usage_metadata",

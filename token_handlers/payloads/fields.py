@@ -62,6 +62,8 @@ def view(value: Any) -> Fields | None:
     if kind is dict:
         fields: dict[str, Any] = value
         return fields
+    if kind is Attributes:
+        return value  # type: ignore[no-any-return]
     if issubclass(kind, _NO_FIELDS):
         return None
     try:

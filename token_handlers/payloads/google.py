@@ -135,14 +135,15 @@ def is_finished(response: Fields) -> bool:
 
     LlamaIndex makes one of the candidate and its usage.
     """
-    candidates = list(items(response, "candidates"))
-    if (
-        not candidates
-        and view(response.get("content")) is not None
-        and view(response.get("usage_metadata")) is not None
-    ):
-        candidates = [response]
-    return not candidates or any(each.get(key) for each in candidates for key in ("finishReason", "finish_reason"))
+    if has_finish_reason(response):
+        return True
+    is_candidate = view(response.get("content")) is not None and view(response.get("usage_metadata")) is not None
+    return not is_candidate and next(items(response, "candidates"), None) is None
+
+
+def has_finish_reason(response: Fields) -> bool:
+    """Whether one of a response's candidates says why it finished."""
+    return any(each.get(key) for each in _candidates(response) for key in ("finishReason", "finish_reason"))
 
 
 def read_vertex_embeddings(response: Fields, hint: Hint) -> ReportedUsage | None:

@@ -29,7 +29,7 @@ _MESSAGES = frozenset({"input_tokens", "output_tokens", "cache_read_input_tokens
                        "iterations", "speed"})  # fmt: skip
 _LIFETIMES = {"ephemeral_5m_input_tokens": "cache_write_5m_tokens",
               "ephemeral_1h_input_tokens": "cache_write_1h_tokens"}  # fmt: skip
-_ANYWHERE = (None, "global", "not_available")
+_ANYWHERE = ("global", "not_available")
 
 _METADATA = frozenset({"token_usage", "usage", "model_name", "model", "model_provider", "service_tier",
                        "system_fingerprint", "id", "finish_reason", "logprobs", "object", "created", "created_at",
@@ -52,26 +52,32 @@ def read_plain_message(
     metadata = response_metadata
     if type(usage_metadata) is not dict or not _is_plain_answer(metadata, content, additional_kwargs):
         return None
-    counts, kind = _metadata_counts(usage_metadata), provider or metadata.get("model_provider")
+    counts, kind = _metadata_counts(usage_metadata), metadata.get("model_provider") if provider is None else provider
     if counts is None or not _is_plain_provider(kind):
         return None
-    tier, model = metadata.get("service_tier"), metadata.get("model_name") or metadata.get("model")
+    tier, model = metadata.get("service_tier"), metadata.get("model_name")
+    model = metadata.get("model") if model is None else model
     raw = metadata.get("token_usage")
     raw = metadata.get("usage") if raw is None else raw
     if raw is not None:
         own = _raw_counts(raw, kind)
-        if own is None or any(own[side] != counts[side] for side in ("input_tokens", "output_tokens")):
+        if own is None or own["input_tokens"] != counts["input_tokens"]:
             return None
-        counts, tier = own | counts, tier or raw.get("service_tier")
+        if own["output_tokens"] != counts["output_tokens"]:
+            return None
+        counts, tier = own | counts, raw.get("service_tier") if tier is None else tier
     elif counts.get("cache_write_tokens") and "cache_write_5m_tokens" not in counts:
         return None  # Anthropic's streams leave out how long these are kept
     return _reported(counts, tier, model)
 
 
 def _is_plain_answer(metadata: Any, content: Any, additional_kwargs: Any) -> bool:
-    if type(metadata) is not dict or not _METADATA.issuperset(metadata) or metadata.get("stop_reason") == "refusal":
+    if type(metadata) is not dict or not _METADATA.issuperset(metadata):
         return False
-    if additional_kwargs and (type(additional_kwargs) is not dict or not _SHOWING_FEES.isdisjoint(additional_kwargs)):
+    if "stop_reason" in metadata and _is_refusal(metadata):
+        return False
+    more = additional_kwargs
+    if more is not None and (type(more) is not dict or not _SHOWING_FEES.isdisjoint(more)):
         return False
     return type(content) is str or _are_plain(content)
 
@@ -109,20 +115,27 @@ def _read_message(body: _Dict, provider: str | None) -> ReportedUsage | None:
         if not _is_plain_object(usage, ("Usage",)):
             return None
         usage = usage.__dict__
-    if body.get("type") != "message" or body.get("stop_reason") == "refusal" or not _are_plain(body.get("content")):
+    kind = body.get("type")
+    if type(kind) is not str or kind != "message" or _is_refusal(body) or not _are_plain(body.get("content")):
         return None
     counts = _raw_counts(usage, provider or "anthropic")
     return None if counts is None else _reported(counts, usage.get("service_tier"), body.get("model"))
 
 
+def _is_refusal(body: _Dict) -> bool:
+    """Whether it is one, or may be: a reason that is no text is left to others."""
+    reason = body.get("stop_reason")
+    return reason is not None and (type(reason) is not str or reason == "refusal")
+
+
 def _reported(counts: Counts, tier: Any, model: Any) -> ReportedUsage | None:
     if tier is not None:
-        if type(tier) is not str:
+        if type(tier) is not str or not tier:
             return None
-        tier = None if tier in ("auto", "") else tier.lower()
-    if model is not None and type(model) is not str:
+        tier = None if tier == "auto" else tier.lower()
+    if model is not None and (type(model) is not str or not model):
         return None
-    return ReportedUsage(counts, None, tier, model or None)
+    return ReportedUsage(counts, None, tier, model)
 
 
 def _is_plain_provider(provider: Any) -> bool:
@@ -156,13 +169,13 @@ def _are_plain(content: Any) -> bool:
 def _is_plain_choice(choice: Any) -> bool:
     """Whether a choice shows neither citations nor tools that its provider ran."""
     fields = _fields(choice)
-    message = fields.get("message") or fields.get("delta")
+    message: Any = fields.get("message", fields.get("delta"))
     fields = _fields(message)
-    more = fields if type(message) is dict else getattr(message, "__pydantic_extra__", None) or {}
-    calls = fields.get("tool_calls")
-    if not fields or fields.get("annotations") or "executed_tools" in more:
+    more = fields if type(message) is dict or not fields else message.__pydantic_extra__ or {}
+    calls, notes = fields.get("tool_calls"), fields.get("annotations")
+    if not fields or not (notes is None or (type(notes) is list and not notes)) or "executed_tools" in more:
         return False
-    return not calls or (type(calls) is list and all(map(_is_plain_call, calls)))
+    return calls is None or (type(calls) is list and all(map(_is_plain_call, calls)))
 
 
 def _is_plain_call(call: Any) -> bool:
@@ -194,9 +207,9 @@ def _metadata_counts(usage: _Dict) -> Counts | None:
         return None
     counts = {"input_tokens": sent, "output_tokens": received}
     given, generated = usage.get("input_token_details"), usage.get("output_token_details")
-    if given and not _add_parts(counts, given, _METADATA_INPUTS):
+    if given is not None and not _add_parts(counts, given, _METADATA_INPUTS):
         return None
-    if generated and not _add_parts(counts, generated, _METADATA_OUTPUTS):
+    if generated is not None and not _add_parts(counts, generated, _METADATA_OUTPUTS):
         return None
     timed = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
     if timed and counts.get("cache_write_tokens") != timed:
@@ -229,7 +242,8 @@ def _messages_counts(usage: _Dict) -> Counts | None:
     kept, thoughts = usage.get("cache_creation"), usage.get("output_tokens_details")
     counts = {"input_tokens": sent + read + write, "output_tokens": received, "cache_read_tokens": read}
     counts["cache_write_tokens"] = write
-    if usage.get("inference_geo") not in _ANYWHERE:
+    place = usage.get("inference_geo")
+    if place is not None and (type(place) is not str or place not in _ANYWHERE):
         return None
     if kept is not None and not _add_parts(counts, kept, _LIFETIMES):
         return None

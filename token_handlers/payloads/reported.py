@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from token_handlers.guide import WHY
-from token_handlers.payloads.fields import Fields, named, part, text
+from token_handlers.payloads.fields import Fields, named, part, text, view
 from token_handlers.usage import PARTS
 
 logger = logging.getLogger("token_handlers")
@@ -145,20 +145,26 @@ def joined(*doubts: tuple[str, ...]) -> tuple[str, ...]:
 _NUMBERS = ("_tokens", "Tokens", "TokenCount", "_token_count", "_requests", "_calls", "_queries", "eval_count")
 
 
-def unreadable(usage: Fields) -> Iterator[str]:
+def _shown(value: Any) -> str:
+    kind = type(value)
+    if kind is int:
+        return "2**53 or more" if value >= MOST_TOKENS else f"{value}" if value > -MOST_TOKENS else "-2**53 or less"
+    return f"{value:.6g}" if kind is float else f"a {kind.__name__}"
+
+
+def unreadable(usage: Fields, depth: int = 2) -> Iterator[str]:
     """A doubt for each field of a usage, or of its details, that should be a count and is none.
 
     A text's words are left out: no text of a payload is kept.
     """
     for name, value in named(usage):
         kind = type(value)
-        if kind is int and value >= 0:
+        if kind is int and 0 <= value < MOST_TOKENS:
             continue
         if value is not None and name.endswith(_NUMBERS) and count(value) is None:
-            shown = f"{value:.6g}" if kind is int or kind is float else f"a {kind.__name__}"
-            yield f"{name} is no count: {shown}"
-        elif kind is dict and name.endswith(("etails", "creation", "tool_use")):
-            yield from unreadable(value)
+            yield f"{name} is no count: {_shown(value)}"
+        elif depth and name.endswith(("etails", "creation", "tool_use")) and (inner := view(value)) is not None:
+            yield from unreadable(inner, depth - 1)
 
 
 def warn_once(topic: str, message: str, *args: object) -> None:

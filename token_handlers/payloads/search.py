@@ -18,7 +18,7 @@ from token_handlers.payloads.fields import Fields, entries, items, named, part, 
 from token_handlers.payloads.gateways import estimated_cost, stated_cost
 from token_handlers.payloads.google import (
     UNFINISHED,
-    is_finished,
+    has_finish_reason,
     read_gemini,
     read_grounding,
     read_interactions,
@@ -55,6 +55,7 @@ from token_handlers.payloads.reported import (
     Hint,
     ReportedUsage,
     clamp_parts,
+    count,
     hint_of,
     is_empty,
     joined,
@@ -298,7 +299,7 @@ def read_node(message: Fields, hint: Hint) -> ReportedUsage | None:
     if metadata is None:
         return None
     more = message.get("content"), message.get("additional_kwargs")
-    return _read_any_message(message.get("usage_metadata"), metadata, hint, *more)
+    return read_any_message(message.get("usage_metadata"), metadata, hint, *more)
 
 
 def read_message(
@@ -317,12 +318,13 @@ def read_message(
     plain = read_plain_message(usage_metadata, response_metadata, provider, content, additional_kwargs)
     if plain is not None:
         return plain
-    return _read_any_message(usage_metadata, response_metadata, hint_of(provider), content, additional_kwargs)
+    return read_any_message(usage_metadata, response_metadata, hint_of(provider), content, additional_kwargs)
 
 
-def _read_any_message(
+def read_any_message(
     usage_metadata: Any, response_metadata: Any, hint: Hint, content: Any, additional_kwargs: Any
 ) -> ReportedUsage | None:
+    """As `read_message`, by the readers of every shape."""
     usage, metadata = view(usage_metadata), view(response_metadata) or {}
     provider = hint if hint.provider else hint_of(text(metadata, "model_provider"))
     hint = provider._replace(around=(metadata,))
@@ -399,23 +401,36 @@ def read_chunks(chunks: list[Fields], hint: Hint) -> ReportedUsage | None:
     merged = merge_events(chunks)
     if merged is not None:
         return PayloadSearch(hint).find(merged)
-    messages = [part(chunk, "message", "kwargs") if chunk.get("usage_metadata") is None else chunk for chunk in chunks]
+    messages = [_message_of(chunk) for chunk in chunks]
     usage = add_usage_metadata(messages)
-    if read_usage_metadata(usage) is not None:
+    if any(count(usage.get(side)) is not None for side in ("input_tokens", "output_tokens")):
         blocks = [block for each in messages for block in entries(each.get("content")) or []]
-        return _read_any_message(usage, _last_metadata(messages), hint, blocks, _joined_kwargs(messages))
+        return read_any_message(usage, _last_metadata(messages), hint, blocks, _joined_kwargs(messages))
     found = [(place, reading) for place, chunk in enumerate(chunks)
              if (reading := PayloadSearch(hint, COMPOSITES).find(chunk)) is not None]  # fmt: skip
     if not found:
         return None
     place, last = next((each for each in reversed(found) if not is_empty(each[1])), found[-1])
-    whole = complete(last._replace(doubts=()), [chunk for chunk in chunks if chunk is not chunks[place]], hint)
-    doubts = [doubt for doubt in joined(last.doubts, whole.doubts) if doubt != UNFINISHED]
-    if UNFINISHED in last.doubts and not any(is_finished(chunk) for chunk in chunks):
-        doubts.append(UNFINISHED)
+    whole = complete(last, [*chunks[:place], *chunks[place + 1 :]], hint)
+    doubts = tuple(doubt for doubt in whole.doubts if doubt != UNFINISHED)
+    is_whole = _is_final(chunks, place) and (UNFINISHED not in last.doubts or any(map(has_finish_reason, chunks)))
+    return whole._replace(doubts=doubts if is_whole else (*doubts, UNFINISHED))
+
+
+def _message_of(chunk: Fields) -> Fields:
+    """LangChain's message in a generation or in a serialised object; else the chunk itself."""
+    if chunk.get("usage_metadata") is not None:
+        return chunk
+    return next((found for key in ("message", "kwargs") if (found := view(chunk.get(key))) is not None), chunk)
+
+
+def _is_final(chunks: list[Fields], place: int) -> bool:
+    """Whether no piece of the answer comes after the usage: one that came with a piece needs an end behind it."""
     if any(_has_text(chunk) for chunk in chunks[place + 1 :]):
-        doubts.append(UNFINISHED)
-    return whole._replace(doubts=tuple(doubts))
+        return False
+    return not _has_text(chunks[place]) or any(
+        choice.get("finish_reason") for chunk in chunks[place:] for choice in items(chunk, "choices")
+    )
 
 
 def _has_text(chunk: Fields) -> bool:
