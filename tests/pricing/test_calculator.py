@@ -1,7 +1,6 @@
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal, localcontext
 
@@ -22,10 +21,10 @@ from tests.support.prices import (
     random_moment,
 )
 from token_handlers.pricing import calculator as pricing
-from token_handlers.pricing.calculator import find_plan, price_call, reset_prices
+from token_handlers.pricing.calculator import explain_call, find_plan, price_call
 from token_handlers.pricing.overrides import PRICE_KEYS
 from token_handlers.pricing.plans import UNITS
-from token_handlers.usage import Usage
+from token_handlers.usage import CostPart, Usage
 
 ENTRIES = [(provider, model) for provider in get_snapshot().providers for model in provider.models]
 INTRICATE = [
@@ -35,14 +34,6 @@ INTRICATE = [
 ]
 TIERS = (None, "default", "auto", "flex", "priority", "fast", "batch")
 OFF_PEAK_EDGES = ((0, 0), (0, 29, 59), (0, 30), (12, 0), (16, 29, 59), (16, 30), (23, 59, 59))
-
-
-@pytest.fixture(autouse=True)
-def _no_prices_left() -> Iterator[None]:
-    """A test's prices, snapshots and warnings end with it."""
-    yield
-    set_custom_snapshot(None)
-    reset_prices()
 
 
 def test_cost_equals_genai_prices_for_every_model():
@@ -76,8 +67,8 @@ def test_calls_with_the_same_names_cost_their_sum(entry, calls):
     plan = find_plan(model.id, provider.id, at=epoch(2026, 11, 1, 12))
     steps = plan.all_steps(names, list(zip(*calls, strict=True)))
     if steps is not None and plan.priced:
-        each = [plan.price(dict(zip(names, counts, strict=True))) for counts in calls]
-        assert (sum(cost for cost, _ in each), {()}) == (plan.usd(steps), {doubts for _, doubts in each})
+        each = [plan.price(dict(zip(names, counts, strict=True))) or (Decimal(0), ("unpriced",)) for counts in calls]
+        assert (plan.usd(steps), {()}) == (sum(one[0] for one in each), {one[1] for one in each})
 
 
 @settings(max_examples=3000, deadline=None, derandomize=True, database=None)
@@ -330,3 +321,90 @@ def test_importing_pricing_does_not_import_genai_prices():
         "p.load_prices(); assert 'genai_prices.data' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# What another model was billed for, and what each part cost
+
+
+def test_each_part_costs_what_its_own_model_does():
+    """A declined attempt of another model and what answered are billed apart, at their own rates."""
+    counts, attempt = {"input_tokens": 2000, "output_tokens": 500}, {"input_tokens": 1000, "output_tokens": 300}
+    found = price_call(counts, "claude-opus-4-8", "anthropic", beside=[("claude-fable-5", attempt)])
+    assert (Decimal("0.035"), "genai-prices", ()) == found[:3]
+
+
+def test_a_part_of_the_same_model_has_its_own_step():
+    """A compaction and the message are billed by their own numbers of input tokens, not by the sum."""
+    whole, part = {"input_tokens": 300_000, "output_tokens": 0}, {"input_tokens": 150_000}
+    together, apart = (
+        price_call(whole, "gemini-2.5-pro", "google", beside=beside).cost for beside in ((), [(None, part)])
+    )
+    assert (Decimal("0.75"), Decimal("0.375")) == (together, apart)
+
+
+@pytest.mark.parametrize(
+    ("other", "part"),
+    [("nobodys", {"input_tokens": 10}), ("claude-fable-5", {"input_tokens": 5000}), (None, {"web_searches": 1})],
+)
+def test_parts_that_cannot_be_priced_leave_the_call_unpriced(other, part):
+    """An unknown model, and more than the whole: no price can be right."""
+    assert price_call({"input_tokens": 2000}, "claude-opus-4-8", "anthropic", beside=[(other, part)]) is None
+
+
+def test_doubts_of_parts_are_doubts_of_the_call():
+    """What is not certain of one part makes the whole an estimate."""
+    found = price_call(
+        {"input_tokens": 2000, "output_tokens": 900},
+        "gpt-5",
+        "openai",
+        beside=[("gpt-4.1-mini", {"input_tokens": 10, "output_tokens": 900, "output_image_tokens": 900})],
+    )
+    assert ("no rate is known for image in the output: that of text is used",) == found.doubts
+
+
+def test_a_call_is_explained_by_its_parts():
+    """Each counted unit has its number, its rate with every factor, its cost and which rate that is."""
+    counts = {"input_tokens": 3000, "cache_read_tokens": 1000, "output_tokens": 200, "web_searches": 2}
+    parts = explain_call(counts, "claude-opus-4-8", "anthropic", context={"inference_geo": "us"})
+
+    assert [
+        CostPart("input_tokens", 2000, Decimal("5.5"), 10**6, Decimal("0.011"), "x1.1 for inference_geo us"),
+        CostPart("output_tokens", 200, Decimal("27.5"), 10**6, Decimal("0.0055"), "x1.1 for inference_geo us"),
+        CostPart("cache_read_tokens", 1000, Decimal("0.55"), 10**6, Decimal("0.00055"), "x1.1 for inference_geo us"),
+        CostPart("web_searches", 2, Decimal(10), 1000, Decimal("0.02")),
+    ] == list(parts)
+
+
+def test_parts_name_the_model_that_was_billed():
+    """Where another model was billed for a part, it is named there alone."""
+    counts = {"input_tokens": 2000, "output_tokens": 500}
+    attempt = {"input_tokens": 1000, "output_tokens": 300}
+    parts = explain_call(counts, "claude-opus-4-8", "anthropic", beside=[("claude-fable-5", attempt)])
+    assert [None, None, "claude-fable-5", "claude-fable-5"] == [part.model for part in parts]
+
+
+def test_an_unpriced_call_has_no_parts():
+    """Nothing is made up of what is not known."""
+    assert () == explain_call(CALL, "nobodys", "openai")
+
+
+def test_parts_add_up_to_the_cost_of_every_model():
+    """The parts of any call are its cost, to the last digit, fees and steps included."""
+    draw = random.Random(20261129).choice
+    for provider, model in ENTRIES:
+        counts = random_counts(draw) | {"web_searches": draw((0, 2)), "storage_searches": draw((0, 1))}
+        found = price_call(
+            counts, model.id, provider.id, at=random_moment(draw), service_tier=draw(TIERS), explain=True
+        )
+        if found is not None:
+            assert sum(part.cost for part in found.parts) == found.cost
+
+
+def test_what_was_served_is_part_of_the_key():
+    """Plans of calls that differ in what was served are kept apart, in any order."""
+    context = {"speed": "fast", "inference_geo": "us"}
+    costs = [
+        price_call(CALL, "claude-opus-4-8", "anthropic", context=each).cost
+        for each in (None, context, {}, dict(reversed(context.items())))
+    ]
+    assert costs[0] == costs[2] != costs[1] == costs[3]

@@ -32,6 +32,11 @@ class Factor(NamedTuple):
     doubt: str = ""
     since: date | None = None
 
+    @property
+    def says(self) -> str:
+        """What is billed, in words."""
+        return f"{self.factor:f} of the standard rate for the service tier {self.tier}"
+
 
 TIER_FACTORS = (
     Factor("openai", r"gpt-6-astra|gpt-6\.1-sol", "ultrafast", Decimal(6), "OpenAI's guide to fast mode"),

@@ -41,9 +41,10 @@ _WARNINGS_KEPT = 1024
 
 
 class Price(NamedTuple):
-    """USD, whose price it is ("user" for `set_price`, or "genai-prices"), and why the cost is an estimate, if it is.
+    """USD, whose price it is, and why the cost is an estimate, if it is.
 
-    ``parts`` are what each unit cost, where `price_call` was asked to explain.
+    ``source`` is "user" for `set_price`, "genai-prices", or "token_handlers" where the rates are our own. ``parts`` are
+    what each unit cost, where `price_call` was asked to explain.
     """
 
     cost: Decimal

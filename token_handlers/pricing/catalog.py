@@ -109,6 +109,12 @@ def is_known(snapshot: DataSnapshot, model: str, provider: str | None) -> bool:
     )
 
 
+def sellers(snapshot: DataSnapshot, model: str) -> list[str]:
+    """Return the ids of the providers that have a model under just that name, its maker first."""
+    entries = [entry for table in snapshot.providers if (entry := _lookup(snapshot, table, model, literally=True))]
+    return [entry.provider.id for entry in sorted(entries, key=lambda entry: entry.maker is not entry.provider)]
+
+
 def similar_names(snapshot: DataSnapshot, model: str, provider: str | None) -> list[str]:
     """Return up to three names of models that a name may be a slip of, of a provider or of the makers."""
     named = provider_id(provider) if provider else None
@@ -259,6 +265,8 @@ def _sheet(entry: Entry, served: Served, correction: corrections.Correction | No
     if not is_countable(rates) or (correction is not None and not correction.sold):
         return RateSheet({})
     sheet = RateSheet(rates, place_is_set=place_is_set)
+    if not sells_itself and corrections.is_added(served.seller, served.name):
+        sheet.source = corrections.OUR_SOURCE
     corrections.correct(sheet, correction)
     adjustments.adjust(sheet, entry.model, served, sells_itself=sells_itself)
     price_kinds(sheet, served)

@@ -15,6 +15,8 @@ from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice
 from token_handlers.pricing.plans import RateSheet
 from token_handlers.pricing.served import Served
 
+OUR_SOURCE = "token_handlers"
+"""Whose price it is where the rates of a model are our own."""
 _MIDDAY = 12  # UTC: off-peak on any day
 
 
@@ -57,7 +59,7 @@ class Correction(NamedTuple):
             return f"as {self.as_model}"
         if self.as_hour is not None:
             return "off-peak rates"
-        return ", ".join(f"{key} {rate}" for key, rate in self.rates.items())
+        return ", ".join(f"{key} {rate}" for key, rate in self.rates.items()) or "in doubt"
 
 
 class Addition(NamedTuple):
@@ -67,6 +69,11 @@ class Addition(NamedTuple):
     models: str
     rates: Mapping[str, str]
     source: str
+
+    @property
+    def says(self) -> str:
+        """What it costs, in words."""
+        return ", ".join(f"{key} {rate}" for key, rate in self.rates.items())
 
 
 _CHINESE_HOLIDAYS = {  # of the State Council's calendar for 2026: first and last day
@@ -242,9 +249,18 @@ def correction_of(maker: str, name: str, at: datetime) -> Correction | None:
     return next((each for each in CORRECTIONS if each.holds(maker, name, at)), None)
 
 
+def is_added(seller: str, name: str) -> bool:
+    """Whether a seller's model is one that genai-prices' table lacks."""
+    return _addition_of(seller, name) is not None
+
+
+def _addition_of(seller: str, name: str) -> Addition | None:
+    return next((each for each in ADDITIONS if each.seller == seller and re.fullmatch(each.models, name)), None)
+
+
 def added_model(seller: str, name: str) -> ModelInfo | None:
     """Return a model that genai-prices' table of a seller lacks."""
-    found = next((each for each in ADDITIONS if each.seller == seller and re.fullmatch(each.models, name)), None)
+    found = _addition_of(seller, name)
     if found is None:
         return None
     rates = {key: Decimal(rate) for key, rate in found.rates.items()}
@@ -257,6 +273,7 @@ def correct(sheet: RateSheet, correction: Correction | None) -> None:
         return
     for key, rate in correction.rates.items():
         sheet.set(key, Decimal(rate), "")
+        sheet.source = OUR_SOURCE
     explain(sheet, correction)
 
 

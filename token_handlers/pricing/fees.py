@@ -35,6 +35,12 @@ class Fee(NamedTuple):
     since: date | None = None
     until: date | None = None
 
+    @property
+    def says(self) -> str:
+        """What is billed, in words."""
+        when = "".join(f" where {key} is {value or 'not said'}" for key, value in self.when.items())
+        return f"{self.key} {self.usd}{when}"
+
     def holds(self, served: Served) -> bool:
         """Whether it is about a call."""
         return (
@@ -109,7 +115,7 @@ FEES = (
     Fee("anthropic", "claude", "web_searches_kcount", "10", _ANTHROPIC),
     *(
         Fee(seller, "claude", "web_searches_kcount", "10", _LITELLM, "the fee is that of Anthropic's own API")
-        for seller in _EVERY_CLAUDE
+        for seller in ("google", "aws")
     ),
     *(
         # 0.05 USD an hour, five minutes at least, 1,550 hours a month free, and free beside newer web tools

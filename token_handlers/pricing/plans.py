@@ -166,6 +166,17 @@ class _Tiers(NamedTuple):
     uneven: frozenset[str]  # priced per 3,600 or 60, which no power of ten divides
 
 
+class RateRow(NamedTuple):
+    """USD for so many of a unit, of calls with more than so many input tokens, and which rate that is."""
+
+    unit: str
+    rate: Decimal
+    per: int
+    above: int = 0
+    note: str = ""
+    doubt: str = ""
+
+
 class _Compiled(NamedTuple):
     """What calls whose counts have the same names have in common."""
 
@@ -207,9 +218,25 @@ class Plan:
         return self._model_price is not None
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why every call is an estimate."""
+        return tuple(self._sheet.doubts)
+
+    @property
     def rates(self) -> Rates:
         """The rates by price key, every factor included."""
         return self._sheet.rates
+
+    def rows(self) -> Iterator[RateRow]:
+        """Yield the rates of a Usage's counts and of a request, each step of them."""
+        for name, unit in (*_USAGE_UNITS.items(), (_PER_CALL.key, _PER_CALL)):
+            rate = self._sheet.rates.get(unit.price_key)
+            if rate is None:
+                continue
+            note, doubt = self._sheet.notes.get(unit.price_key, ""), self._sheet.unit_doubts.get(name, "")
+            row = RateRow(name, amount_of(rate), unit.per, note=note, doubt=doubt)
+            yield row
+            yield from (row._replace(rate=tier.price, above=tier.start) for tier in _tiers(rate))
 
     def price(self, counts: Mapping[str, int]) -> tuple[Decimal, tuple[str, ...]] | None:
         """Return USD and why they are an estimate, or None without counts, or where only events without a rate cost.
