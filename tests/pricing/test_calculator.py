@@ -354,7 +354,7 @@ def test_parts_that_cannot_be_priced_leave_the_call_unpriced(other, part):
 def test_doubts_of_parts_are_doubts_of_the_call():
     """What is not certain of one part makes the whole an estimate."""
     found = price_call(
-        {"input_tokens": 2000, "output_tokens": 900},
+        {"input_tokens": 2000, "output_tokens": 900, "output_image_tokens": 900},
         "gpt-5",
         "openai",
         beside=[("gpt-4.1-mini", {"input_tokens": 10, "output_tokens": 900, "output_image_tokens": 900})],
@@ -393,9 +393,8 @@ def test_parts_add_up_to_the_cost_of_every_model():
     draw = random.Random(20261129).choice
     for provider, model in ENTRIES:
         counts = random_counts(draw) | {"web_searches": draw((0, 2)), "storage_searches": draw((0, 1))}
-        found = price_call(
-            counts, model.id, provider.id, at=random_moment(draw), service_tier=draw(TIERS), explain=True
-        )
+        at, tier = random_moment(draw), draw(TIERS)
+        found = price_call(counts, model.id, provider.id, at=at, service_tier=tier, explain=True)
         if found is not None:
             assert sum(part.cost for part in found.parts) == found.cost
 

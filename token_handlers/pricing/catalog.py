@@ -112,7 +112,7 @@ def is_known(snapshot: DataSnapshot, model: str, provider: str | None) -> bool:
 def sellers(snapshot: DataSnapshot, model: str) -> list[str]:
     """Return the ids of the providers that have a model under just that name, its maker first."""
     entries = [entry for table in snapshot.providers if (entry := _lookup(snapshot, table, model, literally=True))]
-    return [entry.provider.id for entry in sorted(entries, key=lambda entry: entry.maker is not entry.provider)]
+    return [entry.provider.id for entry in sorted(entries, key=lambda entry: entry.provider.model_match is None)]
 
 
 def similar_names(snapshot: DataSnapshot, model: str, provider: str | None) -> list[str]:
