@@ -134,7 +134,12 @@ def _print_rates(options: argparse.Namespace, sold: Sold) -> None:
         print_json({**told, "rates": rates, "doubts": plan.doubts})
     else:
         table = [
-            (row.unit, f"{money(row.rate)} per {row.per:,}", f"{row.above:,}" if row.above else "") for row in rows
+            (
+                row.unit,
+                f"{money(row.rate)} per {row.per:,}",
+                f"{row.above_input_tokens:,}" if row.above_input_tokens else "",
+            )
+            for row in rows
         ]
         print_table(("Unit", "Rate (USD)", "Above input tokens"), table)
         _print_notes({row.unit: ". An estimate: ".join(filter(None, (row.note, row.doubt))) for row in rows})

@@ -172,7 +172,7 @@ class RateRow(NamedTuple):
     unit: str
     rate: Decimal
     per: int
-    above: int = 0
+    above_input_tokens: int = 0
     note: str = ""
     doubt: str = ""
 
@@ -236,7 +236,7 @@ class Plan:
             note, doubt = self._sheet.notes.get(unit.price_key, ""), self._sheet.unit_doubts.get(name, "")
             row = RateRow(name, amount_of(rate), unit.per, note=note, doubt=doubt)
             yield row
-            yield from (row._replace(rate=tier.price, above=tier.start) for tier in _tiers(rate))
+            yield from (row._replace(rate=tier.price, above_input_tokens=tier.start) for tier in _tiers(rate))
 
     def price(self, counts: Mapping[str, int]) -> tuple[Decimal, tuple[str, ...]] | None:
         """Return USD and why they are an estimate, or None without counts, or where only events without a rate cost.
