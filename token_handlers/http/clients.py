@@ -1,0 +1,483 @@
+"""How each HTTP client is watched: the method that sends, and the place where the bytes of an answer pass.
+
+Each ``watch_...`` takes a library's own function and returns the one to put in its place. Bodies are seen as their
+reader takes them: nothing is read ahead, and what a reader leaves is not read.
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
+from types import ModuleType
+from typing import Any, TypeVar
+from urllib.parse import quote, urljoin
+
+from token_handlers.http.exchange import Exchange, RawAnswer, harmless, is_watched, open_exchange, outer_flow, was_sent
+from token_handlers.http.requests import ProviderRequest, read_parameters, read_request
+
+Send = Callable[..., Any]
+AsyncSend = Callable[..., Awaitable[Any]]
+P = TypeVar("P")
+
+
+# --- httpx and httpx2: not streamed, the body is there when `send` returns; streamed, `response.stream` passes it on.
+
+
+def watch_httpx(send: Send, library: ModuleType) -> Send:
+    """Watch `Client.send`, under which redirects and authentication are, and above which an SDK's retries are."""
+
+    def watched(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        exchange = open_exchange(partial(_read_httpx, request)) if is_watched() else None
+        if exchange is None:
+            return send(self, request, *args, **kwargs)
+        with exchange:
+            response = send(self, request, *args, **kwargs)
+        _follow_httpx(response, exchange, _streams(library)[0], streamed=bool(kwargs.get("stream")))
+        return response
+
+    return watched
+
+
+def watch_async_httpx(send: AsyncSend, library: ModuleType) -> AsyncSend:
+    """Watch `AsyncClient.send`."""
+
+    async def watched(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        exchange = open_exchange(partial(_read_httpx, request)) if is_watched() else None
+        if exchange is None:
+            return await send(self, request, *args, **kwargs)
+        with exchange:
+            response = await send(self, request, *args, **kwargs)
+        _follow_httpx(response, exchange, _streams(library)[1], streamed=bool(kwargs.get("stream")))
+        return response
+
+    return watched
+
+
+def _read_httpx(request: Any) -> ProviderRequest | None:
+    try:
+        body = request.content
+    except RuntimeError:  # RequestNotRead: a body that is made while it is sent, which no model's API takes
+        return None
+    return read_request(request.method, str(request.url), body)
+
+
+def _follow_httpx(response: Any, exchange: Exchange, stream: type, *, streamed: bool) -> None:
+    with harmless("watching an httpx response"):
+        if not exchange.respond(response.status_code, response.headers, streamed=streamed):
+            return
+        if not streamed or response.is_stream_consumed:
+            exchange.feed(response.content)
+            exchange.end()
+        else:
+            response.stream = stream(response.stream, exchange, _taking(response, exchange))
+
+
+def _taking(response: Any, exchange: Exchange) -> Callable[[bytes], None]:
+    """Return what takes a piece of the body as it is sent, compressed or not."""
+    if not response.headers.get("content-encoding"):
+        return exchange.feed
+    twin = type(response)(response.status_code, headers=response.headers)  # the response has a decoder of its own
+    decode = twin._get_content_decoder().decode  # noqa: SLF001 (no public way to decode)
+
+    def take(data: bytes) -> None:
+        with harmless("decompressing an answer"):
+            decoded = decode(data)
+            for piece in (decoded,) if isinstance(decoded, bytes) else decoded:  # httpx2 yields them
+                exchange.feed(piece)
+
+    return take
+
+
+@cache
+def _streams(library: Any) -> tuple[type, type]:
+    """Return the library's byte streams, sync and async, that pass another one on."""
+
+    class WatchedStream(library.SyncByteStream):  # type: ignore[misc]
+        def __init__(self, inner: Any, exchange: Exchange, take: Callable[[bytes], None]) -> None:
+            self._inner, self._exchange, self._take = inner, exchange, take
+
+        def __iter__(self) -> Iterator[bytes]:
+            return _pass_on(self._inner, self._exchange, self._take)
+
+        def close(self) -> None:
+            try:
+                self._inner.close()
+            finally:
+                self._exchange.close()
+
+    class WatchedAsyncStream(library.AsyncByteStream):  # type: ignore[misc]
+        def __init__(self, inner: Any, exchange: Exchange, take: Callable[[bytes], None]) -> None:
+            self._inner, self._exchange, self._take = inner, exchange, take
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return _pass_on_async(self._inner, self._exchange, self._take)
+
+        async def aclose(self) -> None:
+            try:
+                await self._inner.aclose()
+            finally:
+                self._exchange.close()
+
+    return WatchedStream, WatchedAsyncStream
+
+
+def _pass_on(pieces: Iterable[P], exchange: Exchange, take: Callable[[P], None]) -> Iterator[P]:
+    """Yield the pieces of a body as they come, each after `take` had it."""
+    try:
+        for piece in pieces:
+            take(piece)
+            yield piece
+    except GeneratorExit:  # the reader has had enough, and may go on in another way until it closes the body
+        raise
+    except BaseException as error:
+        exchange.fail(error)
+        raise
+    exchange.end()
+
+
+async def _pass_on_async(pieces: AsyncIterable[P], exchange: Exchange, take: Callable[[P], None]) -> AsyncIterator[P]:
+    """As `_pass_on`."""
+    try:
+        async for piece in pieces:
+            take(piece)
+            yield piece
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        exchange.fail(error)
+        raise
+    exchange.end()
+
+
+# --- requests: not streamed, `content` is there when `send` returns; streamed, urllib3's `raw.stream` passes it on.
+
+
+def watch_requests(send: Send, library: ModuleType) -> Send:
+    """Watch `Session.send`, which calls itself for redirects."""
+
+    def watched(self: Any, request: Any, **kwargs: Any) -> Any:
+        exchange = open_exchange(partial(_read_prepared, request)) if is_watched() else None
+        if exchange is None:
+            return send(self, request, **kwargs)
+        with exchange:
+            response = send(self, request, **kwargs)
+        streamed = bool(kwargs.get("stream", self.stream))
+        with harmless("watching a requests response"):
+            if exchange.respond(response.status_code, response.headers, streamed=streamed):
+                _follow_raw(response, exchange, streamed=streamed)
+        return response
+
+    return watched
+
+
+def _read_prepared(request: Any) -> ProviderRequest | None:
+    return read_request(request.method or "", request.url or "", request.body)
+
+
+def _follow_raw(response: Any, exchange: Exchange, *, streamed: bool) -> None:
+    if not streamed or response._content is not False:  # noqa: SLF001 (a hook may have read it; `content` would read)
+        exchange.feed(response.content or b"")
+        exchange.end()
+    elif hasattr(response.raw, "stream"):
+        kind: Any = type(response.raw)
+        _become(response.raw, _watched_raw(kind), exchange)
+
+
+@cache
+def _watched_raw(kind: Any) -> type:
+    """Return urllib3's response as one that is watched."""
+
+    def stream(self: Any, *args: Any, **kwargs: Any) -> Iterator[bytes]:
+        exchange: Exchange = self._token_handlers
+        return _pass_on(kind.stream(self, *args, **kwargs), exchange, exchange.feed)
+
+    def close(self: Any) -> None:
+        try:
+            kind.close(self)
+        finally:
+            self._token_handlers.close()
+
+    return _subclass(kind, stream=stream, close=close)
+
+
+def _become(target: Any, kind: type, exchange: Exchange) -> None:
+    """Make an object one of a subclass of its class: it stays the same object, and all else of it stays."""
+    target.__class__ = kind  # a TypeError for a class in C
+    target._token_handlers = exchange  # noqa: SLF001 (ours)
+
+
+def _subclass(kind: type, **methods: Callable[..., Any]) -> type:
+    return type(kind.__name__, (kind,), {"__module__": kind.__module__, "__qualname__": kind.__qualname__, **methods})
+
+
+# --- aiohttp: `response.content` is a StreamReader of slots, which becomes one of a subclass without slots.
+
+
+def watch_aiohttp(send: AsyncSend, library: ModuleType) -> AsyncSend:
+    """Watch `ClientSession._request`: no public place sees the bodies of streams."""
+
+    async def watched(self: Any, method: str, str_or_url: Any, **kwargs: Any) -> Any:
+        exchange = open_exchange(partial(_read_aiohttp, self, method, str_or_url, kwargs)) if is_watched() else None
+        if exchange is None:
+            return await send(self, method, str_or_url, **kwargs)
+        with exchange:
+            response = await send(self, method, str_or_url, **kwargs)
+        with harmless("watching an aiohttp response"):
+            if exchange.respond(response.status, response.headers, streamed=exchange.request.streamed):
+                _follow_reader(response.content, exchange)
+        return response
+
+    return watched
+
+
+def _read_aiohttp(session: Any, method: str, url: Any, kwargs: Mapping[str, Any]) -> ProviderRequest | None:
+    body = kwargs.get("json")
+    if body is None:
+        body = kwargs.get("data")
+        body = getattr(body, "_value", body)  # aiohttp.JsonPayload and BytesPayload
+    origin = str(getattr(session, "_base_url", None) or "")
+    return read_request(method, urljoin(origin, str(url)), body)
+
+
+_readers: dict[int, Exchange] = {}  # by the reader's id, as its slots have no room
+
+
+def _follow_reader(reader: Any, exchange: Exchange) -> None:
+    from aiohttp.streams import StreamReader
+
+    if type(reader) is not StreamReader or reader.at_eof():  # the latter: there is no body
+        exchange.end() if reader.at_eof() else exchange.close()
+        return
+    _readers[id(reader)] = exchange
+    reader.__class__ = _watched_reader(StreamReader)
+
+
+@cache
+def _watched_reader(kind: Any) -> type:
+    """Return aiohttp's reader as one that is watched: all its ways to read go through one."""
+
+    class WatchedReader(kind):  # type: ignore[misc]
+        __slots__ = ()
+
+        def _read_nowait_chunk(self, n: int) -> bytes:
+            data: bytes = super()._read_nowait_chunk(n)
+            exchange = _readers.get(id(self))
+            if exchange is not None:
+                exchange.feed(data)
+                if self.at_eof():
+                    self._ended().end()
+            return data
+
+        def feed_eof(self) -> None:
+            super().feed_eof()
+            if self.at_eof() and id(self) in _readers:
+                self._ended().end()
+
+        def set_exception(self, error: BaseException, *args: Any) -> None:
+            super().set_exception(error, *args)
+            if id(self) in _readers:
+                self._ended().fail(error)
+
+        def __del__(self) -> None:
+            _readers.pop(id(self), None)  # which closes the exchange
+
+        def _ended(self) -> Exchange:
+            return _readers.pop(id(self))
+
+    WatchedReader.__name__ = WatchedReader.__qualname__ = kind.__name__
+    return WatchedReader
+
+
+# --- botocore and aiobotocore: the answer is a dict, its body or stream parsed by the client itself.
+
+_OPERATIONS = {
+    "Converse": "converse",
+    "ConverseStream": "converse-stream",
+    "InvokeModel": "invoke",
+    "InvokeModelWithResponseStream": "invoke-with-response-stream",
+}
+
+
+def watch_botocore(call: Send, library: ModuleType) -> Send:
+    """Watch `BaseClient._make_api_call`, the one place through which every operation goes."""
+
+    def watched(self: Any, operation_name: str, api_params: Any) -> Any:
+        is_open = operation_name in _OPERATIONS and is_watched()
+        exchange = open_exchange(partial(_read_call, self, operation_name, api_params)) if is_open else None
+        if exchange is None:
+            return call(self, operation_name, api_params)
+        with exchange:
+            response = call(self, operation_name, api_params)
+        with harmless("watching a botocore response"):
+            _follow_call(response, exchange, _watched_events, _watched_body)
+        return response
+
+    return watched
+
+
+def watch_aiobotocore(call: AsyncSend, library: ModuleType) -> AsyncSend:
+    """Watch `AioBaseClient._make_api_call`."""
+
+    async def watched(self: Any, operation_name: str, api_params: Any) -> Any:
+        is_open = operation_name in _OPERATIONS and is_watched()
+        exchange = open_exchange(partial(_read_call, self, operation_name, api_params)) if is_open else None
+        if exchange is None:
+            return await call(self, operation_name, api_params)
+        with exchange:
+            response = await call(self, operation_name, api_params)
+        with harmless("watching a botocore response"):
+            _follow_call(response, exchange, _watched_async_events, _watched_async_body)
+        return response
+
+    return watched
+
+
+def watch_attempts(send: Send, library: ModuleType) -> Send:
+    """Watch `URLLib3Session.send`, above which botocore's retries are: one that was sent and lost was billed, too."""
+
+    def watched(self: Any, request: Any) -> Any:
+        flow = outer_flow()
+        if flow is None:
+            return send(self, request)
+        try:
+            response = send(self, request)
+        except BaseException as error:
+            flow.lost_attempts += was_sent(error)
+            raise
+        with harmless("watching a botocore response"):
+            if not request.stream_output:
+                flow.raw = RawAnswer(response.status_code, response.headers, response.content)
+        return response
+
+    return watched
+
+
+def watch_async_attempts(send: AsyncSend, library: ModuleType) -> AsyncSend:
+    """Watch aiobotocore's session."""
+
+    async def watched(self: Any, request: Any) -> Any:
+        flow = outer_flow()
+        if flow is None:
+            return await send(self, request)
+        try:
+            response = await send(self, request)
+        except BaseException as error:
+            flow.lost_attempts += was_sent(error)
+            raise
+        with harmless("watching a botocore response"):
+            if not request.stream_output:
+                flow.raw = RawAnswer(response.status_code, response.headers, await response.content)
+        return response
+
+    return watched
+
+
+def _read_call(client: Any, operation: str, params: Any) -> ProviderRequest | None:
+    if client.meta.service_model.service_name != "bedrock-runtime" or not isinstance(params, Mapping):
+        return None
+    path = f"/model/{quote(str(params.get('modelId') or ''), safe='')}/{_OPERATIONS[operation]}"
+    if "Invoke" not in operation:
+        return read_parameters(client.meta.endpoint_url, path, params)
+    body = params.get("body")
+    return read_request("POST", client.meta.endpoint_url.rstrip("/") + path, body)
+
+
+def _follow_call(
+    response: dict[str, Any], exchange: Exchange, events: Callable[[type], type], body: Callable[[type], type]
+) -> None:
+    metadata = response.get("ResponseMetadata") or {}
+    streamed = exchange.request.streamed
+    if not exchange.respond(metadata.get("HTTPStatusCode", 200), metadata.get("HTTPHeaders") or {}, streamed=streamed):
+        return
+    parts = response.get("stream"), response.get("body")
+    part = next((each for each in parts if each is not None), None)
+    if part is None:
+        exchange.feed_event({key: value for key, value in response.items() if key != "output"})
+        exchange.end()
+    elif streamed:
+        _become(part, events(type(part)), exchange)
+    else:
+        _become(part, body(type(part)), exchange)
+
+
+@cache
+def _watched_events(kind: Any) -> type:
+    """Return botocore's stream of events as one that is watched."""
+
+    def __iter__(self: Any) -> Iterator[Any]:  # noqa: N807
+        exchange: Exchange = self._token_handlers
+        return _pass_on(kind.__iter__(self), exchange, partial(_feed_event, exchange))
+
+    return _subclass(kind, __iter__=__iter__, close=_closing(kind))
+
+
+@cache
+def _watched_async_events(kind: Any) -> type:
+    """Return aiobotocore's stream of events as one that is watched."""
+
+    def __aiter__(self: Any) -> AsyncIterator[Any]:  # noqa: N807
+        exchange: Exchange = self._token_handlers
+        return _pass_on_async(kind.__aiter__(self), exchange, partial(_feed_event, exchange))
+
+    return _subclass(kind, __aiter__=__aiter__, close=_closing(kind))
+
+
+def _closing(kind: Any) -> Callable[..., Any]:
+    def close(self: Any) -> Any:
+        try:
+            return kind.close(self)
+        finally:
+            self._token_handlers.close()
+
+    return close
+
+
+def _feed_event(exchange: Exchange, event: dict[str, Any]) -> None:
+    chunk = event.get("chunk")
+    if isinstance(chunk, Mapping):
+        exchange.feed_line(chunk.get("bytes") or b"")
+    else:
+        exchange.feed_event(event)
+
+
+@cache
+def _watched_body(kind: Any) -> type:
+    """Return botocore's body as one that is watched: iterating over chunks and lines reads, too."""
+
+    def read(self: Any, amt: int | None = None) -> Any:
+        exchange: Exchange = self._token_handlers
+        try:
+            data = kind.read(self, amt)
+        except BaseException as error:
+            exchange.fail(error)
+            raise
+        _feed_body(exchange, data, amt)
+        return data
+
+    def readlines(self: Any, *args: Any) -> Any:
+        lines = kind.readlines(self, *args)
+        _feed_body(self._token_handlers, b"".join(lines), None)
+        return lines
+
+    return _subclass(kind, read=read, readlines=readlines, close=_closing(kind))
+
+
+@cache
+def _watched_async_body(kind: Any) -> type:
+    """Return aiobotocore's body as one that is watched."""
+
+    async def read(self: Any, amt: int | None = None) -> Any:
+        exchange: Exchange = self._token_handlers
+        try:
+            data = await kind.read(self, amt)
+        except BaseException as error:
+            exchange.fail(error)
+            raise
+        _feed_body(exchange, data, amt)
+        return data
+
+    return _subclass(kind, read=read, close=_closing(kind))
+
+
+def _feed_body(exchange: Exchange, data: bytes, asked: int | None) -> None:
+    exchange.feed(data)
+    if asked is None or asked < 0 or (asked and not data):
+        exchange.end()

@@ -1,0 +1,373 @@
+"""One request to a provider and its answer: opened where it is sent, answered once."""
+
+import threading
+from asyncio import current_task
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from token_handlers.errors import BudgetExceeded, TokenHandlersError, absorb
+from token_handlers.http.requests import ProviderRequest
+from token_handlers.http.responses import ResponseUsage
+from token_handlers.payloads import ReportedUsage, read_payload
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderAnswer:
+    """What became of a request.
+
+    ``status`` is the HTTP status (None: there was no answer). ``usage`` is what the answer reports (None: nothing);
+    it is the bill only if ``is_final``, as otherwise more was generated after it. ``is_lost``: it was sent, and nothing
+    of the answer was read, so the provider may have billed what nobody saw. ``lost_attempts`` were lost before it and
+    made again by botocore; other SDKs' retries are requests of their own. ``is_relayed``: it went to a server in this
+    process that asked a provider itself, which has an answer of its own; this one is to be dropped. ``model`` is the
+    one that answered. ``error`` is the name of the exception's class that ended it.
+    """
+
+    request: ProviderRequest
+    status: int | None = None
+    usage: ReportedUsage | None = None
+    is_final: bool = False
+    is_lost: bool = False
+    lost_attempts: int = 0
+    is_relayed: bool = False
+    model: str | None = None
+    request_id: str | None = None
+    response_id: str | None = None
+    organization: str | None = None
+    project: str | None = None
+    streamed: bool = False
+    error: str | None = None
+
+
+class Observer(Protocol):
+    """Who is told of requests to providers. What it raises is logged once and never reaches the client.
+
+    So a budget cannot refuse a call here: a client would send it again.
+    """
+
+    def wants(self) -> bool:
+        """Return whether anything is tracked: asked first for every request of the process, so it has to be cheap."""
+
+    def opened(self, request: ProviderRequest) -> object | None:
+        """Return whose request this is, or None if nobody's; called where it is sent, in its thread and context."""
+
+    def answered(self, owner: object, answer: ProviderAnswer) -> None:
+        """Take the answer, once for each request that has an owner.
+
+        Called where the body was read to its end or closed; of a body that was dropped by the garbage collector, in
+        any thread and in the middle of anything, so it must not wait for a lock.
+        """
+
+
+class Headers(Protocol):
+    """Headers of a response; names are in lower case or their case does not matter."""
+
+    def get(self, key: str, /) -> Any:  # noqa: ANN401 (each library has its own mapping)
+        """Return a header's value, None where there is none."""
+
+
+class RawAnswer(NamedTuple):
+    """An answer as it came, for a client that may fail to parse it."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Flow:
+    """The thread and task that send a request, while they do, and what became of attempts that a client made again.
+
+    ``lost_attempts`` are those that were sent and not answered, ``raw`` is the last answer, where a client's own
+    transport tells of these.
+    """
+
+    __slots__ = ("is_over", "is_relayed", "lost_attempts", "raw", "task", "thread")
+
+    def __init__(self) -> None:
+        self.thread, self.task = _here()
+        self.is_over = self.is_relayed = False
+        self.lost_attempts = 0
+        self.raw: RawAnswer | None = None
+
+    def is_here(self) -> bool:
+        """Return whether this is the flow that runs."""
+        return (self.thread, self.task) == _here()
+
+
+def _here() -> tuple[int, int]:
+    try:
+        task = id(current_task())
+    except RuntimeError:  # no event loop runs in this thread
+        task = 0
+    return threading.get_ident(), task
+
+
+_outer: ContextVar[Flow | None] = ContextVar("token_handlers_http_outer", default=None)
+
+
+def outer_flow() -> Flow | None:
+    """Return who sends a request in whose course the code here runs."""
+    flow = _outer.get()
+    return None if flow is None or flow.is_over else flow
+
+
+@contextmanager
+def harmless(where: str) -> Iterator[None]:
+    """Keep what our own code raises from the client: it is logged once."""
+    try:
+        yield
+    except BudgetExceeded as error:  # absorb() lets it pass, which is right anywhere else
+        absorb(TokenHandlersError(f"a budget cannot refuse a request below its client's retries: {error}"), where)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is not the client's
+        absorb(error, where)
+
+
+class Exchange:
+    """A request that was sent and that somebody owns, until its answer was read, closed, dropped or failed."""
+
+    __slots__ = ("_headers", "_observer", "_owner", "_status", "_token", "_usage", "flow", "request", "streamed")
+
+    def __init__(self, observer: Observer, owner: object, request: ProviderRequest) -> None:
+        self._observer = observer
+        self._owner = [owner]  # popped by who answers: a reader, or the garbage collector in the middle of it
+        self._status: int | None = None
+        self._headers: Headers | None = None
+        self._usage: ResponseUsage | None = None
+        self._token: Token[Flow | None] | None = None
+        self.request = request
+        self.flow = Flow()
+        self.streamed = False
+
+    def __enter__(self) -> None:
+        """Send: what is sent below this, by another client, is the same request."""
+        self._token = _outer.set(self.flow)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.flow.is_over = True
+        token, self._token = self._token, None
+        if token is not None:
+            with suppress(ValueError):  # a coroutine that was given up is closed in another context
+                _outer.reset(token)
+        raw, self.flow.raw = self.flow.raw, None
+        if error is None:
+            return
+        is_unread = raw is not None and status_of(error) is None  # the client could not parse it
+        if raw is not None and is_unread and self.respond(raw.status, raw.headers, streamed=False):
+            self.feed(raw.body)
+            self._finish(is_whole=True, error=error)
+        self.fail(error)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def respond(self, status: int, headers: Headers, *, streamed: bool) -> bool:
+        """Take the answer's head; return whether its body is to be watched, which that of an error is not."""
+        with harmless("reading an answer's head"):
+            self._status, self._headers, self.streamed = status, headers, streamed
+            if 200 <= status < 300:
+                self._usage = ResponseUsage(self.request.api, self.request.provider, headers.get("content-type"))
+                return True
+        self.close()
+        return False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the body."""
+        usage = self._usage
+        if usage is not None:
+            try:
+                usage.feed(data)
+            except Exception as error:  # noqa: BLE001 - no `with`: this runs for each piece
+                self._give_up(error)
+
+    def feed_event(self, event: dict[str, Any]) -> None:
+        """Take the next event of a stream that its client parses itself."""
+        usage = self._usage
+        if usage is not None:
+            try:
+                usage.feed_event(event)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._give_up(error)
+
+    def feed_line(self, data: bytes) -> None:
+        """Take the next event of a stream whose frames its client parses, as JSON."""
+        usage = self._usage
+        if usage is not None:
+            try:
+                usage.feed_line(data)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._give_up(error)
+
+    def end(self) -> None:
+        """The body was read to its end."""
+        self._finish(is_whole=True)
+
+    def close(self) -> None:
+        """No more of the body will be read."""
+        self._finish(is_whole=False)
+
+    def fail(self, error: BaseException) -> None:
+        """The request, or reading its answer, ended with an error."""
+        if self._owner:
+            with harmless("reading a client's error"):
+                self._status = self._status or status_of(error)
+        self._finish(is_whole=False, error=error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._usage = None
+        with harmless("reading an answer"):
+            raise error
+
+    def _finish(self, *, is_whole: bool, error: BaseException | None = None) -> None:
+        try:
+            owner = self._owner.pop()
+        except IndexError:
+            return
+        with harmless("reading an answer"):
+            self._observer.answered(owner, self._answer(is_whole=is_whole, error=error))
+        self._usage = None
+
+    def _answer(self, *, is_whole: bool, error: BaseException | None) -> ProviderAnswer:
+        name = None if error is None else type(error).__name__
+        if self.flow.is_relayed:
+            return ProviderAnswer(self.request, self._status, is_relayed=True, streamed=self.streamed, error=name)
+        if self._status is None:
+            is_lost = error is None or was_sent(error)
+            before = max(0, self.flow.lost_attempts - is_lost)
+            return ProviderAnswer(self.request, is_lost=is_lost, lost_attempts=before, error=name)
+        headers: Headers = {} if self._headers is None else self._headers
+        usage, reading = self._usage, None
+        if usage is not None:
+            with harmless("reading an answer"):
+                usage.end(is_whole=is_whole)
+                reading = usage.read()
+        is_final = usage is not None and reading is not None and usage.is_final
+        if reading is None and 200 <= self._status < 300:
+            reading = _counted_in_headers(headers)
+            is_final = reading is not None
+        return ProviderAnswer(
+            self.request,
+            self._status,
+            _with_tier(reading, headers),
+            is_final=is_final,
+            is_lost=200 <= self._status < 300 and reading is None and (usage is None or usage.is_empty),
+            lost_attempts=self.flow.lost_attempts,
+            model=(reading and reading.model) or (usage and usage.model) or None,
+            request_id=_first(headers, *_REQUEST_IDS),
+            response_id=usage.response_id if usage is not None else None,
+            organization=_first(headers, "openai-organization", "anthropic-organization-id"),
+            project=_first(headers, "openai-project"),
+            streamed=self.streamed,
+            error=name,
+        )
+
+
+_REQUEST_IDS = ("x-request-id", "request-id", "x-amzn-requestid", "apim-request-id", "cf-ray")
+_COUNTS = ("input", "output", "cache-read-input", "cache-write-input")
+
+
+def _first(headers: Headers, *names: str) -> str | None:
+    return next((str(value) for name in names if (value := headers.get(name))), None)
+
+
+def _with_tier(reading: ReportedUsage | None, headers: Headers) -> ReportedUsage | None:
+    """Return a reading with the tier that Gemini states in a header alone."""
+    tier = _first(headers, "x-gemini-service-tier")
+    if reading is None or tier is None or reading.service_tier is not None:
+        return reading
+    return reading._replace(service_tier=tier.lower())
+
+
+def _counted_in_headers(headers: Headers) -> ReportedUsage | None:
+    """Return what Bedrock's InvokeModel counts in headers, which for some models is all that it says."""
+    names = (f"x-amzn-bedrock-{name}-token-count" for name in _COUNTS)
+    found = {name: value for name in names if (value := headers.get(name)) is not None}
+    return read_payload(found) if found else None
+
+
+# Classes of errors by name, as none of the libraries has to be there: the connection was never made.
+_NOT_SENT = {
+    "ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError",
+    "InvalidURL", "MissingSchema", "InvalidSchema", "InvalidHeader", "SSLError", "NewConnectionError",
+    "ConnectTimeoutError", "NameResolutionError", "ClientConnectorError", "ConnectionTimeoutError",
+    "ConnectionRefusedError", "gaierror", "BotoCoreError", "TooManyRedirects",
+    "ArithmeticError", "AssertionError", "AttributeError", "LookupError", "NameError", "RuntimeError", "TypeError",
+    "ValueError",
+}  # fmt: skip
+_SENT = {"HTTPClientError", "IncompleteReadError", "DecodingError", "ResponseParserError"}
+
+
+def was_sent(error: BaseException) -> bool:
+    """Return whether a request may have reached its server, although its client got no answer.
+
+    Errors of connecting and of a client's own code say that it did not; in doubt it did.
+    """
+    for each in _causes(error):
+        names = {kind.__name__ for kind in type(each).__mro__}
+        if names & _SENT:
+            return True
+        if names & _NOT_SENT:
+            return False
+    return True
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    found: object = error
+    for _ in range(6):
+        if not isinstance(found, BaseException):
+            return
+        yield found
+        inner = (found.__cause__, getattr(found, "reason", None), *found.args[:2])
+        found = next((each for each in inner if isinstance(each, BaseException)), None)
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the HTTP status of the answer that an error is about: httpx's, requests', aiohttp's or botocore's."""
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):
+        found = response.get("ResponseMetadata")
+        status = found.get("HTTPStatusCode") if isinstance(found, Mapping) else None
+    else:
+        status = getattr(response, "status_code", getattr(error, "status", None))
+    return status if type(status) is int and status else None
+
+
+class _Watch:
+    observer: Observer | None = None
+
+
+def set_observer(observer: Observer | None) -> None:
+    """Have an observer told of the requests that are sent from now on; None: nobody."""
+    _Watch.observer = observer
+
+
+def is_watched() -> bool:
+    """Return whether the next request is to be looked at."""
+    observer = _Watch.observer
+    if observer is None:
+        return False
+    with harmless("asking what is tracked"):
+        return observer.wants()
+    return False
+
+
+def open_exchange(read: Callable[[], ProviderRequest | None]) -> Exchange | None:
+    """Return an exchange for a request that somebody owns; None for one that is not a provider's or not watched.
+
+    ``read`` reads the request. One that a client sends by another client is the same request, and has its exchange.
+    """
+    observer, outer = _Watch.observer, outer_flow()
+    if observer is None or (outer is not None and outer.is_here()):
+        return None
+    with harmless("reading a request"):
+        request = read()
+        if request is None:
+            return None
+        if outer is not None:
+            outer.is_relayed = True
+        owner = observer.opened(request)
+        if owner is not None:
+            return Exchange(observer, owner, request)
+    return None

@@ -1,0 +1,298 @@
+"""What a request to a provider's API says: which API, which model, and what it allows to be billed. No text of it."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from token_handlers.usage import Operation
+
+MOST_PARSED = 1_000_000
+"""Bytes of a request body that is read whole; of a longer one, such as one with images, its two ends are searched."""
+
+
+class Api(NamedTuple):
+    """A provider's API: its name here, what it does, the end of its path, and the keys of which its body has one."""
+
+    name: str
+    operation: Operation
+    path: re.Pattern[str]
+    keys: frozenset[str]
+
+
+def _api(name: str, operation: Operation, path: str, keys: str) -> Api:
+    return Api(name, operation, re.compile(f"(?:{path})$"), frozenset(keys.split()))
+
+
+# The first whose path and keys fit is it. Paths are searched from any "/", as gateways put their own before them.
+APIS = (
+    _api("chat", "chat", r"/(chat|agents)/completions", "messages"),
+    _api("chat", "chat", r"/conversations(/[^/]+)?(#stream)?", "inputs"),
+    _api("chat", "chat", r"/(serving-endpoints/[^/]+/)?invocations", "messages"),
+    _api("chat", "chat", r"/text/chat(_stream)?|/inference:complete", "messages"),
+    _api("chat", "chat", r"/(text-generation|multimodal-generation)/generation", "input"),
+    _api("completions", "text_completion", r"/(fim/)?(completions|complete)", "prompt"),
+    _api("completions", "text_completion", r"/text/generation(_stream)?", "input"),
+    _api("responses", "chat", r"/responses(/compact)?", "input prompt previous_response_id conversation"),
+    _api("decisions", "chat", r"/decisions", "input messages"),
+    _api("messages", "chat", r"/messages", "messages"),
+    _api("messages", "chat", r"/publishers/anthropic/models/[^/]+:(rawPredict|streamRawPredict)", "messages"),
+    _api("chat", "chat", r"/publishers/[^/]+/models/[^/]+:(rawPredict|streamRawPredict)", "messages"),
+    _api("gemini", "chat", r":(generateContent|streamGenerateContent)", "contents"),
+    _api("interactions", "chat", r"/interactions", "input"),
+    _api("embeddings", "embeddings", r":(embedContent|batchEmbedContents)", "content requests contents"),
+    _api("embeddings", "embeddings", r"embedding[^/]*:predict", "instances"),
+    _api("converse", "chat", r"/model/[^/]+/converse(-stream)?", "messages"),
+    _api(
+        "invoke",
+        "chat",
+        r"/model/[^/]+/invoke(-with-response-stream)?",
+        "messages prompt inputText texts images inputs contents anthropic_version taskType",
+    ),
+    _api("ollama", "chat", r"/api/chat", "messages"),
+    _api("ollama", "text_completion", r"/api/generate", "prompt"),
+    _api("ollama", "embeddings", r"/api/embed", "input"),
+    _api("ollama", "embeddings", r"/api/embeddings", "prompt"),
+    _api("cohere", "chat", r"/v\d/chat|/chat", "message messages"),
+    _api("cohere", "text_completion", r"/v\d/generate", "prompt"),
+    _api("embeddings", "embeddings", r"/(multimodal|contextualized)?embeddings", "input inputs texts"),
+    _api("embeddings", "embeddings", r"/embed", "texts images inputs input"),
+    _api("rerank", "rerank", r"/rerank", "documents texts"),
+)
+
+_HOSTS = {
+    "api.anthropic.com": "anthropic",
+    "api.cerebras.ai": "cerebras",
+    "api.cohere.ai": "cohere",
+    "api.cohere.com": "cohere",
+    "api.deepseek.com": "deepseek",
+    "api.fireworks.ai": "fireworks",
+    "api.groq.com": "groq",
+    "api.mistral.ai": "mistral",
+    "api.moonshot.ai": "moonshotai",
+    "api.openai.com": "openai",
+    "api.perplexity.ai": "perplexity",
+    "api.together.xyz": "together",
+    "api.voyageai.com": "voyageai",
+    "api.x.ai": "x-ai",
+    "ai-gateway.vercel.sh": "vercel",
+    "aiplatform.googleapis.com": "google",
+    "amazonaws.com": "aws",
+    "cognitiveservices.azure.com": "azure",
+    "deepinfra.com": "deepinfra",
+    "generativelanguage.googleapis.com": "google",
+    "openai.azure.com": "azure",
+    "openrouter.ai": "openrouter",
+    "services.ai.azure.com": "azure",
+}
+_MAKERS = {"messages": "anthropic", "gemini": "google", "interactions": "google", "converse": "aws", "ollama": "ollama"}
+
+_MODEL_IN_PATH = re.compile(
+    r"/model/([^/]+)/(?:invoke|converse)|/(?:models|deployments|serving-endpoints)/([^/:]+)[/:]"
+)
+_MODEL_IN_BODY = re.compile(rb'(?<!\\)"model"\s*:\s*"([^"\\]{1,200})"')
+_HEAD, _TAIL = 2_000, 64_000
+
+
+class BilledTool(NamedTuple):
+    """A tool that the provider runs and may bill, as a request declares it.
+
+    ``kind`` is its type in the API's own word, such as "web_search", "web_search_preview" or "googleSearch",
+    ``most_uses`` how often it may be used (None: no limit was said), ``model`` the model that it is run by.
+    """
+
+    kind: str
+    most_uses: int | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderRequest:
+    """A request that was sent to a known API of a provider.
+
+    ``url`` has no query and no password, as keys stand there. ``provider`` is who the host belongs to, else who made
+    the API (None: anybody's). ``model`` is the one that was asked for. ``size`` is in bytes (0: not known).
+    ``cache_lifetimes`` are the ttl values of its cache_control ("5m" where none is said), ``most_output_tokens``,
+    ``service_tier``, ``speed``, ``inference_geo`` and ``cache_retention`` what it asks for, not what is served.
+    """
+
+    url: str
+    host: str
+    path: str
+    api: str
+    operation: Operation
+    provider: str | None = None
+    model: str | None = None
+    streamed: bool = False
+    size: int = 0
+    most_output_tokens: int | None = None
+    tools: tuple[BilledTool, ...] = ()
+    most_tool_calls: int | None = None
+    service_tier: str | None = None
+    speed: str | None = None
+    inference_geo: str | None = None
+    search_context_size: str | None = None
+    cache_retention: str | None = None
+    cache_lifetimes: frozenset[str] = frozenset()
+
+
+def read_request(method: str, url: str, body: object) -> ProviderRequest | None:
+    """Return what a request says, or None where it is no POST to an API that bills tokens.
+
+    ``body`` is JSON (bytes or str) or what it was made of (a dict). The path alone does not tell: another service may
+    have the same one, so the body needs one of the API's own keys, too.
+    """
+    if method.upper() != "POST":
+        return None
+    parts = urlsplit(url)
+    path = parts.path.replace("%3A", ":").replace("%3a", ":").rstrip("/")  # ids are quoted, and contain "/" and ":"
+    candidates = [api for api in APIS if api.path.search(path)]
+    if not candidates:
+        return None
+    fields, size = _fields(body)
+    if fields is None:
+        return None
+    api = next((api for api in candidates if not api.keys.isdisjoint(fields)), None)
+    if api is None:
+        return None
+    host = parts.hostname or ""
+    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
+    return _request(api, origin + parts.path, host, path, fields, size)
+
+
+def read_parameters(url: str, path: str, body: Mapping[str, object]) -> ProviderRequest | None:
+    """As `read_request`, of a client's call that is not sent as JSON yet."""
+    return read_request("POST", url.rstrip("/") + path, body)
+
+
+def _request(
+    api: Api, url: str, host: str, path: str, fields: Mapping[str, object], size: int
+) -> ProviderRequest:  # fmt: skip
+    config = _mapping(fields, "generationConfig", "inferenceConfig", "options")
+    search = _mapping(fields, "web_search_options")
+    named = _MODEL_IN_PATH.search(path)
+    return ProviderRequest(
+        url=url,
+        host=host,
+        path=path,
+        api=api.name,
+        operation=api.operation if api.name != "invoke" else _invoked(path, fields),
+        provider=provider_of(host) or _MAKERS.get(api.name),
+        model=_text(fields, "model", "model_id", "modelId") or (unquote(named[1] or named[2]) if named else None),
+        streamed=fields.get("stream") is True or "stream" in path.rpartition("/")[2].lower(),
+        size=size,
+        most_output_tokens=_number(fields, "max_output_tokens", "max_completion_tokens", "max_tokens")
+        or _number(config, "maxOutputTokens", "maxTokens", "num_predict"),
+        tools=tuple(_tools(fields)),
+        most_tool_calls=_number(fields, "max_tool_calls"),
+        service_tier=_text(fields, "service_tier", "serviceTier") or _text(_mapping(fields, "serviceTier"), "type"),
+        speed=_text(fields, "speed"),
+        inference_geo=_text(fields, "inference_geo"),
+        search_context_size=_text(search, "search_context_size"),
+        cache_retention=_text(fields, "prompt_cache_retention"),
+        cache_lifetimes=frozenset(_lifetimes(fields, 0)),
+    )
+
+
+def provider_of(host: str) -> str | None:
+    """Return genai-prices' id of the provider that a host belongs to, regional hosts included."""
+    name = host
+    while name:
+        if name in _HOSTS:
+            return _HOSTS[name]
+        name = name.partition(".")[2]
+    return "google" if host.endswith("-aiplatform.googleapis.com") else None
+
+
+def _invoked(path: str, fields: Mapping[str, object]) -> Operation:
+    return "embeddings" if "embed" in path.lower() else "chat" if "messages" in fields else "text_completion"
+
+
+def _fields(body: object) -> tuple[Mapping[str, object] | None, int]:
+    """Return a body's top-level fields and its size in bytes; of a long one only the keys and the model."""
+    if isinstance(body, Mapping):
+        return body, 0
+    if isinstance(body, str):
+        body = body.encode()
+    if not isinstance(body, (bytes, bytearray)) or not body:
+        return None, 0
+    if len(body) > MOST_PARSED:
+        return _ends(bytes(body)), len(body)
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        return None, 0
+    return (fields if isinstance(fields, dict) else None), len(body)
+
+
+def _ends(body: bytes) -> dict[str, object]:
+    ends = body[:_HEAD], body[-_TAIL:]
+    fields: dict[str, object] = {
+        key: True for api in APIS for key in api.keys if any(f'"{key}":'.encode() in end for end in ends)
+    }
+    found = next((found for end in ends if (found := _MODEL_IN_BODY.search(end))), None)
+    if found is not None:
+        fields["model"] = found[1].decode(errors="replace")
+    fields["stream"] = any(re.search(rb'"stream"\s*:\s*true', end) for end in ends)
+    return fields
+
+
+_OWN_TOOLS = frozenset({"function", "custom"})
+
+
+def _tools(fields: Mapping[str, object]) -> list[BilledTool]:
+    """Return the declared tools that the provider runs itself."""
+    found = []
+    if "web_search_options" in fields:
+        found.append(BilledTool("web_search_options"))
+    for listed in (fields.get("tools"), fields.get("plugins")):
+        for tool in listed if isinstance(listed, list) else ():
+            if isinstance(tool, Mapping):
+                found += _billed(tool)
+    if isinstance(fields.get("search_parameters"), Mapping):
+        found.append(BilledTool("search_parameters"))
+    return found
+
+
+def _billed(tool: Mapping[str, object]) -> list[BilledTool]:
+    kind = _text(tool, "type", "id")
+    if kind is None:  # Gemini: each tool is a key of its own
+        skipped = ("functionDeclarations", "function_declarations", "toolSpec", "name")
+        return [] if any(key in tool for key in skipped) else [BilledTool(str(key)) for key in tool]
+    if kind in _OWN_TOOLS:
+        return []
+    if kind == "builtin_function":
+        kind = _text(_mapping(tool, "function"), "name") or kind
+    return [BilledTool(kind, _number(tool, "max_uses"), _text(tool, "model"))]
+
+
+def _lifetimes(value: object, depth: int) -> list[str]:
+    """Return the lifetimes that cache_control marks ask for, wherever in a prompt they stand."""
+    if depth > 8:
+        return []
+    if isinstance(value, list):
+        return [each for entry in value if isinstance(entry, (dict, list)) for each in _lifetimes(entry, depth + 1)]
+    if not isinstance(value, dict):
+        return []
+    mark = value.get("cache_control") or value.get("cachePoint")
+    own = [_text(mark, "ttl") or "5m"] if isinstance(mark, Mapping) else []
+    inner = (entry for entry in value.values() if isinstance(entry, (dict, list)))
+    return own + [each for entry in inner for each in _lifetimes(entry, depth + 1)]
+
+
+def _mapping(fields: Mapping[str, object], *keys: str) -> Mapping[str, object]:
+    for key in keys:
+        found = fields.get(key)
+        if isinstance(found, Mapping):
+            return found
+    return {}
+
+
+def _text(fields: Mapping[str, object], *keys: str) -> str | None:
+    return next((found for key in keys if isinstance(found := fields.get(key), str) and found), None)
+
+
+def _number(fields: Mapping[str, object], *keys: str) -> int | None:
+    return next((found for key in keys if type(found := fields.get(key)) is int and found > 0), None)

@@ -1,0 +1,530 @@
+"""What a provider's answer says it used: read from the bytes of its body while somebody else reads it.
+
+Numbers and names are kept, and the text for as long as a usage may still stand in it: a body until it is whole, a
+stream's line until it is complete, an event with a usage until the next one of its type.
+"""
+
+import json
+import re
+import struct
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from token_handlers.payloads import ReportedUsage, read_payload
+
+MOST_PARSED = 64_000
+"""Bytes of a body or event that is always read whole; of a longer one the two ends, unless it shows tools' fees."""
+
+MOST_KEPT = 4_000_000
+"""Bytes of a body or event that are kept until it is complete; of a longer one the two ends are."""
+
+MOST_EVENTS = 6
+"""How many types of event are kept of a stream, the last of each."""
+
+HEAD, TAIL = 2_000, 4_000
+
+Event = dict[str, Any]
+
+_NAMES = re.compile(rb'(?<!\\)"(model|modelVersion|id|responseId|service_tier)"\s*:\s*"([^"\\]{1,200})"')
+_USAGE = re.compile(rb'(?<!\\)"(usage|usageMetadata|usage_metadata|meta)"\s*:\s*(?=\{)')
+_FEES = (b'_call"', b"url_citation", b"groundingMetadata", b"server_tool_use")
+_FRAME = struct.Struct(">II")  # an event stream's frame begins with its own length and its headers'
+
+
+class _Body(Protocol):
+    def feed(self, data: bytes) -> Iterator[Event | list[Any]]: ...
+
+    def end(self, *, is_whole: bool) -> Iterator[Event | list[Any]]: ...
+
+
+class ResponseUsage:
+    """The usage of one answer, whose body is fed in pieces of any size as it comes out of the connection.
+
+    ``feed`` takes decoded bytes, ``feed_event`` an event that a client has parsed, ``end`` says that nothing is
+    missing; ``read`` returns what was reported. ``is_final`` is whether that is the whole bill: nothing was generated
+    after it. ``model``, ``response_id`` and ``service_tier`` are the answer's own.
+    """
+
+    __slots__ = ("_api", "_body", "_content_type", "_events", "is_empty", "provider")
+
+    def __init__(self, api: str, provider: str | None = None, content_type: str | None = None) -> None:
+        self._api = api
+        self._content_type = (content_type or "").lower()
+        self._body: _Body | None = None
+        self._events = Events()
+        self.provider = provider
+        self.is_empty = True
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the body."""
+        if not data:
+            return
+        self.is_empty = False
+        if self._body is None:
+            self._body = self._shape(data)
+        for event in self._body.feed(data):
+            self._events.add(event)
+
+    def feed_event(self, event: Event) -> None:
+        """Take the next event of a stream that its client parses itself."""
+        self.is_empty = False
+        self._events.add(event)
+
+    def feed_line(self, data: bytes) -> None:
+        """Take the next event of a stream as JSON, out of a frame that its client parses."""
+        self.is_empty = False
+        if self._events.is_curious or is_telling(data):
+            event = parse(data)
+            if event is not None:
+                self._events.add(event)
+
+    def end(self, *, is_whole: bool = True) -> None:
+        """Say that the body has come to its end, or with ``is_whole`` False that no more of it will be read."""
+        body, self._body = self._body, None
+        if body is not None:
+            for event in body.end(is_whole=is_whole):
+                self._events.add(event)
+        if is_whole:
+            self._events.ended = True
+
+    def read(self) -> ReportedUsage | None:
+        """Return what the answer reports; call it once, at the end."""
+        return self._events.read(self.provider)
+
+    def events_to_read(self) -> list[Event]:
+        """Return what `read` reads: the events that state a usage or show a fee."""
+        return self._events.to_read()
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the usage that was read is that of the whole answer."""
+        return self._events.is_final
+
+    @property
+    def model(self) -> str | None:
+        """The model that answered."""
+        return self._events.facts.get("model")
+
+    @property
+    def response_id(self) -> str | None:
+        """The provider's id of the answer."""
+        return self._events.facts.get("id")
+
+    @property
+    def service_tier(self) -> str | None:
+        """The service tier that an event without usage states."""
+        return self._events.facts.get("service_tier")
+
+    def _shape(self, data: bytes) -> _Body:
+        kind, begin = self._content_type, data.lstrip()[:6]
+        if "amazon.eventstream" in kind:
+            return Frames(self._events)
+        is_lines = "ndjson" in kind or "jsonl" in kind or "stream+json" in kind or self._api == "ollama"
+        if "event-stream" in kind or is_lines or begin.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
+            return Lines(self._events)
+        return Document(self._events, is_short="embed" in self._api or self._api == "rerank")
+
+
+class Document:
+    """A body that is one JSON value; ``is_short``: only the ends of a long one are kept."""
+
+    def __init__(self, events: "Events", *, is_short: bool = False) -> None:
+        self._events = events
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._most = MOST_PARSED if is_short else MOST_KEPT
+        self._is_short = is_short
+
+    def feed(self, data: bytes) -> Iterator[Event | list[Any]]:
+        """Keep the piece."""
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size > self._most and len(self._pieces) > 1:
+            self._events.is_cut = not self._is_short
+            self._pieces = [_ends(b"".join(self._pieces))]
+            self._size = len(self._pieces[0])
+        return iter(())
+
+    def end(self, *, is_whole: bool) -> Iterator[Event | list[Any]]:
+        """Yield what the body says; JSON that can be read is whole, whoever stopped reading after it."""
+        data, self._pieces = b"".join(self._pieces), []
+        value = parse(data) if is_whole else _load(data)
+        if value is not None:
+            self._events.ended = True
+            self._events.keep_whole(value)
+            yield value
+
+
+class Lines:
+    """A stream of lines: server-sent events, or JSON values one a line."""
+
+    def __init__(self, events: "Events") -> None:
+        self._events = events
+        self._pending: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> Iterator[Event | list[Any]]:
+        """Yield the events that are complete with this piece and say what the bill needs."""
+        if self._pending or not data.endswith(b"\n"):
+            whole, newline, rest = data.rpartition(b"\n")
+            if not newline:
+                self._hold(data)
+                return
+            data = b"".join((*self._pending, whole, newline))
+            self._pending, self._size = ([rest] if rest else []), len(rest)
+        if self._events.is_curious or is_telling(data):
+            yield from self._read(data)
+
+    def end(self, *, is_whole: bool) -> Iterator[Event | list[Any]]:
+        """Yield the last event, which may lack its end of line."""
+        if self._pending:
+            data, self._pending = b"".join(self._pending), []
+            yield from self._read(data)
+
+    def _hold(self, data: bytes) -> None:
+        self._pending.append(data)
+        self._size += len(data)
+        if self._size > MOST_KEPT:
+            self._events.is_cut = True
+            self._pending = [_ends(b"".join(self._pending))]
+            self._size = len(self._pending[0])
+
+    def _read(self, data: bytes) -> Iterator[Event | list[Any]]:
+        for line in data.split(b"\n"):
+            said = line.removeprefix(b"data:").strip()
+            if said == b"[DONE]":
+                self._events.ended = True
+            elif said.startswith((b"{", b"[")) and (self._events.is_curious or is_telling(said)):
+                value = parse(said)
+                if value is not None:
+                    yield value
+
+
+class Frames:
+    """Amazon's binary event stream, as it is sent: frames whose JSON may hold an event in base 64."""
+
+    def __init__(self, events: "Events") -> None:
+        self._events = events
+        self._pending = b""
+
+    def feed(self, data: bytes) -> Iterator[Event | list[Any]]:
+        """Yield the events of the frames that are complete with this piece."""
+        pending = self._pending + data
+        while len(pending) >= 12:
+            size, headers = _FRAME.unpack_from(pending)
+            if size < 16 + headers or size > MOST_KEPT:
+                pending = b""
+                break
+            if len(pending) < size:
+                break
+            event = parse(pending[12 + headers : size - 4])
+            pending = pending[size:]
+            if isinstance(event, dict):
+                yield _unpacked(event)
+        self._pending = pending
+
+    def end(self, *, is_whole: bool) -> Iterator[Event | list[Any]]:
+        """Nothing is left in a frame that is not complete."""
+        return iter(())
+
+
+def _unpacked(event: Event) -> Event:
+    packed = event.get("bytes")
+    if isinstance(packed, str):
+        inner = parse(b64decode(packed))
+        return inner if isinstance(inner, dict) else event
+    return event
+
+
+def is_telling(data: bytes) -> bool:
+    """Return whether bytes of a stream may say something of the bill; text that looks like it does no harm."""
+    if b"usage" in data:
+        stated = data.count(b'"usage') - data.count(b'"usage":null') - data.count(b'"usage": null')
+        if stated:
+            return True
+    return (
+        b'_count"' in data
+        or b"TokenCount" in data
+        or b"billed_units" in data
+        or b"groundingMetadata" in data
+        or b"url_citation" in data
+        or b"server_tool_use" in data
+    )
+
+
+def parse(data: bytes) -> Event | list[Any] | None:
+    """Return the JSON value, or of a long one without fees of tools only its usage, its model and its id."""
+    if len(data) > MOST_PARSED and not any(fee in data for fee in _FEES):
+        return _decode_usage(data) or _load(data)
+    value = _load(data)
+    return _decode_usage(data) if value is None and len(data) > TAIL else value
+
+
+def _load(data: bytes) -> Event | list[Any] | None:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, (dict, list)) else None
+
+
+def _ends(data: bytes) -> bytes:
+    return data[:HEAD] + b"\n" + data[-max(TAIL, HEAD) :]
+
+
+def _decode_usage(data: bytes) -> Event | None:
+    """Return a long body's usage, decoded where it stands, with the model and id of its beginning or end."""
+    tail = data[-TAIL:]
+    places = list(_USAGE.finditer(tail))
+    if not places:
+        return None
+    found = places[-1]
+    try:
+        usage, _ = json.JSONDecoder().raw_decode(tail[found.end() :].decode(errors="replace"))
+    except ValueError:
+        return None
+    named: Event = {}
+    for key, value in _NAMES.findall(data[:HEAD] + tail):
+        named.setdefault(key.decode(), value.decode(errors="replace"))
+    return {**named, found[1].decode(): usage}
+
+
+_NESTED = ("message", "response", "delta", "interaction", "metadata", "x_groq", "chunk")
+_FLAT = ("eval_count", "prompt_eval_count", "prompt_token_count", "generation_token_count", "inputTextTokenCount",
+         "totalOutputTextTokenCount", "generated_token_count", "amazon-bedrock-invocationMetrics")  # fmt: skip
+_STATED = ("usage", "usageMetadata", "usage_metadata", "meta")
+_LAST_TYPES = ("response.completed", "response.incomplete", "response.failed", "message-end", "stream-end",
+               "interaction.complete", "interaction.completed", "message_stop")  # fmt: skip
+
+
+def stated_usage(event: Event) -> object:
+    """Return the usage that an event states, or None."""
+    for key in _STATED:
+        if event.get(key):
+            return event[key]
+    for key in _NESTED:
+        inner = event.get(key)
+        if type(inner) is dict:
+            for name in _STATED:
+                if inner.get(name):
+                    return inner[name]
+    results = _dicts(event.get("results"))
+    flat = (*results[:1], event)
+    return next((each for each in flat if any(each.get(key) is not None for key in _FLAT)), None)
+
+
+def has_content(event: Event) -> bool:
+    """Return whether an event brings a part of the answer."""
+    for choice in _dicts(event.get("choices")):
+        delta = choice.get("delta") or choice.get("message") or choice
+        if type(delta) is dict and any(value for key, value in delta.items() if key in _CONTENT):
+            return True
+    for candidate in _dicts(event.get("candidates")):
+        if (candidate.get("content") or {}).get("parts"):
+            return True
+    kind = event_type(event)
+    if kind.endswith((".delta", "_delta", "-delta", "-generation")) and kind != "message_delta":
+        return True
+    message = event.get("message")
+    if type(message) is dict and "done" in event and any(message.get(key) for key in _CONTENT):
+        return True
+    return any(event.get(key) for key in ("generation", "outputText", "contentBlockDelta")) or (
+        "done" in event and bool(event.get("response") or event.get("thinking"))
+    )
+
+
+_CONTENT = {"content", "text", "reasoning", "reasoning_content", "reasoning_details", "thinking", "tool_calls",
+            "function_call", "refusal", "audio", "images"}  # fmt: skip
+
+
+def is_end(event: Event) -> bool:
+    """Return whether an event says that the answer is complete."""
+    if "choices" in event:
+        choices = _dicts(event["choices"])
+        return not choices or any(choice.get("finish_reason") for choice in choices)
+    if "candidates" in event:
+        return any(candidate.get("finishReason") for candidate in _dicts(event["candidates"]))
+    kind = event_type(event)
+    if kind == "message_delta":
+        return bool((event.get("delta") or {}).get("stop_reason"))
+    if kind:
+        return kind in _LAST_TYPES
+    return bool(event.get("done") or event.get("metadata") or event.get("amazon-bedrock-invocationMetrics"))
+
+
+def event_type(event: Event) -> str:
+    """Return the name of an event's type, empty where it has none."""
+    kind = event.get("type") or event.get("event_type")
+    return kind if type(kind) is str else ""
+
+
+def _dicts(value: object) -> list[Event]:
+    return [each for each in value if type(each) is dict] if type(value) is list else []
+
+
+_FEE_EVENTS = ("grounding", "annotations")
+
+
+class Events:
+    """What an answer's events say of its bill: the last of each type that states a usage, and what came after it."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, str] = {}
+        self.ended = False
+        self.is_cut = False
+        self._has_begun = False
+        self._is_whole = False
+        self._kept: dict[str, Event] = {}
+        self._whole: list[Any] | None = None
+        self._sums = Increments()
+        self._is_stated = False
+        self._is_complete = False
+        self._is_outdated = False
+        self._with_content = False
+
+    @property
+    def is_curious(self) -> bool:
+        """Whether even an event that says nothing of the bill is wanted: the first, and all after a usage."""
+        return self._is_stated or not self._has_begun
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing was generated after the usage; one that came with content needs the answer's end."""
+        return self._is_stated and not self._is_outdated and (self.ended or self._is_complete)
+
+    def add(self, event: Event | list[Any]) -> None:
+        """Take the next event."""
+        if isinstance(event, list):
+            for each in event:
+                if isinstance(each, dict):
+                    self.add(each)
+            return
+        self._note_facts(event)
+        self._keep_fees(event)
+        usage = stated_usage(event)
+        kind = event_type(event)
+        if usage is None:
+            self._note_rest(event)
+        elif kind == "message_start":
+            self._keep(kind, event)
+        else:
+            if "choices" in event and isinstance(usage, Mapping):
+                self._sums.add(usage)
+            self._keep(kind, event)
+            self._is_stated, self._is_outdated = True, False
+            self._is_complete, self._with_content = is_end(event), has_content(event)
+
+    def keep_whole(self, answer: Event | list[Any]) -> None:
+        """Keep an answer of one JSON value, which may state its usage in a shape that only its reader knows."""
+        if isinstance(answer, dict):
+            self._keep(event_type(answer), answer)
+            self._is_whole = True
+
+    def _note_rest(self, event: Event) -> None:
+        if self._is_stated and (has_content(event) or (self._with_content and is_end(event))):
+            self._is_outdated = True
+
+    def _keep(self, kind: str, event: Event) -> None:
+        self._kept.pop(kind, None)
+        self._kept[kind] = event
+        if len(self._kept) > MOST_EVENTS:
+            del self._kept[next(iter(self._kept))]
+
+    def _note_facts(self, event: Event) -> None:
+        self._has_begun = True
+        if self.facts.keys() >= {"model", "id"}:
+            return
+        for source in (event, event.get("message"), event.get("response"), event.get("interaction")):
+            if type(source) is dict:
+                self._note(source, "model", "model", "modelVersion", "model_name")
+                self._note(source, "id", "id", "responseId", "response_id", "generation_id")
+                self._note(source, "service_tier", "service_tier")
+
+    def _note(self, source: Event, name: str, *keys: str) -> None:
+        if name not in self.facts:
+            found = next((value for key in keys if type(value := source.get(key)) is str and value), None)
+            if found is not None:
+                self.facts[name] = found
+
+    def _keep_fees(self, event: Event) -> None:
+        """Keep what shows a fee of a tool and stands in another event than the usage."""
+        for candidate in _dicts(event.get("candidates")):
+            if candidate.get("groundingMetadata"):
+                self._keep("grounding", {"candidates": [{"groundingMetadata": candidate["groundingMetadata"]}]})
+        for choice in _dicts(event.get("choices")):
+            found = (choice.get("delta") or choice.get("message") or {}).get("annotations")
+            if found:
+                self._keep("annotations", {"choices": [{"message": {"annotations": found}}]})
+
+    def read(self, provider: str | None) -> ReportedUsage | None:
+        """Return what is reported, with the model and the tier that other events name."""
+        events = self.to_read()
+        if not events:
+            return None
+        reading = read_payload(events[0] if len(events) == 1 else events, provider)
+        if reading is None:
+            return None
+        self._is_stated = self._is_stated or self._is_whole
+        if self.is_cut:
+            reading = reading._replace(doubts=(*reading.doubts, "tool calls in an answer of more than 4 MB"))
+        return reading._replace(
+            model=reading.model or self.facts.get("model"),
+            service_tier=reading.service_tier or _served(self.facts.get("service_tier")),
+        )
+
+    def to_read(self) -> list[Event]:
+        """Return the events to read: a usage that came in increments added up, and beside it what shows fees."""
+        fees = [self._kept[name] for name in _FEE_EVENTS if name in self._kept]
+        events = [event for name, event in self._kept.items() if name not in _FEE_EVENTS]
+        if not events:
+            return []
+        last = events.pop()
+        if self._sums.are_increments:
+            last = {**last, "usage": self._sums.total}
+        for fee in fees:
+            last = {**last, **{key: [*_dicts(last.get(key)), *value] for key, value in fee.items()}}
+        return [*events, last]
+
+
+def _served(tier: str | None) -> str | None:
+    return None if tier in (None, "auto") else tier.lower()
+
+
+class Increments:
+    """The usages of a stream's chunks: a running total that each repeats, or increments to add up.
+
+    It is a running total where the first and the last prompt that is not 0 are the same.
+    """
+
+    def __init__(self) -> None:
+        self.total: Event = {}
+        self._usages = 0
+        self._prompts = 0
+        self._first = self._last = 0
+
+    def add(self, usage: Mapping[str, Any]) -> None:
+        """Take the usage of the next chunk that states one."""
+        self._usages += 1
+        prompt = usage.get("prompt_tokens")
+        if type(prompt) is int and prompt:
+            self._prompts += 1
+            self._first, self._last = self._first or prompt, prompt
+        self.total = _sum(self.total, usage)
+
+    @property
+    def are_increments(self) -> bool:
+        """Whether the chunks' usages are to be added up."""
+        return self._usages > 1 and not (self._prompts > 1 and self._first == self._last)
+
+
+def _sum(left: Mapping[str, Any], right: Mapping[str, Any]) -> Event:
+    total = dict(left)
+    for key, value in right.items():
+        if type(value) is int:
+            total[key] = (total.get(key) or 0) + value
+        elif isinstance(value, Mapping):
+            total[key] = _sum(total.get(key) or {}, value)
+        elif value is not None:
+            total[key] = value
+    return total
