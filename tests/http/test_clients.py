@@ -7,14 +7,25 @@ import pickle
 import threading
 
 import anthropic
+import cohere
 import httpx
 import httpx2
 import openai
 import pytest
 import requests
+from mistralai.client import Mistral
 
-from tests.support.answer_server import body, events
-from tests.support.provider_answers import CHAT, CHAT_STREAM, MESSAGE, MESSAGE_STREAM, RESPONSE, RESPONSE_STREAM
+from tests.support.answer_server import body, events, lines
+from tests.support.provider_answers import (
+    CHAT,
+    CHAT_STREAM,
+    MESSAGE,
+    MESSAGE_STREAM,
+    RESPONSE,
+    RESPONSE_STREAM,
+    USAGE,
+    chunk,
+)
 from token_handlers import http
 from token_handlers.errors import raise_faults
 
@@ -156,6 +167,59 @@ def test_request_that_is_sent_again_after_a_time_out_was_lost(watcher, answers):
 
     assert [(True, "ReadTimeout"), (False, None)] == [(answer.is_lost, answer.error) for answer in watcher.answers]
     assert [(None, False), *RIGHT] == watcher.counts
+
+
+def test_ollama_streams_lines(watcher, answers):
+    """The last line has the counts, and embeddings come in one."""
+    stream = [
+        {"model": "llama3.2", "message": {"role": "assistant", "content": "Hello"}, "done": False},
+        {"model": "llama3.2", "done": True, "done_reason": "stop", "prompt_eval_count": 100, "eval_count": 20},
+    ]
+    embedded = {"model": "all-minilm", "embeddings": [[0.5]], "prompt_eval_count": 7}
+    answers.answer(lines(stream, size=7), lines(stream[:1]), body(stream[1]), body(embedded))
+    with httpx.Client(base_url=answers.url) as client:
+        for _ in range(2):
+            with client.stream("POST", "/api/chat", json=ASKED) as response:
+                list(response.iter_lines())
+        client.post("/api/chat", json={**ASKED, "stream": False})
+        client.post("/api/embed", json={"model": "all-minilm", "input": "Hi"})
+
+    assert [*RIGHT, (None, False), *RIGHT, ((7, None), True)] == watcher.counts
+
+
+def test_cohere(watcher, answers):
+    """What was billed stands beside what was read and written, in streams too."""
+    usage = {
+        "billed_units": {"input_tokens": 90, "output_tokens": 20},
+        "tokens": {"input_tokens": 100, "output_tokens": 20},
+    }
+    message = {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]}
+    stream = [
+        {"type": "message-start", "id": "c1", "delta": {"message": {"role": "assistant"}}},
+        {"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": "Hello"}}}},
+        {"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": usage}},
+    ]
+    answers.answer(
+        body({"id": "c1", "finish_reason": "COMPLETE", "message": message, "usage": usage}), events(stream, named=True)
+    )
+    with httpx.Client() as http_client:
+        client = cohere.ClientV2("made-up", base_url=answers.url, httpx_client=http_client)
+        client.chat(model="command-a", messages=ASKED["messages"])
+        list(client.chat_stream(model="command-a", messages=ASKED["messages"]))
+
+    assert RIGHT * 2 == watcher.counts
+    assert [90, 90] == [answer.usage.billed["input_tokens"] for answer in watcher.answers]
+
+
+def test_mistral(watcher, answers):
+    """Its package is on httpx, and its streams end with a usage."""
+    answers.answer(body(CHAT), events([chunk("Hel"), chunk("lo", finish="stop", usage=USAGE)], done=True))
+    with Mistral(api_key="made-up", server_url=answers.url) as client:
+        client.chat.complete(**ASKED)
+        with client.chat.stream(**ASKED) as stream:
+            list(stream)
+
+    assert RIGHT * 2 == watcher.counts
 
 
 # --- httpx

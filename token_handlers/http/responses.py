@@ -123,7 +123,9 @@ class ResponseUsage:
         is_lines = "ndjson" in kind or "jsonl" in kind or "stream+json" in kind or self._api == "ollama"
         if "event-stream" in kind or is_lines or begin.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
             return Lines(self._events)
-        return Document(self._events, is_short="embed" in self._api or self._api == "rerank")
+        # a list of vectors has its usage at an end, but for Google's, which counts each of them
+        is_short = self._api in {"embeddings", "rerank"} and self.provider != "google"
+        return Document(self._events, is_short=is_short)
 
 
 class Document:
