@@ -155,10 +155,11 @@ def test_a_measure_more(path, monkeypatch):
     """A ledger from before a measure gets its column, and the sum of what the calls have of it, when it is opened."""
     with monkeypatch.context() as patch:
         older = tuple(name for name in schema.SUMS if name != "web_searches")
+        searches = schema.EXPRESSIONS["web_searches"]
         for module in (schema, rollups):
             patch.setattr(module, "SUMS", older)
         patch.setattr(schema, "EXPRESSIONS", {name: schema.EXPRESSIONS[name] for name in older})
-        patch.setattr(schema, "MEASURE_VIEW", schema.MEASURE_VIEW.replace(schema.EXPRESSIONS["web_searches"], "0"))
+        patch.setattr(schema, "MEASURE_VIEW", schema.MEASURE_VIEW.replace(searches, "0"))
         for module in (schema, location, file):
             patch.setattr(module, "VERSION", schema.VERSION - 1)
         patch.setattr(rollups, "ROLL_UP_AT", 1)

@@ -127,7 +127,7 @@ def version_of(connection: sqlite3.Connection, path: Path) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION_ID:
         raise refused(path, "it is another program's SQLite file", "choose another path")
-    if version > VERSION:
+    if version > VERSION or 2 < version < 1_000:
         raise refused(path, f"a newer token_handlers made it (version {version})", "upgrade token_handlers")
     return version
 

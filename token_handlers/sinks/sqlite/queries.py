@@ -73,9 +73,9 @@ def query_for(connection: sqlite3.Connection, dimension: Dimension, window: Wind
     sums = {name: f"sum({name})" if name in state.used else "0" for name in SUMS}
     spans = spans_of(dimension, window) if state.rolled >= 0 else [Span(None, window.since, window.until)]
     if any(span.rollup for span in spans):
-        parts = [_part(dimension, window, span, f"+id <= {state.rolled}") for span in spans]
+        parts = [_part(dimension, window, span, f"+usage_measure.id <= {state.rolled}") for span in spans]
         if state.has_later:
-            parts.append(_part(dimension, window, Span(None, window.since, window.until), f"id > {state.rolled}"))
+            parts.append(_part(dimension, window, Span(None, window.since, window.until), f"usage_measure.id > {state.rolled}"))
     else:
         parts = [_part(dimension, window, span) for span in spans]
     return RollupQuery(sums, parts, given)
@@ -148,7 +148,7 @@ def _calls(label: str, also: str) -> str:
     """Return the calls under a label as if they were a rollup, with a bucket for each millisecond."""
     name, value, rows = _SOURCES[label]
     # Later calls are found by their id, which "+" keeps the index of times from.
-    time = "+ts_ms" if also.startswith("id ") else "ts_ms"
+    time = "+ts_ms" if also.startswith("usage_measure.id") else "ts_ms"
     return (
         f"(SELECT {name} AS label, {time} AS bucket, {value} AS value, model, provider, operation, session, user, "  # noqa: S608 (constants)
         f"{', '.join(SUMS)} FROM {rows} WHERE {also} AND {value} IS NOT NULL)"
