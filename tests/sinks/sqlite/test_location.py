@@ -6,6 +6,7 @@ import pytest
 from tests.support.ledgers import call, check_sums, make_old
 from tests.support.usage_ledgers import fill
 from token_handlers import TokenHandlersError, Usage
+from token_handlers.sinks.sql.schema import COLUMNS, EXPRESSIONS, SUMS
 from token_handlers.sinks.sqlite import SQLiteLedger, file, location, rollups, schema
 from token_handlers.usage import MEASURES
 
@@ -154,11 +155,11 @@ def test_an_older_ledger_is_migrated(path, version):
 def test_a_measure_more(path, monkeypatch):
     """A ledger from before a measure gets its column, and the sum of what the calls have of it, when it is opened."""
     with monkeypatch.context() as patch:
-        older = tuple(name for name in schema.SUMS if name != "web_searches")
-        searches = schema.EXPRESSIONS["web_searches"]
+        older = tuple(name for name in SUMS if name != "web_searches")
+        searches = EXPRESSIONS["web_searches"]
         for module in (schema, rollups):
             patch.setattr(module, "SUMS", older)
-        patch.setattr(schema, "EXPRESSIONS", {name: schema.EXPRESSIONS[name] for name in older})
+        patch.setattr(schema, "EXPRESSIONS", {name: EXPRESSIONS[name] for name in older})
         patch.setattr(schema, "MEASURE_VIEW", schema.MEASURE_VIEW.replace(searches, "0"))
         for module in (schema, location, file):
             patch.setattr(module, "VERSION", schema.VERSION - 1)
@@ -178,6 +179,6 @@ def test_every_count_and_measure_has_a_column(ledger, path):
     )
     program.close()
 
-    assert {*schema.COLUMNS, "id"} == calls
+    assert {*COLUMNS, "id"} == calls
     assert set(Usage.model_fields) <= calls
     assert {measure.name for measure in MEASURES} <= sums

@@ -75,7 +75,9 @@ def query_for(connection: sqlite3.Connection, dimension: Dimension, window: Wind
     if any(span.rollup for span in spans):
         parts = [_part(dimension, window, span, f"+usage_measure.id <= {state.rolled}") for span in spans]
         if state.has_later:
-            parts.append(_part(dimension, window, Span(None, window.since, window.until), f"usage_measure.id > {state.rolled}"))
+            parts.append(
+                _part(dimension, window, Span(None, window.since, window.until), f"usage_measure.id > {state.rolled}")
+            )
     else:
         parts = [_part(dimension, window, span) for span in spans]
     return RollupQuery(sums, parts, given)
