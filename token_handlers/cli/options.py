@@ -156,7 +156,7 @@ def _top(text: str) -> int:
 
 
 def _moment(text: str) -> str:
-    from token_handlers.sinks.sqlite.queries import moment_ms
+    from token_handlers.sinks.sql.questions import moment_ms
 
     try:
         moment_ms("it", text)
