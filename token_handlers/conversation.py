@@ -15,12 +15,12 @@ from token_handlers.budget.budget import Budget
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.install import install
 from token_handlers.pricing.calculator import Price, price_call
-from token_handlers.sessions import Ledger, configured_ledger
 from token_handlers.settings import Settings
 from token_handlers.sinks.agentsight.client import DEFAULT_ENDPOINT, AgentSightClient, SendFailed
 from token_handlers.sinks.agentsight.http import checked_endpoint, checked_key
 from token_handlers.sinks.agentsight.outbox import Counts
 from token_handlers.sinks.agentsight.unsent import Unsent
+from token_handlers.sinks.configured import Ledger, add_configured_sinks, configured_ledger
 from token_handlers.tracking.recorder import add_sink, record_manual
 from token_handlers.tracking.scopes import NO_LABELS, active_scopes
 from token_handlers.tracking.state import shared_counter
@@ -50,7 +50,7 @@ class ConversationTracker:
     With a conversation id it counts what is given to `track_token_usage` and the calls inside ``with tracker:`` (or
     ``async with``). Without one it shows the process-wide counter, all conversations included, and sends that under
     AGENTSIGHT_CONVERSATION_ID or a made-up name. Making one turns on the tracking that AGENTSIGHT_TOKEN_HANDLER_TYPE
-    names, and the ledger that AGENTSIGHT_TOKEN_LEDGER names.
+    names, and adds the sinks that AGENTSIGHT_TOKEN_LEDGER and AGENTSIGHT_TOKEN_REDIS_URL name.
 
     ``api_key`` and ``endpoint`` are by default what AGENTSIGHT_API_KEY and AGENTSIGHT_API_ENDPOINT say when it sends.
     ``sink`` gets a record of each call, or is an AgentSightClient with settings of its own. Calls inside the block are
@@ -84,7 +84,7 @@ class ConversationTracker:
         handler_type = _text(settings.token_handler_type)
         if handler_type is not None:
             install(handler_type)
-        configured_ledger(settings)
+        add_configured_sinks(settings)
         self._attach()
 
     def _attach(self) -> None:

@@ -6,6 +6,7 @@ import logging
 from token_handlers.budget.budget import Budget, check_budget
 from token_handlers.guide import WHY
 from token_handlers.settings import FRAMEWORKS, Settings
+from token_handlers.sinks.configured import add_configured_sinks
 from token_handlers.tracking.scopes import any_entered
 from token_handlers.tracking.state import check_budgets, state, unwatch_llama_index, watch_frameworks
 
@@ -22,7 +23,8 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None) ->
     ``handler_type`` is 'langchain', 'llamaindex', both separated by a comma, or 'auto' for what is installed; case does
     not matter. None reads AGENTSIGHT_TOKEN_HANDLER_TYPE, and does nothing where that is unset or empty. Anything else
     is a ValueError. A framework that is not installed gives one warning and is not tracked. Calling it again adds to
-    what is tracked, and tracks nothing twice. AGENTSIGHT_TOKEN_LEDGER, where it is set, opens that ledger as a sink.
+    what is tracked, and tracks nothing twice. AGENTSIGHT_TOKEN_LEDGER, where it is set, adds that ledger as a sink, and
+    AGENTSIGHT_TOKEN_REDIS_URL a `RedisCounter` of that server, whose namespace is "token_handlers".
     Each call of the process that is counted, in blocks too, is checked against ``budget`` before it is sent; with one,
     what no handler type says is 'auto'.
     """
@@ -42,10 +44,7 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None) ->
     if text.strip().lower() != "auto":
         for name in wanted - present:
             _warn_missing(name)
-    if settings.token_ledger:
-        from token_handlers.sessions import configured_ledger
-
-        configured_ledger(settings)
+    add_configured_sinks(settings)
     if present:
         state.automatic.update(present)
         watch_frameworks()

@@ -1,50 +1,11 @@
 """A session's usage in Cognigy's form, from memory and from the ledgers that this process knows."""
 
-import threading
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Protocol, TypedDict, runtime_checkable
+from collections.abc import Iterator
+from typing import TypedDict
 
 from token_handlers.counter.totals import SESSION_MODEL
-from token_handlers.settings import Settings
-from token_handlers.tracking import recorder
+from token_handlers.sinks.configured import Ledger, configured_ledger
 from token_handlers.tracking.state import shared_counter, state
-from token_handlers.usage import UsageRecord, UsageTotals
-
-
-@runtime_checkable
-class Ledger(Protocol):
-    """A sink on disk that can be asked about a session."""
-
-    path: Path
-
-    def __call__(self, record: UsageRecord) -> object:
-        """Take a record."""
-
-    def flush(self, timeout: float | None = None) -> bool:
-        """Return whether everything is on disk."""
-
-    def by_session_model(self, session: str) -> Mapping[tuple[str | None, str, str], UsageTotals]:
-        """Return a session's totals by provider, model and operation."""
-
-
-_configured: dict[Path, Ledger] = {}
-_configuring = threading.Lock()
-
-
-def configured_ledger(settings: Settings | None = None) -> Ledger | None:
-    """Return the process-wide ledger that AGENTSIGHT_TOKEN_LEDGER names, from now on a sink of every record."""
-    name = ((settings or Settings()).token_ledger or "").strip()
-    if not name:
-        return None
-    from token_handlers.sinks.sqlite.ledger import SQLiteLedger  # sqlite3 is for those who have a ledger
-
-    path = Path(name).expanduser().absolute()
-    with _configuring:
-        if path not in _configured:
-            _configured[path] = SQLiteLedger(path)
-            recorder.add_sink(_configured[path])
-        return _configured[path]
 
 
 class LLMTokens(TypedDict):
