@@ -23,14 +23,14 @@ from token_handlers.sinks.agentsight.unsent import Unsent
 from token_handlers.sinks.configured import Ledger, add_configured_sinks, configured_ledger
 from token_handlers.tracking.recorder import add_sink, record_manual
 from token_handlers.tracking.scopes import NO_LABELS, active_scopes
-from token_handlers.tracking.state import shared_counter
+from token_handlers.tracking.state import state
 from token_handlers.tracking.track_tokens import track_tokens
 from token_handlers.usage import Operation, Usage, UsageRecord
 
 FLUSH_SECONDS = 30.0
 """How long a send waits for a ledger to have everything on disk."""
 
-_shared_unsent = Unsent(shared_counter())
+_shared_unsent = Unsent(state.counter)
 _generated_id = f"conv_{uuid.uuid4().hex[:12]}"
 
 

@@ -5,7 +5,8 @@ from typing import TypedDict
 
 from token_handlers.counter.totals import SESSION_MODEL
 from token_handlers.sinks.configured import Ledger, configured_ledger
-from token_handlers.tracking.state import shared_counter, state
+from token_handlers.tracking.state import state
+from token_handlers.tracking.unread_variable import warn_if_unread
 
 
 class LLMTokens(TypedDict):
@@ -33,6 +34,7 @@ def get_llm_token_usage_for_session(session: str, *, ledger: Ledger | None = Non
     """
     if not isinstance(session, str):
         raise TypeError(f"session must be a string, not {session!r}")
+    warn_if_unread()
     found: dict[tuple[str, str], tuple[int, int]] = {}
     for model, counts in (*_in_memory(session), *_in_ledgers(session, ledger)):
         # Each source may know less than all: memory since the start, a ledger since it is a sink.
@@ -54,7 +56,7 @@ _Found = Iterator[tuple[tuple[str, str], tuple[int, int]]]
 
 
 def _in_memory(session: str) -> _Found:
-    for value, numbers in shared_counter().numbers_by(SESSION_MODEL, f"{session}\0").items():
+    for value, numbers in state.counter.numbers_by(SESSION_MODEL, f"{session}\0").items():
         name, provider, model = value.rsplit("\0", 2)
         if name == session:
             sent = numbers.get("input_tokens", 0) + numbers.get("embedding_tokens", 0)
