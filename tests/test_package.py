@@ -79,6 +79,17 @@ def test_help_begins_with_the_ways_in():
     assert sorted(ways) == ways
 
 
+def test_modules_are_attributes():
+    """Importing the package alone imports no other module, and its modules are there as attributes all the same."""
+    program = (
+        "import sys, token_handlers; print([name for name in sys.modules if name.startswith('token_handlers.')]);"
+        "import token_handlers.install; print(token_handlers.pricing.__name__, token_handlers.install.__class__.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+
+    assert ["[]", "token_handlers.pricing function"] == done.stdout.splitlines()
+
+
 def test_an_old_python():
     """Where Python is too old, importing says so and which is needed."""
     program = "import sys; sys.version_info, sys.version = (3, 10, 4), '3.10.4 (main)'; import token_handlers"

@@ -27,29 +27,30 @@ And one without a line of code: ``token-handlers run app.py``.
 
 import importlib
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 if sys.version_info < (3, 11):  # noqa: UP036 (a copied package, or a pip that does not ask)
     raise ImportError(f"token_handlers needs Python 3.11 or newer; this is {sys.version.split()[0]}")
 
-from token_handlers.budget.budget import Budget
-from token_handlers.conversation import ConversationTracker
-from token_handlers.counter.counter import TokenCounter
-from token_handlers.errors import BudgetExceeded, MissingDependency, TokenHandlersError
-from token_handlers.install import install, shared_counter, uninstall
-from token_handlers.payloads import usage_from_payload
-from token_handlers.pricing.calculator import set_price
-from token_handlers.sessions import get_llm_token_usage_for_session
-from token_handlers.tracking.recorder import add_sink, remove_sink
-from token_handlers.tracking.track_tokens import track_tokens
-from token_handlers.usage import Usage, UsageRecord, UsageTotals
-
 if TYPE_CHECKING:
+    from token_handlers.budget.budget import Budget
+    from token_handlers.conversation import ConversationTracker
+    from token_handlers.counter.counter import TokenCounter
+    from token_handlers.errors import BudgetExceeded, MissingDependency, TokenHandlersError
+    from token_handlers.install import install, shared_counter, uninstall
     from token_handlers.langchain import LangChainTokenHandler as LangChainTokenHandler
     from token_handlers.langchain import openai_callback
     from token_handlers.llama_index import LlamaIndexTokenHandler as LlamaIndexTokenHandler
+    from token_handlers.payloads import usage_from_payload
+    from token_handlers.pricing.calculator import set_price
+    from token_handlers.sessions import get_llm_token_usage_for_session
     from token_handlers.sinks.sqlite import SQLiteLedger
+    from token_handlers.tracking.recorder import add_sink, remove_sink
+    from token_handlers.tracking.track_tokens import track_tokens
+    from token_handlers.usage import Usage, UsageRecord, UsageTotals
 
+# A framework that is not installed must not break `from token_handlers import *`, so the handlers are not in __all__.
 __all__ = [
     "Budget",
     "BudgetExceeded",
@@ -74,13 +75,36 @@ __all__ = [
     "usage_from_payload",
 ]
 
-# What needs a framework or a store is imported when somebody asks for it. A framework that is not there must not break
-# `from token_handlers import *`, so that the handlers are not in __all__.
-_LAZY = {
-    "LangChainTokenHandler": "token_handlers.langchain",
-    "LlamaIndexTokenHandler": "token_handlers.llama_index",
-    "SQLiteLedger": "token_handlers.sinks.sqlite",
+# Public name -> the module that has it. Each is imported when somebody asks for it: the pytest plugin and the processes
+# that only find the package installed pay for nothing.
+_HOMES = {
+    "Budget": "budget.budget",
+    "BudgetExceeded": "errors",
+    "ConversationTracker": "conversation",
+    "LangChainTokenHandler": "langchain",
+    "LlamaIndexTokenHandler": "llama_index",
+    "MissingDependency": "errors",
+    "SQLiteLedger": "sinks.sqlite",
+    "TokenCounter": "counter.counter",
+    "TokenHandlersError": "errors",
+    "Usage": "usage",
+    "UsageRecord": "usage",
+    "UsageTotals": "usage",
+    "add_sink": "tracking.recorder",
+    "get_llm_token_usage_for_session": "sessions",
+    "install": "install",
+    "remove_sink": "tracking.recorder",
+    "set_price": "pricing.calculator",
+    "shared_counter": "install",
+    "track_tokens": "tracking.track_tokens",
+    "uninstall": "install",
+    "usage_from_payload": "payloads",
 }
+# Modules that are attributes without an import of their own, as `token_handlers.pricing.reset_prices()`.
+_MODULES = (
+    *("budget", "conversation", "counter", "errors", "guide", "lifecycle", "locks", "payloads", "pricing", "sessions"),
+    *("settings", "sinks", "tokenizer", "tracking", "usage"),
+)
 
 Model = TypeVar("Model")
 
@@ -106,14 +130,26 @@ def report_stream_usage(model: Model) -> Model:
     return asking
 
 
+class _Package(ModuleType):
+    """This package, in which ``install`` is the function: the import of the module of that name must not replace it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
 if not TYPE_CHECKING:  # to a type checker, what is not imported above is not there
 
     def __getattr__(name: str) -> object:
-        if name not in _LAZY:
+        if name in _MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
+        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
         return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_LAZY})
+    return sorted({*__all__, *_HOMES})
