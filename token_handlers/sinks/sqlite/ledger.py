@@ -17,7 +17,16 @@ from token_handlers.sinks.sqlite.backlog import Outbox
 from token_handlers.sinks.sqlite.duplicates import Groups, groups_by
 from token_handlers.sinks.sqlite.file import LedgerFile
 from token_handlers.sinks.sqlite.location import explained
-from token_handlers.sinks.sqlite.queries import SESSION_MODELS, Dimension, Moment, Window, moment_ms, page, sums_by
+from token_handlers.sinks.sqlite.queries import (
+    PROVIDER_MODELS,
+    SESSION_MODELS,
+    Dimension,
+    Moment,
+    Window,
+    moment_ms,
+    page,
+    sums_by,
+)
 from token_handlers.sinks.sqlite.rows import divide_usd, record_of, row_of, set_costs, usd
 from token_handlers.sinks.sqlite.schema import NAMELESS
 from token_handlers.sinks.sqlite.writer import END_SECONDS, WriteBehind
@@ -179,6 +188,14 @@ class SQLiteLedger:
         with self._asked() as connection:
             sums = sums_by(connection, SESSION_MODELS, Window(session=session))
         return {(str(key[0]) or None, str(key[1]), str(key[2])): totals for key, totals in sums.items()}
+
+    def by_provider_model(
+        self, *, since: Moment | None = None, until: Moment | None = None
+    ) -> dict[tuple[str | None, str], UsageTotals]:
+        """Return totals by provider (None where it is not known) and model."""
+        with self._asked() as connection:
+            sums = sums_by(connection, PROVIDER_MODELS, _window(None, None, None, since, until))
+        return {(str(key[0]) or None, str(key[1])): totals for key, totals in sums.items()}
 
     def records(
         self,

@@ -72,6 +72,7 @@ _DIMENSIONS = {
     "tag": Dimension(("substr(label, 5) || iif(value = 'true', '', '=' || value)",), "tag"),
 }
 SESSION_MODELS = Dimension(("provider", "model", "operation"))
+PROVIDER_MODELS = Dimension(("provider", "model"))
 _MODEL_KEYS = frozenset(SESSION_MODELS.keys)
 
 
