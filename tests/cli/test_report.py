@@ -46,6 +46,10 @@ def test_report(path, capsys):
         ("session", ["<script>alert(1)</script>", "s1"]),
         ("user", ["ann"]),
         ("tag", ["team=red"]),
+        ("team", ["red"]),
+        ("month", ["2026-10"]),
+        ("node", []),
+        ("operation", ["embeddings", "chat"]),
         ("model", ["text-embedding-3-small", "gpt-4o", "my-llama"]),
     ],
 )
@@ -56,6 +60,23 @@ def test_report_by(label, expected, path, capsys):
 
     assert expected == list(report["groups"])
     assert "0.5031875" == report["total"]["cost"]
+
+
+@pytest.mark.parametrize(
+    ("label", "hint"),
+    [
+        ("sesion", "did you mean session?"),
+        ("teem", "did you mean team?"),
+        (
+            "customer",
+            "--by takes model, provider, session, user, node, operation, tag, hour, day, month, or the key of a tag",
+        ),
+    ],
+)
+def test_a_label_that_no_call_has(label, hint, path, capsys):
+    """A label that is mistyped is wrong usage with what may have been meant, and not a table of nothing."""
+    assert 2 == main(["report", "--ledger", str(path), "--by", label])
+    assert f"token-handlers: no call in the report has a tag {label!r}: {hint}\n" == capsys.readouterr().err
 
 
 def test_report_of_a_time(path, capsys):

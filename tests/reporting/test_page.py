@@ -216,7 +216,8 @@ def test_a_page_fits(browser, written, width):
 )
 def test_a_browser_draws_the_page(browser, written, dark, background, bar):
     """Chromium draws bars and text on the page's own background, light and dark."""
-    browser.open(written, width=500, height=700, dark=dark)
+    browser.open(written, width=400, height=300, dark=dark)
+    browser.run("document.querySelector('.chart').scrollIntoView()")
     rows, size = pixels(browser.picture(whole=False))
     seen = {tuple(row[start : start + 3]) for row in rows for start in range(0, len(row), size)}
 

@@ -1,6 +1,8 @@
 """token-handlers report: what a ledger's calls used and cost, as a table, JSON or a page."""
 
 import argparse
+import difflib
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +21,19 @@ from token_handlers.cli.options import (
     quiet_log,
 )
 from token_handlers.errors import TokenHandlersError
+from token_handlers.usage import UsageTotals
 
 if TYPE_CHECKING:
     from token_handlers.reporting.budget_line import BudgetLine
+    from token_handlers.sinks.sqlite.duplicates import Groups
     from token_handlers.sinks.sqlite.ledger import SQLiteLedger
 
-LABELS = ("model", "session", "user", "day", "tag")
+LABELS = ("model", "provider", "session", "user", "node", "operation", "tag", "hour", "day", "month")
+"""What --by takes beside the key of a tag."""
+
+
+TAGS_SEARCHED = 1000
+"""Among so many values of tags a key is looked for that is like one which was mistyped."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -32,7 +41,8 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser("report", help="what the calls in the ledger used and cost")
     add_ledger(parser)
     add_window(parser)
-    parser.add_argument("--by", choices=LABELS, default="model", help="what to sum by (default: model)")
+    text = f"what to sum by: {', '.join(LABELS)}, or the key of a tag (default: model)"
+    parser.add_argument("--by", metavar="LABEL", default="model", help=text)
     add_top(parser, "models, sessions, ...")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write a page of it all, in one file")
     parser.add_argument("--title", metavar="TEXT", help="the page's title (default: the ledger's name)")
@@ -75,7 +85,10 @@ def _print_totals(options: argparse.Namespace, ledger: "SQLiteLedger", added: di
 
     window = {"since": options.since, "until": options.until}
     top = options.top or (None if options.json or options.by in IN_TIME else TOP)
-    groups, total = ledger.by(options.by, top=top, **window), ledger.totals(**window)
+    total = ledger.totals(**window)
+    groups = _groups(options, ledger, top)
+    if not groups and options.by not in LABELS and total != UsageTotals():
+        raise WrongUsage(_no_such_label(options.by, ledger))
     if options.json:
         told = totals_json(options.by, groups, total)
         print_json({"ledger": str(ledger.path), **window, **told, "others": groups.others, **added})
@@ -85,6 +98,23 @@ def _print_totals(options: argparse.Namespace, ledger: "SQLiteLedger", added: di
     if groups.others:
         notes.insert(0, f"{OTHER} adds up {groups.others:,} more: --top N lists more of them, --top all all.")
     print(*([""] if notes else []), *notes, sep="\n", end="\n" if notes else "")
+
+
+def _groups(options: argparse.Namespace, ledger: "SQLiteLedger", top: int | None) -> "Groups":
+    from token_handlers.reporting.sums import by_month, most_expensive
+
+    label, since, until = options.by, options.since, options.until
+    if label == "month":
+        days = ledger.by("day", since=since, until=until)
+        return most_expensive(by_month(days), top or sys.maxsize)
+    return ledger.by("langgraph_node" if label == "node" else label, top=top, since=since, until=until)
+
+
+def _no_such_label(label: str, ledger: "SQLiteLedger") -> str:
+    keys = dict.fromkeys(tag.partition("=")[0] for tag in ledger.by("tag", top=TAGS_SEARCHED))
+    near = difflib.get_close_matches(label, [*LABELS, *keys], n=1, cutoff=0.7)
+    hint = f"did you mean {near[0]}?" if near else f"--by takes {', '.join(LABELS)}, or the key of a tag"
+    return f"no call in the report has a tag {label!r}: {hint}"
 
 
 def _projected(
