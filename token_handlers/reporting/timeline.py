@@ -59,14 +59,14 @@ def cost_chart(in_time: InTime | None, state: BudgetState | None = None) -> Mark
     columns = [_other(name, "models") for name in in_time.models] if len(in_time.models) > 1 else []
     rows = [
         (
-            *(dollars(in_time.models[name].get(label, Decimal(0))) for name in in_time.models if columns),
             dollars(totals.cost),
+            *(dollars(in_time.models[name].get(label, Decimal(0))) for name in in_time.models if columns),
         )
         for label, totals in in_time.totals.items()
     ]
     return _chart(
         "Cost", in_time, chart.picture, [f"${short(chart.top)}", f"${short(chart.top / 2)}", "0"],
-        entries, (*columns, "Cost"), rows,
+        entries, ("Cost", *columns), rows,
     )  # fmt: skip
 
 
