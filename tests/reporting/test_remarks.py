@@ -3,7 +3,7 @@ from decimal import Decimal
 from tests.support.pages import NOTHING, Reader, contents
 from tests.support.totals import CHEAP
 from token_handlers.reporting.remarks import exactness, savings
-from token_handlers.reporting.savings import CacheSavings
+from token_handlers.reporting.savings import CacheSavings, ModelSavings
 
 
 def test_savings():
@@ -18,11 +18,19 @@ def test_savings():
 
 def test_a_cache_that_cost():
     """A cache that was written to and hardly read is said to have cost more; what is not known is said."""
-    cost = contents(savings=CacheSavings(Decimal("-0.5"), 0, 100, 7), total=CHEAP)
+    cost = contents(savings=CacheSavings(Decimal("-0.5"), 0, 100, 7, {}), total=CHEAP)
     reader = Reader(savings(cost))
 
     assert ["The provider's prompt cache cost $0.50 more than it saved, at list prices"] == reader.texts["span"]
     assert "Not in it: 7 tokens read or written by models whose prices are not known." in reader.texts["p"]
+
+
+def test_savings_by_model():
+    """Of several models each is there with what it saved and how much of its prompts was cached."""
+    models = {"a": ModelSavings(None, 1, 2), "b": ModelSavings(Decimal(1), 1, 4), "c": ModelSavings(Decimal(2), 4, 4)}
+    text = Reader(savings(contents(savings=CacheSavings(Decimal(3), 6, 10, 1, models), total=CHEAP))).texts["span"]
+
+    assert ["c", "$2.00 · 100%", "b", "$1.00 · 25%", "a", "unknown · 50%"] == text[1:]
 
 
 def test_no_cache():

@@ -4,7 +4,7 @@ from decimal import Decimal
 import pytest
 
 from token_handlers.pricing import reset_prices, set_price
-from token_handlers.reporting.savings import CacheSavings, cache_savings
+from token_handlers.reporting.savings import CacheSavings, ModelSavings, cache_savings
 from token_handlers.usage import UsageTotals
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -36,8 +36,15 @@ def test_what_reads_save_less_what_writes_cost_more():
     models = {("anthropic", "writer"): totals(10, 5, 3, 1), ("openai", "reader"): totals(4, 2)}
     expected = 5 * 9 - 2 * Decimal("2.5") - 1 * 10 + 2 * 3
 
-    assert CacheSavings(expected, 7 * 10**6, 14 * 10**6, 0) == cache_savings(models, NOW)
-    assert 0.5 == cache_savings(models, NOW).hit_rate
+    found = cache_savings(models, NOW)
+
+    assert (expected, 7 * 10**6, 14 * 10**6, 0) == found[:4]
+    assert 0.5 == found.hit_rate
+    assert {
+        "writer": ModelSavings(expected - 6, 5 * 10**6, 10 * 10**6),
+        "reader": ModelSavings(Decimal(6), 2 * 10**6, 4 * 10**6),
+    } == found.models
+    assert 0.5 == found.models["reader"].hit_rate
 
 
 def test_writes_that_were_never_read():
@@ -49,10 +56,20 @@ def test_a_model_without_a_price():
     """What is not known is counted, and not taken for nothing."""
     models = {(None, "nobody-knows-it"): totals(2, 1), ("openai", "reader"): totals(2, 1)}
 
-    assert CacheSavings(Decimal(3), 2 * 10**6, 4 * 10**6, 10**6) == cache_savings(models, NOW)
+    found = cache_savings(models, NOW)
+
+    assert (Decimal(3), 2 * 10**6, 4 * 10**6, 10**6) == found[:4]
+    assert None is found.models["nobody-knows-it"].saved
+
+
+def test_a_model_at_two_providers():
+    """What is known of a model is summed over its providers."""
+    found = cache_savings({("openai", "reader"): totals(2, 1), ("azure", "reader"): totals(4, 1)}, NOW)
+
+    assert {"reader": ModelSavings(found.saved, 2 * 10**6, 6 * 10**6)} == found.models
 
 
 def test_nothing_was_cached():
     """A model without cached tokens is not asked for a price."""
-    assert CacheSavings(Decimal(0), 0, 10**6, 0) == cache_savings({(None, "nobody-knows-it"): totals(1)}, NOW)
+    assert CacheSavings(Decimal(0), 0, 10**6, 0, {}) == cache_savings({(None, "nobody-knows-it"): totals(1)}, NOW)
     assert 0.0 == cache_savings({}, NOW).hit_rate

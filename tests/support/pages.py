@@ -55,7 +55,7 @@ def contents(**changes: object) -> Contents:
         in_time=IN_TIME,
         before=UsageTotals(cost=Decimal("2.50"), successful_requests=1),
         projection=PROJECTION,
-        savings=CacheSavings(Decimal("1.5"), 400, 1000, 0),
+        savings=CacheSavings(Decimal("1.5"), 400, 1000, 0, {}),
     )
     return replace(given, **changes)
 

@@ -4,8 +4,12 @@ from token_handlers.reporting.amounts import counted, dollars, percent
 from token_handlers.reporting.charts import share_bar
 from token_handlers.reporting.contents import Contents
 from token_handlers.reporting.markup import Markup, tag
+from token_handlers.reporting.savings import CacheSavings
 from token_handlers.reporting.text import exactness_notes
 from token_handlers.usage import UsageTotals
+
+MOST_MODELS = 10
+"""Of how many models it is said what their cache saved."""
 
 
 def savings(contents: Contents) -> Markup:
@@ -25,6 +29,7 @@ def savings(contents: Contents) -> Markup:
             lines.append(
                 tag("p", f"Not in it: {unknown} read or written by models whose prices are not known.", class_="soft")
             )
+        lines += _by_model(cache)
     if total.cached_responses:
         answers = counted(total.cached_responses, "answer")
         lines.append(
@@ -35,6 +40,17 @@ def savings(contents: Contents) -> Markup:
             )
         )
     return tag("section", tag("h2", "What caching saved"), *lines, class_="shares", id="caching") if lines else Markup()
+
+
+def _by_model(cache: CacheSavings) -> list[Markup]:
+    """Return a line for each of the models that saved most, where there are several."""
+    if len(cache.models) < 2:
+        return []
+    most = sorted(cache.models.items(), key=lambda item: (-(item[1].saved or 0), -item[1].read_tokens, item[0]))
+    return [
+        tag("p", tag("span", name), tag("span", f"{dollars(each.saved)} · {percent(each.hit_rate)}"), class_="soft")
+        for name, each in most[:MOST_MODELS]
+    ]
 
 
 def exactness(contents: Contents) -> Markup:
