@@ -63,6 +63,15 @@ def share_bar(parts: Iterable[tuple[str, float]]) -> Markup:
     )
 
 
+def folded_table(summary: str, name: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
+    """Return numbers as a table that a click unfolds and a keyboard can scroll; the first column names the rows."""
+    head = tag("tr", *(tag("th", column, scope="col") for column in columns))
+    body = [tag("tr", tag("th", first, scope="row"), *(tag("td", cell) for cell in cells)) for first, *cells in rows]
+    table = tag("table", tag("thead", head), tag("tbody", *body))
+    scrolled = tag("div", table, class_="scroll", role="region", tabindex=0, aria_label=name)
+    return tag("details", tag("summary", summary), scrolled)
+
+
 def nice_ceiling(value: float) -> float:
     """Return a round number that is not much above a value; 1 for 0."""
     if value <= 0:

@@ -1,14 +1,14 @@
 """What to know of a page's figures: how exact they are, what to do about it, and what caching saved."""
 
 from token_handlers.reporting.amounts import counted, dollars, percent
-from token_handlers.reporting.charts import share_bar
+from token_handlers.reporting.charts import folded_table, share_bar
 from token_handlers.reporting.contents import Contents
 from token_handlers.reporting.markup import Markup, tag
 from token_handlers.reporting.savings import CacheSavings
 from token_handlers.reporting.text import exactness_notes
 from token_handlers.usage import UsageTotals
 
-MOST_MODELS = 10
+MOST_MODELS = 100
 """Of how many models it is said what their cache saved."""
 
 
@@ -43,14 +43,12 @@ def savings(contents: Contents) -> Markup:
 
 
 def _by_model(cache: CacheSavings) -> list[Markup]:
-    """Return a line for each of the models that saved most, where there are several."""
+    """Return a table of the models that saved most, where there are several."""
     if len(cache.models) < 2:
         return []
     most = sorted(cache.models.items(), key=lambda item: (-(item[1].saved or 0), -item[1].read_tokens, item[0]))
-    return [
-        tag("p", tag("span", name), tag("span", f"{dollars(each.saved)} · {percent(each.hit_rate)}"), class_="soft")
-        for name, each in most[:MOST_MODELS]
-    ]
+    rows = [(name, dollars(each.saved), percent(each.hit_rate)) for name, each in most[:MOST_MODELS]]
+    return [folded_table("By model", "What the prompt cache saved by model", ("Model", "Saved", "Read from it"), rows)]
 
 
 def exactness(contents: Contents) -> Markup:

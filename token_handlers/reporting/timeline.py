@@ -7,7 +7,7 @@ from decimal import Decimal
 from token_handlers.counter.counter import OTHER
 from token_handlers.reporting.amounts import counted, dollars, short
 from token_handlers.reporting.budget_line import BudgetState
-from token_handlers.reporting.charts import Bar, bar_chart, slots
+from token_handlers.reporting.charts import Bar, bar_chart, folded_table, slots
 from token_handlers.reporting.contents import InTime
 from token_handlers.reporting.markup import Markup, tag
 from token_handlers.reporting.period import Step, in_figures, moment_of
@@ -153,19 +153,13 @@ def _chart(
     marks = tag("div", *(tag("span", mark) for mark in scale), class_="scale", aria_hidden="true")
     ticks = [tag("span", tick) for tick in axis(step, names)]
     axis_line = tag("div", *ticks, class_="axis", aria_hidden="true")
-    head = tag("tr", *(tag("th", name, scope="col") for name in (step.capitalize(), *columns)))
-    lines = [
-        tag("tr", tag("th", in_full(step, label), scope="row"), *(tag("td", cell) for cell in cells))
-        for label, cells in zip(names, rows, strict=True)
-    ]
-    table = tag("table", tag("thead", head), tag("tbody", *lines))
-    scrolled = tag("div", table, class_="scroll", role="region", tabindex=0, aria_label=f"{title}, as a table")
+    lines = [(in_full(step, label), *cells) for label, cells in zip(names, rows, strict=True)]
     return tag(
         "section",
         tag("h2", title),
         tag("div", marks, picture, axis_line, class_="chart"),
         legend(entries),
-        tag("details", tag("summary", "As a table"), scrolled),
+        folded_table("As a table", f"{title}, as a table", (step.capitalize(), *columns), lines),
     )
 
 
