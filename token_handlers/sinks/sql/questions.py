@@ -57,6 +57,7 @@ _DIMENSIONS = {
     "tag": Dimension(("substr(label, 5) || CASE value WHEN 'true' THEN '' ELSE '=' || value END",), "tag"),
 }
 SESSION_MODELS = Dimension(("provider", "model", "operation"))
+PROVIDER_MODELS = Dimension(("provider", "model"))
 _MODEL_KEYS = frozenset(SESSION_MODELS.keys)
 
 

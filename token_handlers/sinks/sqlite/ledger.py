@@ -18,7 +18,7 @@ from token_handlers.counter.listeners import MakeRecord, made
 from token_handlers.errors import TokenHandlersError
 from token_handlers.lifecycle import BackgroundWriter, Warnings, after_fork, at_exit, not_at_exit
 from token_handlers.sinks.escapes import unescaped
-from token_handlers.sinks.sql.questions import SESSION_MODELS, Dimension, Moment, Window, window_of
+from token_handlers.sinks.sql.questions import PROVIDER_MODELS, SESSION_MODELS, Dimension, Moment, Window, window_of
 from token_handlers.sinks.sql.rows import MOST_USD, divide_usd, record_of, row_of, usd
 from token_handlers.sinks.sqlite.backlog import UnsentCalls
 from token_handlers.sinks.sqlite.file import LedgerFile
@@ -227,6 +227,15 @@ class SQLiteLedger:
             sums = sums_by(connection, SESSION_MODELS, window_of(session, None, None, None, None))
         named = (([unescaped(str(part)) for part in key], totals) for key, totals in sums.items())
         return {(provider or None, model, operation): totals for (provider, model, operation), totals in named}
+
+    def by_provider_model(
+        self, *, since: Moment | None = None, until: Moment | None = None
+    ) -> dict[tuple[str | None, str], UsageTotals]:
+        """Return totals by provider (None where it is not known) and model."""
+        with self._asked() as connection:
+            sums = sums_by(connection, PROVIDER_MODELS, window_of(None, None, None, since, until))
+        named = (([unescaped(str(part)) for part in key], totals) for key, totals in sums.items())
+        return {(provider or None, model): totals for (provider, model), totals in named}
 
     def records(
         self,
