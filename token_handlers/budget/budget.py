@@ -8,7 +8,7 @@ nothing to know; the prompts are estimated where that is in the way of a call.
 import inspect
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from decimal import Decimal
 from typing import Literal
@@ -183,11 +183,22 @@ class Budget:
             error = self._unpriced_refusal(reservation)
             if error is not None and not self._allows(error):
                 raise error
-        error = self._reserve(reservation)
+        store, error = self._store, None
+        if isinstance(store, LocalStore):
+            try:
+                result = store.reserve(reservation, request.amounts, self._checked)
+                if result.exceeded is not None:
+                    error = self._reserve_estimated(store, reservation, result)
+            except StoreUnavailable as outage:
+                error = self._outage(reservation, outage)
+        else:
+            reservation.request = request.exact()
+            error = self._ask(store, reservation)
         if error is not None:
             if not self._allows(error):
                 raise error
-            self._reserve_within(reservation, {})
+            with suppress(StoreUnavailable):  # it is booked at its end
+                store.reserve(reservation, reservation.request.amounts, {})
 
     def settle(self, reservation: Reservation, amounts: Amounts) -> None:
         """Book what a call used in place of what it reserved, once."""
@@ -219,36 +230,25 @@ class Budget:
         self._alerts.watch(self._checked)
         self._unpriced_models.forget()
 
-    def _reserve(self, reservation: Reservation) -> BudgetExceeded | None:
-        """Reserve within the limits: an upper bound, else what is estimated where that is in the way."""
-        if not isinstance(self._store, LocalStore):
+    def _reserve_estimated(
+        self, store: LocalStore, reservation: Reservation, result: ReservationResult
+    ) -> BudgetExceeded | None:
+        """Reserve what a call is estimated to use, and let the others do so: an upper bound is in the way."""
+        if result.exceeded != "max_requests":
+            store.estimate_bounds(reservation.account)
             reservation.request = reservation.request.exact()
-            return self._ask(reservation)
-        try:
-            result = self._store.reserve(reservation, reservation.request.amounts, self._checked)
-            if result.exceeded is not None and result.exceeded != "max_requests":
-                self._store.estimate_bounds(reservation.account)
-                reservation.request = reservation.request.exact()
-                result = self._store.reserve(reservation, reservation.request.amounts, self._checked)
-        except StoreUnavailable as error:
-            return self._outage(reservation, error)
+            result = store.reserve(reservation, reservation.request.amounts, self._checked)
         return None if result.exceeded is None else self._exceeded(result.exceeded, result, reservation)
 
-    def _ask(self, reservation: Reservation) -> BudgetExceeded | None:
+    def _ask(self, store: SharedStore, reservation: Reservation) -> BudgetExceeded | None:
         """Reserve within the limits in a fleet's store."""
         window = current_window(self._per)  # before asking what was spent: in a new one less is
         try:
-            result = self._store.reserve(reservation, reservation.request.amounts, self._checked)
+            result = store.reserve(reservation, reservation.request.amounts, self._checked)
         except StoreUnavailable as error:
             return None if self._fails_open else self._outage(reservation, error)
         self._alerts.check(result.spent, window, reservation.account, lambda: self._title(reservation.name))
         return None if result.exceeded is None else self._exceeded(result.exceeded, result, reservation)
-
-    def _reserve_within(self, reservation: Reservation, limits: Limits) -> None:
-        try:
-            self._store.reserve(reservation, reservation.request.amounts, limits)
-        except StoreUnavailable:  # it is booked at its end
-            return
 
     @shielded
     def _allows(self, error: BudgetExceeded) -> bool:

@@ -107,7 +107,7 @@ class ReservationRequest:
     nothing to know, and it returns a request with the estimated ones.
     """
 
-    __slots__ = ("_estimate", "_exact", "amounts", "model", "session", "tags", "unpriced", "user")
+    __slots__ = ("_estimate", "_exact", "amounts", "is_exact", "model", "session", "tags", "unpriced", "user")
 
     def __init__(
         self,
@@ -127,12 +127,8 @@ class ReservationRequest:
         self.user = user
         self.tags = tags
         self._estimate = estimate
-        self._exact: ReservationRequest | None = None if estimate is not None else self
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether its amounts are estimated already, or need no estimate."""
-        return self._estimate is None
+        self.is_exact = estimate is None
+        self._exact: ReservationRequest | None = None
 
     def exact(self) -> "ReservationRequest":
         """Return the request with estimated amounts, which is this one where it has them."""

@@ -111,9 +111,11 @@ class LocalStore:
     def reserve(self, reservation: Reservation, amounts: Amounts, limits: Limits) -> ReservationResult:
         """Reserve what a call may use where what is spent and reserved leaves room for it."""
         with self._lock:
-            account = self._account(reservation.account, refuses=not self._forgets)
+            account = self._accounts.get(reservation.account)
+            if account is None or self._per is not None:
+                account = self._account(reservation.account, refuses=not self._forgets)
             spent, held = account.spent, account.held
-            more = held.plus(amounts)
+            more = amounts if held is NOTHING else held.plus(amounts)
             exceeded = exceeded_limit(limits, spent.plus(more))
             if exceeded is None and PER_MINUTE in limits:
                 last = account.last_minute()
@@ -166,13 +168,15 @@ class LocalStore:
             return BudgetState(account.spent, account.held)
 
     def _book(self, reservation: Reservation, amounts: Amounts) -> tuple[Amounts, str]:
-        account = self._account(reservation.account)
+        account = self._accounts.get(reservation.account)
+        if account is None or self._per is not None:
+            account = self._account(reservation.account)
         if not reservation.booked:
             if self.minutes and amounts.cost:
                 account.spend_now(amounts.cost)
             spent, held = account.spent.plus(amounts), account.held
             if reservation.held is not None:
-                held = held.minus(reservation.held)
+                held = NOTHING if held is reservation.held else held.minus(reservation.held)
             account.spent, account.held, reservation.held, reservation.booked = spent, held, None, True
             account.bounded.pop(reservation, None)
         return account.spent, account.window
@@ -184,19 +188,21 @@ class LocalStore:
         """Let a call reserve other amounts than it does, if it still reserves any."""
         account = self._accounts.get(reservation.account)
         if account is not None and reservation.held is not None:
-            held = account.held.minus(reservation.held)
+            held = account.held
+            held = NOTHING if held is reservation.held else held.minus(reservation.held)
             account.held, reservation.held = held if amounts is None else held.plus(amounts), amounts
         if account is not None:
             account.bounded.pop(reservation, None)
 
     def _account(self, name: str, *, refuses: bool = False) -> _Account:
-        account = self._accounts.get(name) or self._add_account(name, refuses=refuses)
-        if self._per is not None:
-            window = current_window(self._per)
-            if account.window != window:
-                account.turn_to(window)
-                if self._windows[1] != window:
-                    self._windows = self._windows[1], window
+        account = self._accounts.get(name)
+        if account is None:
+            account = self._add_account(name, refuses=refuses)
+        window = current_window(self._per)
+        if account.window != window:
+            account.turn_to(window)
+            if self._windows[1] != window:
+                self._windows = self._windows[1], window
         return account
 
     def _add_account(self, name: str, *, refuses: bool) -> _Account:

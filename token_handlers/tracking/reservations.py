@@ -1,13 +1,13 @@
 """What calls reserve of their budgets while they are under way, and book at their end."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 from token_handlers.budget.budget import Budget
 from token_handlers.budget.limits import Amounts, Reservation, ReservationRequest
-from token_handlers.budget.tool_fees import NO_FEES, AllowedFees
-from token_handlers.errors import absorb, shielded
+from token_handlers.budget.tool_fees import AllowedFees
+from token_handlers.errors import absorb
 from token_handlers.pricing.calculator import price_call
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.result import CallResult
@@ -15,7 +15,6 @@ from token_handlers.tracking.result import CallResult
 _NOTHING = Decimal(0)
 
 
-@shielded
 def reserve(call: Call) -> None:
     """Reserve what a call may use in each of its budgets; BudgetExceeded where one has no room for it.
 
@@ -23,10 +22,13 @@ def reserve(call: Call) -> None:
     """
     reservations: dict[Budget, Reservation] = {}
     call.reservations = reservations
-    request = requested(call)
-    for budget in call.budgets:
-        reservation = reservations[budget] = budget.open(request)
-        budget.reserve(reservation)
+    try:
+        request = requested(call)
+        for budget in call.budgets:
+            reservation = reservations[budget] = budget.open(request)
+            budget.reserve(reservation)
+    except Exception as error:  # noqa: BLE001 - as `shielded`, without its frames
+        absorb(error, "reserving in a budget")
 
 
 def release(call: Call, *, wait: bool = False) -> None:
@@ -52,7 +54,11 @@ def requested(call: Call) -> ReservationRequest:
     if bound is None:
         return _estimated(call, prices=prices)
     output = call.max_output()
-    cost = _cost(call, {"input_tokens": bound, "output_tokens": output}) if prices else _NOTHING
+    cost: Decimal | None = _NOTHING
+    if prices:
+        counts = {"input_tokens": bound, "output_tokens": output}
+        price = price_call(counts, call.model, call.provider, base_url=call.base_url, at=call.started_at)
+        cost = None if price is None else price.cost
     estimate = functools.partial(_estimated, call, prices=prices)
     return ReservationRequest(bound + output, cost, call.model, *call.labels, estimate=estimate)
 
@@ -63,7 +69,7 @@ def _estimated(call: Call, *, prices: bool) -> ReservationRequest:
     return ReservationRequest(sum(tokens.values()), cost, call.model, *call.labels)
 
 
-def _cost(call: Call, tokens: Mapping[str, int], fees: AllowedFees = NO_FEES) -> Decimal | None:
+def _cost(call: Call, tokens: Mapping[str, int], fees: AllowedFees) -> Decimal | None:
     """Return what a call costs that uses so much; fees without a price are left to its end."""
     price = None
     if fees.counts:
@@ -84,23 +90,22 @@ def settle(call: Call, result: CallResult, cost: Decimal | None) -> None:
     counts = result.usage.counts
     tokens = counts.get("input_tokens", 0) + counts.get("output_tokens", 0)
     amounts = Amounts(_NOTHING if cost is None else cost, tokens, result.requests)
-    unpriced = cost is None and result.outcome == "success"
-    try:
-        _book(call, amounts, unpriced=unpriced)
-    except BaseException:  # such as Ctrl-C in the middle: the call was made, and each budget books it once
-        _book(call, amounts, unpriced=unpriced)
-        raise
-
-
-def _book(call: Call, amounts: Amounts, *, unpriced: bool) -> None:
-    """Book what a call used; where that has no price, the cost that it was thought to have before."""
     reservations = call.reservations or {}
-    for budget in call.budgets:
-        reservation = reservations.get(budget)
-        if unpriced and reservation is not None and reservation.request.amounts.cost:
-            amounts = amounts._replace(cost=reservation.request.exact().amounts.cost)
-        book(budget, amounts, *call.labels, reservation=reservation)
+    if cost is None and result.outcome == "success":
+        amounts = amounts._replace(cost=_foreseen(reservations.values()))
+    try:
+        for budget in call.budgets:
+            book(budget, amounts, *call.labels, reservation=reservations.get(budget))
+    except BaseException:  # such as Ctrl-C in the middle: the call was made, and each budget books it once
+        for budget in call.budgets:
+            book(budget, amounts, *call.labels, reservation=reservations.get(budget))
+        raise
     call.reservations = None
+
+
+def _foreseen(reservations: Iterable[Reservation]) -> Decimal:
+    """Return the cost that was reserved for a call, for one that turned out to have no price."""
+    return max((reservation.request.exact().amounts.cost for reservation in reservations), default=_NOTHING)
 
 
 def book(
