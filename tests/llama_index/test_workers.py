@@ -11,7 +11,7 @@ from llama_index.core.schema import TextNode
 
 from tests.support.llama_index_clients import make_embedder, no_swallowed_faults
 from token_handlers import shared_counter, track_tokens
-from token_handlers.llama_index import LlamaIndexTokenHandler, workers
+from token_handlers.llama_index import LlamaIndexTokenHandler, pipelines, workers
 from token_handlers.llama_index.handler import Messenger
 from token_handlers.usage import Usage, UsageRecord
 
@@ -21,7 +21,7 @@ def _no_faults():
     """No fault is swallowed by LlamaIndex's dispatcher, and nothing stays lent to a pipeline."""
     with no_swallowed_faults():
         yield
-    assert {} == workers._lent
+    assert {} == pipelines._lent
 
 
 NODES = [TextNode(text=f"{number} one two three") for number in range(4)]
@@ -81,7 +81,7 @@ def test_a_record_comes_home_once():
 def test_an_unreachable_home_costs_one_warning(caplog, monkeypatch):
     """A worker whose home is gone goes on, and says so once."""
     monkeypatch.setattr(workers, "_SECONDS", 0.1)
-    sender = workers.Sender(workers.Address("/nowhere/at-all", b"key", "target"))
+    sender = workers.Sender(workers.HomeAddress("/nowhere/at-all", b"key", "target"))
     sender(record())
     sender(record())
 

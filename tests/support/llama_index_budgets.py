@@ -11,7 +11,7 @@ from token_handlers import Budget, BudgetExceeded, uninstall
 from token_handlers.budget import Amounts
 from token_handlers.llama_index import calls, hook
 from token_handlers.llama_index.calls import ModelCall
-from token_handlers.llama_index.embeddings import EmbeddingCall
+from token_handlers.llama_index.embeddings import EmbeddingBatch
 from token_handlers.tracking.call import open_calls
 
 
@@ -33,7 +33,7 @@ def settled() -> Iterator[Callable[..., Budget]]:
     hook.attach()
     assert [Amounts()] * len(made) == [budget.held() for budget in made]
     assert {} == calls._open
-    assert not any(isinstance(call, ModelCall | EmbeddingCall) for call in open_calls)
+    assert not any(isinstance(call, ModelCall | EmbeddingBatch) for call in open_calls)
 
 
 def refusal(action: Callable[[], object], tries: int = 10) -> BudgetExceeded:

@@ -1,19 +1,16 @@
 """The LLM calls that have started: what their start and their chunks carried, until they end."""
 
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import ref
 
 from token_handlers.llama_index.model_names import base_url
-from token_handlers.llama_index.text import message_pairs, response_text, sent_tools
+from token_handlers.llama_index.text import message_pairs, response_text, sent_tools, states_usage
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
-from token_handlers.tracking.call import Call, CallContext
-from token_handlers.tracking.recorder import discard, evict_oldest, record_estimate
-
-if TYPE_CHECKING:
-    from token_handlers.llama_index.spans import Span
+from token_handlers.tracking.call import Call
+from token_handlers.tracking.frames import callers
+from token_handlers.tracking.recorder import evict_oldest
 
 _MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "num_predict")
 _SETTINGS = ("additional_kwargs", "_generation_config")  # what is sent with each request; the other is Google's
@@ -22,9 +19,8 @@ _SETTINGS = ("additional_kwargs", "_generation_config")  # what is sent with eac
 class ModelCall(Call):
     """One call of an LLM.
 
-    ``response`` is the latest chunk of a stream. ``answer`` is what the provider's client returned, for when LlamaIndex
-    then fails to read it, and ``client_answers`` all that it did, for when LlamaIndex passes on no usage; None is a
-    stream.
+    ``response`` is the latest chunk of a stream, ``deltas`` the text of each, and ``reported`` the last raw chunk that
+    stated usage, with the number of deltas up to it.
     """
 
     # Class attributes are the defaults, as in Call.
@@ -34,9 +30,10 @@ class ModelCall(Call):
     model_dict: Mapping[str, Any] | None = None
     instance: Any = None
     response: Any = None
-    answer: Any = None
-    client_answers: tuple[Any, ...] = ()
-    requests = 1
+    deltas: list[str] | None = None
+    reported: tuple[Any, int] | None = None
+    is_structured = False
+    asks_itself = False  # another method of the same LLM is recorded for it, as chat is where complete calls that
     stream: ref[Any] | None = None
     frame: FrameType | None = None
     event_id: str | None = None
@@ -63,14 +60,30 @@ class ModelCall(Call):
         name = self.model_dict.get("class_name") if self.model_dict else None
         return name if isinstance(name, str) else None
 
+    def receive(self, chunk: Any) -> None:
+        """Keep what a chunk of a stream says: a message holds all of the text so far, or its delta alone."""
+        self.response = chunk
+        deltas = self.deltas
+        if deltas is None:
+            deltas = self.deltas = []
+        if chunk.delta:
+            deltas.append(chunk.delta)
+        if states_usage(chunk.raw):
+            self.reported = chunk.raw, len(deltas)
+
+    def received(self) -> str:
+        """Return the text that was received so far."""
+        text, whole = response_text(self.response), "".join(self.deltas or ())
+        return text if len(text) >= len(whole) else whole
+
     def progress(self) -> int:
-        """Return the length of the text that was received."""
-        return len(response_text(self.response))
+        """Return the number of chunks with text, or the text's length, that was received."""
+        return len(self.deltas or response_text(self.response))
 
     def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
         """Return the estimated tokens of the prompt and of an answer, by default of what was received so far."""
         prompt = self.estimate_input()
-        text = response_text(self.response) if text is None else text
+        text = self.received() if text is None else text
         answer = estimate_tokens(text, self.model).tokens if text else 0
         return {"input_tokens": prompt.tokens, "output_tokens": answer}, prompt.method
 
@@ -102,8 +115,7 @@ class ModelCall(Call):
 
     def drop_texts(self) -> None:
         """Drop what was only needed for an estimate."""
-        self.prompt = self.response = self.answer = None
-        self.client_answers = ()
+        self.prompt = self.response = self.deltas = self.reported = None
 
     def forget(self) -> None:
         """Drop this call from the table of open ones."""
@@ -122,47 +134,16 @@ _open: dict[str | None, ModelCall] = {}
 _streams: dict[FrameType, ModelCall] = {}
 
 
-def begin(
-    context: CallContext | None,
-    span: "Span | None",
-    span_id: str | None,
-    prompt: Any,
-    kwargs: Mapping[str, Any] | None,
-    model_dict: Mapping[str, Any],
-) -> ModelCall:
-    """Open a call and return it; the calls around it, which only pass it on, are told that it is inside them."""
-    call = ModelCall(context)
-    call.span_id = span_id
-    call.prompt = prompt
-    call.kwargs = kwargs
-    call.model_dict = model_dict
-    if span is not None:
-        _place(call, span)
+def add(call: ModelCall) -> None:
+    """Put a call that starts into the table; the calls whose streams are read here for the first time made it."""
     if _streams:
         for outer in read_here():
             call.add_parent(outer)
-    next_same_id = _open.get(span_id)
+    next_same_id = _open.get(call.span_id)
     if next_same_id is not None:
         call.next_same_id = next_same_id
-    _open[span_id] = call
+    _open[call.span_id] = call
     evict_oldest()
-    return call
-
-
-def _place(call: ModelCall, span: "Span") -> None:
-    around: Span | None = span
-    if span.span_id == call.span_id:
-        call.instance = span.instance
-        span.call = call
-        span.seen = True
-        around = span.outer
-        if around is None:
-            return
-    while around is not None:
-        around.seen = True
-        if around.call is not None and not around.call.settled and around.call is not call:
-            call.add_parent(around.call)
-        around = around.outer
 
 
 def find(span_id: str | None, prompt: Any) -> ModelCall | None:
@@ -173,6 +154,11 @@ def find(span_id: str | None, prompt: Any) -> ModelCall | None:
     while call is not None and not call.same_prompt(prompt):
         call = call.next_same_id
     return newest if call is None else call
+
+
+def any_open() -> bool:
+    """Return whether any call is open."""
+    return bool(_open)
 
 
 def _all_open() -> Iterator[ModelCall]:
@@ -192,33 +178,25 @@ def progress(span_id: str | None, response: Any) -> None:
     """Keep the latest chunk of a stream, which holds the text accumulated so far."""
     call = _open.get(span_id)
     if call is not None:
-        call.response = response
+        call.receive(response)
 
 
-def follow(call: ModelCall, stream: Any) -> None:
-    """Settle a call whose stream is thrown away unread: most LLMs send the request at the first chunk."""
+def follow(call: ModelCall, stream: Any, unread: Callable[[ModelCall], None]) -> None:
+    """Note that a call answers by a stream, and call back where that is thrown away unread."""
+    if call.stream is not None:
+        return
 
-    def unread(_: object) -> None:
-        if call.response is not None or call.settled:
-            return
-        if call.answer is not None:
-            record_estimate(call)
-        else:
-            remove(call)
-            discard(call)
+    def thrown_away(_: object) -> None:
+        if call.response is None and not call.settled:
+            unread(call)
 
     try:
-        call.stream = ref(stream, unread)
+        call.stream = ref(stream, thrown_away)
     except TypeError:
         return
     call.frame = getattr(stream, "gi_frame", None) or getattr(stream, "ag_frame", None)
     if call.frame is not None:
         _streams[call.frame] = call
-
-
-def stream_in(frame: FrameType) -> ModelCall | None:
-    """Return the open call whose stream's generator a frame is."""
-    return _streams.get(frame)
 
 
 def hand_over(call: ModelCall) -> bool:
@@ -247,13 +225,17 @@ def read_here() -> list[ModelCall]:
     That is outside of their spans, as LlamaIndex has left these by then.
     """
     found: list[ModelCall] = []
-    frame = sys._getframe(1) if _streams else None  # noqa: SLF001 (as in scopes: no public way without copies)
-    while frame is not None:
-        call = _streams.get(frame)
-        if call is not None and call.response is None:
-            found.append(call)
-        frame = frame.f_back
+    if _streams:
+        for frame in callers():
+            call = _streams.get(frame)
+            if call is not None and call.response is None:
+                found.append(call)
     return found
+
+
+def reading(frame: FrameType) -> ModelCall | None:
+    """Return the open call whose stream this frame reads."""
+    return _streams.get(frame)
 
 
 def _same(one: object, other: object) -> bool:

@@ -9,8 +9,8 @@ from inspect import isasyncgen, isgenerator
 from typing import Any, Literal
 
 from token_handlers.errors import absorb, shielded
-from token_handlers.llama_index import calls, embeddings, workers
-from token_handlers.llama_index.ends import end, fail
+from token_handlers.llama_index import calls, embeddings, spans
+from token_handlers.llama_index.ends import end, fail, follow
 from token_handlers.llama_index.filters import (
     is_passed_on,
     is_tracked,
@@ -19,8 +19,7 @@ from token_handlers.llama_index.filters import (
     tracked_context,
     watch,
 )
-from token_handlers.llama_index.silent import record_silent
-from token_handlers.llama_index.spans import Span, current
+from token_handlers.llama_index.spans import ModelSpan, current
 
 _MOST_TYPES = 1_000
 Kind = Literal["llm", "embedding", "pipeline", ""]
@@ -35,13 +34,13 @@ _KINDS: Mapping[str, Kind] = {
 def _chat_start(event: Any) -> None:
     context = tracked_context()
     if context is not None and not is_passed_on(event.model_dict.get("class_name")):
-        calls.begin(context, current.get(), event.span_id, event.messages, event.additional_kwargs, event.model_dict)
+        spans.begin(context, current.get(), event.span_id, event.messages, event.additional_kwargs, event.model_dict)
 
 
 def _completion_start(event: Any) -> None:
     context = tracked_context()
     if context is not None and not is_passed_on(event.model_dict.get("class_name")):
-        call = calls.begin(
+        call = spans.begin(
             context, current.get(), event.span_id, event.prompt, event.additional_kwargs, event.model_dict
         )
         call.operation = "text_completion"
@@ -148,9 +147,9 @@ class SpanRecorder:
         if not found or not (listening or may_be_tracked()):
             return
         if found == "pipeline":
-            workers.lend(id_, instance, bound_args)
+            _pipeline_starts(id_, instance, bound_args)
             return
-        span = Span(id_, instance, bound_args, current.get())
+        span = ModelSpan(id_, instance, bound_args, current.get())
         span.token = current.set(span)
         if found == "embedding":
             embeddings.enter(span)
@@ -162,7 +161,7 @@ class SpanRecorder:
             if result is not None:
                 watch(result)
         elif found == "pipeline":
-            workers.take_back(id_)
+            _pipeline_ends(id_)
         else:
             span = _leave(id_)
             if span is not None and (span.call is None or not span.call.settled):
@@ -172,7 +171,7 @@ class SpanRecorder:
         """Settle what a method call that raised has left open."""
         found = self._kinds.get(type(instance))
         if found == "pipeline":
-            workers.take_back(id_)
+            _pipeline_ends(id_)
         elif found:
             span = _leave(id_)
             if span is not None:
@@ -197,7 +196,19 @@ class SpanRecorder:
         return found
 
 
-def _leave(span_id: str) -> Span | None:
+def _pipeline_starts(span_id: str, pipeline: Any, bound_args: Any) -> None:
+    from token_handlers.llama_index import pipelines  # LlamaIndex is whole by now
+
+    pipelines.lend(span_id, pipeline, bound_args)
+
+
+def _pipeline_ends(span_id: str) -> None:
+    from token_handlers.llama_index import pipelines
+
+    pipelines.take_back(span_id)
+
+
+def _leave(span_id: str) -> ModelSpan | None:
     """Leave a span, and those inside it that were never left."""
     span = current.get()
     while span is not None and span.span_id != span_id:
@@ -214,27 +225,23 @@ def _leave(span_id: str) -> Span | None:
 
 
 @shielded
-def _settle(span: Span, result: Any) -> None:
+def _settle(span: ModelSpan, result: Any) -> None:
     call, span.call = span.call, None
     if call is not None and not call.settled:
         if isgenerator(result) or isasyncgen(result):
-            calls.follow(call, result)
+            follow(call, result)
         else:
             end(call, result)
     elif span.waiting:
         embeddings.close(span, None)
-    elif not span.seen:
-        record_silent(span, result, None)
     span.arguments = None
 
 
 @shielded
-def _fail(span: Span, error: BaseException | None) -> None:
+def _fail(span: ModelSpan, error: BaseException | None) -> None:
     call, span.call = span.call, None
     if call is not None and not call.settled:
         fail(call, error)
     elif span.waiting:
         embeddings.close(span, error)
-    elif not span.seen:
-        record_silent(span, None, error)
     span.arguments = None

@@ -7,7 +7,7 @@ from typing import Any
 from token_handlers.errors import shielded
 from token_handlers.llama_index.model_names import base_url, facts_of
 from token_handlers.llama_index.models import count_for_handlers
-from token_handlers.llama_index.spans import Span
+from token_handlers.llama_index.spans import ModelSpan
 from token_handlers.payloads import read_payload
 from token_handlers.tokenizer.estimates import estimate_tokens, prepare
 from token_handlers.tracking.call import Call
@@ -19,12 +19,12 @@ _THROUGH_OPENAI = ("llama_index.embeddings.openai", "llama_index.embeddings.azur
 _MEMORY_STORES = ("MutableMappingKVStore", "SimpleKVStore")
 
 
-class EmbeddingCall(Call):
+class EmbeddingBatch(Call):
     """One batch of texts, which one request usually sends."""
 
     operation = "embeddings"
 
-    def __init__(self, span: Span | None, facts: Any) -> None:
+    def __init__(self, span: ModelSpan | None, facts: Any) -> None:
         super().__init__()
         self.span = span
         self.instance = None if span is None else span.instance
@@ -59,23 +59,23 @@ class EmbeddingCall(Call):
                 calls.remove(self)
 
 
-def enter(span: Span) -> None:
+def enter(span: ModelSpan) -> None:
     """Prepare the span of an embedding model's method for its batches."""
     span.waiting, span.ahead = [], []
     if getattr(span.instance, "embeddings_cache", None) is not None:
         _note_cached(span)
 
 
-def begin(span: Span, facts: Any) -> EmbeddingCall:
+def begin(span: ModelSpan, facts: Any) -> EmbeddingBatch:
     """Open a batch, which waits for its request."""
-    call: EmbeddingCall = span.ahead.pop(0) if span.ahead else _open(span, facts)  # type: ignore[assignment]  # see take
+    call: EmbeddingBatch = span.ahead.pop(0) if span.ahead else _open(span, facts)  # type: ignore[assignment]  # see take
     span.waiting.append(call)
     for around in span.chain():
         around.seen = True
     return call
 
 
-def next_batches(span: Span) -> Iterator[EmbeddingCall]:
+def next_batches(span: ModelSpan) -> Iterator[EmbeddingBatch]:
     """Yield the batch that was opened last, with what it will send; none where it is its request that tells that.
 
     An async call opens all its batches and then sends them: with the first, the others are opened here and now, so
@@ -83,7 +83,7 @@ def next_batches(span: Span) -> Iterator[EmbeddingCall]:
     """
     if not span.waiting or is_through_openai(span.instance):
         return
-    call: EmbeddingCall = span.waiting[-1]  # type: ignore[assignment]  # see take
+    call: EmbeddingBatch = span.waiting[-1]  # type: ignore[assignment]  # see take
     if call.reservations is not None or not call.budgets:
         return
     texts, size = _texts(span), getattr(span.instance, "embed_batch_size", 1)
@@ -98,29 +98,29 @@ def next_batches(span: Span) -> Iterator[EmbeddingCall]:
             yield call
 
 
-def _open(span: Span, facts: Any) -> EmbeddingCall:
-    call = EmbeddingCall(span, facts)
+def _open(span: ModelSpan, facts: Any) -> EmbeddingBatch:
+    call = EmbeddingBatch(span, facts)
     evict_oldest()
     return call
 
 
-def take(span: Span) -> EmbeddingCall:
+def take(span: ModelSpan) -> EmbeddingBatch:
     """Return the batch that a request is sent for, or a new one where a model sends more requests than batches."""
     if span.waiting:
         return span.waiting.pop(0)  # type: ignore[return-value]  # only this module puts calls there
     return _open(span, facts_of(span.instance))
 
 
-def open_for(model: Any) -> EmbeddingCall:
+def open_for(model: Any) -> EmbeddingBatch:
     """Open a call for a request that a model sends outside of every span."""
-    call = EmbeddingCall(None, facts_of(model))
+    call = EmbeddingBatch(None, facts_of(model))
     call.instance = model
     count_for_handlers(call, model)
     evict_oldest()
     return call
 
 
-def sent(call: EmbeddingCall, response: Any) -> None:
+def sent(call: EmbeddingBatch, response: Any) -> None:
     """Record a request that was answered: by what the response says it used, else by the texts it sent."""
     span = call.span
     if span is not None:
@@ -135,7 +135,7 @@ def sent(call: EmbeddingCall, response: Any) -> None:
         record(call, counts, source="estimated", method=method)
 
 
-def refused(call: EmbeddingCall, error: BaseException) -> None:
+def refused(call: EmbeddingBatch, error: BaseException) -> None:
     """Record a request that was interrupted; one that was rejected may be tried again, and waits for that."""
     span = call.span
     if not was_rejected(error):
@@ -148,7 +148,7 @@ def refused(call: EmbeddingCall, error: BaseException) -> None:
         record(call, {}, outcome="failed")
 
 
-def end(span: Span, chunks: Sequence[str]) -> None:
+def end(span: ModelSpan, chunks: Sequence[str]) -> None:
     """Settle a batch that was embedded, unless its request is recorded already."""
     span.ended += len(chunks)
     if span.covered:
@@ -164,14 +164,14 @@ def end(span: Span, chunks: Sequence[str]) -> None:
     estimated(call, fresh)
 
 
-def estimated(call: EmbeddingCall, texts: Iterable[str]) -> None:
+def estimated(call: EmbeddingBatch, texts: Iterable[str]) -> None:
     """Record a batch by its texts."""
     call.texts = [text for text in texts if isinstance(text, str)]
     counts, method = call.estimate()
     record(call, counts, source="estimated", method=method)
 
 
-def close(span: Span, error: BaseException | None) -> None:
+def close(span: ModelSpan, error: BaseException | None) -> None:
     """Settle what waits in a span that ends: failed where that is known, estimated where texts may have been sent."""
     texts = _texts(span)[span.ended :]
     while span.ahead:
@@ -201,18 +201,18 @@ def is_through_openai(instance: Any) -> bool:
 
 
 @shielded
-def _note_cached(span: Span) -> None:
+def _note_cached(span: ModelSpan) -> None:
     """Remember which texts an embeddings cache in memory has before the call; other stores may be slow to ask."""
     cache = span.instance.embeddings_cache
     if not is_through_openai(span.instance) and any(kind.__name__ in _MEMORY_STORES for kind in type(cache).__mro__):
         span.cached = {text for text in _texts(span) if cache.get(key=text, collection="embeddings") is not None}
 
 
-def _cached(span: Span) -> set[str]:
+def _cached(span: ModelSpan) -> set[str]:
     return span.cached or set()
 
 
-def _texts(span: Span) -> list[str]:
+def _texts(span: ModelSpan) -> list[str]:
     arguments = getattr(span.arguments, "arguments", None) or {}
     found = arguments.get("texts") or [arguments.get("query"), arguments.get("text")]
     return [text for text in found if isinstance(text, str)]

@@ -3,12 +3,13 @@
 import contextlib
 from typing import Any
 
+from token_handlers.errors import shielded
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.results import read_end, read_error
 from token_handlers.tracking import recorder
 from token_handlers.tracking.failures import was_stopped
-from token_handlers.tracking.result import Estimate, Verdict
+from token_handlers.tracking.result import DISCARD, Estimate, Verdict
 
 # An exception that passes through two streams, one reading the other, is one failure.
 _MARK = "_token_handlers_recorded"
@@ -23,9 +24,7 @@ def end(call: ModelCall, response: Any) -> None:
     try:
         verdict = read_end(call, response)
     finally:
-        calls.remove(call)
-        recorder.finish(call, verdict)
-        call.drop_texts()
+        _finish(call, verdict)
 
 
 def fail(call: ModelCall, error: BaseException | None) -> None:
@@ -37,9 +36,30 @@ def fail(call: ModelCall, error: BaseException | None) -> None:
     try:
         verdict = read_error(call, error)
     finally:
-        calls.remove(call)
-        recorder.finish(call, verdict)
-        call.drop_texts()
+        _finish(call, verdict)
+
+
+def _finish(call: ModelCall, verdict: Verdict) -> None:
+    calls.remove(call)
+    recorder.finish(call, verdict)
+    call.drop_texts()
+    if verdict is not DISCARD and call.instance is not None:
+        for parent in call.parents:
+            if isinstance(parent, ModelCall) and parent.instance is call.instance:
+                parent.asks_itself = True
+
+
+def follow(call: ModelCall, stream: Any) -> None:
+    """Settle a call whose stream is thrown away unread: most LLMs send the request at the first chunk."""
+    calls.follow(call, stream, _unread)
+
+
+@shielded
+def _unread(call: ModelCall) -> None:
+    if call.answers:
+        end(call, None)
+    else:
+        recorder.discard(call)
 
 
 def _is_done_with(error: BaseException | None) -> bool:

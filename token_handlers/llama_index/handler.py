@@ -9,9 +9,9 @@ from llama_index_instrumentation.span import active_span_id
 
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import shielded
-from token_handlers.llama_index import calls, embeddings, filters, hook, workers
+from token_handlers.llama_index import calls, embeddings, filters, spans, workers
 from token_handlers.llama_index.calls import ModelCall
-from token_handlers.llama_index.embeddings import EmbeddingCall
+from token_handlers.llama_index.embeddings import EmbeddingBatch
 from token_handlers.llama_index.ends import end, fail
 from token_handlers.llama_index.models import CountsCalls
 from token_handlers.llama_index.spans import current
@@ -36,11 +36,10 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
             raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
         super().__init__(_IGNORED, _IGNORED)
         watch_frameworks()
-        hook.attach()
         filters.listen(self)
         self.counter: TokenCounter = counter if counter is not None else TokenCounter()
         # The call of each event that has started; None where another call is recorded in its stead.
-        self._events: dict[str, ModelCall | EmbeddingCall | None] = {}
+        self._events: dict[str, ModelCall | EmbeddingBatch | None] = {}
         # A handler that is in a manager twice sees each event twice.
         self._again: list[str] = []
 
@@ -104,7 +103,7 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
         if event_id in self._events:
             self._again.append(event_id)
             return
-        hook.attach()
+        watch_frameworks()
         call = _llm_call(payload, event_id) if event_type is _LLM else _embedding_call(payload, event_id)
         if call is not None:
             call.count_for(self.counter)
@@ -127,7 +126,7 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
             call = self._unstarted(payload) if event_type is _LLM else None
         if call is None or call.settled:
             return
-        if isinstance(call, EmbeddingCall):
+        if isinstance(call, EmbeddingBatch):
             if call.span is None:
                 embeddings.estimated(call, payload.get(EventPayload.CHUNKS) or ())
         elif EventPayload.EXCEPTION in payload:
@@ -190,7 +189,7 @@ def _arrive(packed: tuple[Any, ...]) -> BaseCallbackHandler:
 
 @shielded
 def _unpack(packed: tuple[Any, ...]) -> BaseCallbackHandler:
-    address = workers.Address(*packed)
+    address = workers.HomeAddress(*packed)
     at_home: BaseCallbackHandler | None = workers.handler_at_home(address)
     if at_home is not None:
         return at_home
@@ -209,21 +208,21 @@ def _llm_call(payload: dict[str, Any], event_id: str) -> ModelCall | None:
     call = calls.find(span_id, prompt)
     if call is None or call.event_id not in (None, event_id) or not call.same_prompt(prompt):
         kwargs = payload.get(EventPayload.ADDITIONAL_KWARGS)
-        call = calls.begin(None, current.get(), span_id, prompt, kwargs, facts)
+        call = spans.begin(None, current.get(), span_id, prompt, kwargs, facts)
         call.operation = _operation(payload)
     call.event_id = event_id
     return call
 
 
-def _embedding_call(payload: dict[str, Any], event_id: str) -> EmbeddingCall:
+def _embedding_call(payload: dict[str, Any], event_id: str) -> EmbeddingBatch:
     facts = payload.get(EventPayload.SERIALIZED) or {}
     span = current.get()
     if span is None or span.span_id != active_span_id.get():
-        call = EmbeddingCall(None, facts)
+        call = EmbeddingBatch(None, facts)
         evict_oldest()
     else:
         newest = span.waiting[-1] if span.waiting else None
-        mine = isinstance(newest, EmbeddingCall) and newest.event_id in (None, event_id)
+        mine = isinstance(newest, EmbeddingBatch) and newest.event_id in (None, event_id)
         call = newest if mine else embeddings.begin(span, facts)  # type: ignore[assignment]  # checked
     call.event_id = event_id
     return call

@@ -3,7 +3,7 @@
 import threading
 from types import ModuleType
 
-from token_handlers.llama_index import clients, nested
+from token_handlers.llama_index import budgets, clients, nested, uninstrumented, wraps
 from token_handlers.llama_index.dispatcher import EventRecorder, SpanRecorder
 from token_handlers.llama_index.owners import owner_of
 from token_handlers.tracking.answers import request_owners
@@ -12,6 +12,13 @@ from token_handlers.tracking.call import parent_finders
 _events, _spans = EventRecorder(), SpanRecorder()
 _attaching = threading.Lock()
 _attached = False
+
+_WRAPS = {
+    "llama_index.core.callbacks.base": budgets.wrap_callbacks,
+    "llama_index.core.base.llms.base": uninstrumented.watch,
+    "llama_index.core.multi_modal_llms.base": uninstrumented.watch,
+    "openai._base_client": clients.wrap_sdk,
+}
 
 
 def attach(_: ModuleType | None = None) -> None:
@@ -25,9 +32,9 @@ def attach(_: ModuleType | None = None) -> None:
         if _attached:
             return
         _attached = True
-        root_dispatcher.add_event_handler(_events)  # type: ignore[arg-type]  # duck-typed, see dispatch
-        root_dispatcher.add_span_handler(_spans)  # type: ignore[arg-type]  # likewise
-        clients.watch()
+        root_dispatcher.add_event_handler(_events)  # type: ignore[arg-type]  # duck-typed, see dispatcher
+        root_dispatcher.add_span_handler(_spans)  # type: ignore[arg-type]  # duck-typed, too
+        wraps.attach(_WRAPS)
         parent_finders.append(nested.join)
         request_owners.append(owner_of)
 
@@ -36,7 +43,7 @@ def check_budgets() -> None:
     """Wrap what a budget refuses calls by, if our handlers are attached; `attach` does it from then on."""
     with _attaching:
         if _attached:
-            clients.watch()
+            wraps.attach(_WRAPS)
 
 
 def is_attached() -> bool:
@@ -54,4 +61,5 @@ def detach() -> None:
     parent_finders[:] = [ask for ask in parent_finders if ask is not nested.join]
     root.event_handlers = [handler for handler in root.event_handlers if id(handler) != id(_events)]
     root.span_handlers = [handler for handler in root.span_handlers if id(handler) != id(_spans)]
-    clients.restore()
+    wraps.restore()
+    uninstrumented.restore()

@@ -17,7 +17,7 @@ def join(call: Call) -> None:
     It counts for their models' handlers as well.
     """
     span = current.get()
-    around = span.chain() if span is not None else []
+    around = list(span.chain()) if span is not None else []
     if call.operation != "embeddings":
         for outer in [*(span.call for span in around if span.call is not None), *calls.read_here()]:
             _join(call, outer)

@@ -1,38 +1,58 @@
-"""Whose request is it: the LlamaIndex call that sends it, by its client, its stream's frame or its span."""
+"""Whose request: the open call that a request which is sent here belongs to."""
 
 from contextvars import ContextVar
 
 from token_handlers.http import ProviderRequest
-from token_handlers.llama_index import calls, silent
-from token_handlers.llama_index.models import is_counted
-from token_handlers.llama_index.spans import Span, current
+from token_handlers.llama_index import calls
+from token_handlers.llama_index.calls import ModelCall
+from token_handlers.llama_index.spans import ModelSpan, current
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.frames import callers
 
+_DISPATCHER = "llama_index_instrumentation.dispatcher"
+_SPAN_CODE = ("wrapper", "async_wrapper")
+
 sending: ContextVar[Call | None] = ContextVar("token_handlers_llama_index_sending", default=None)
-"""The call for which a watched client sends a request here."""
+"""The batch of texts whose request a watched client sends here."""
 
 
 def owner_of(request: ProviderRequest) -> Call | None:
-    """Return the innermost open call of LlamaIndex's that sends a request here."""
-    call = sending.get()
-    if call is not None and not call.settled:
-        return call
-    return _by_stream() or _by_span(current.get())
+    """Return the open call of LlamaIndex's that sends a request here."""
+    batch = sending.get()
+    return open_call_here() if batch is None or batch.settled else batch
 
 
-def _by_stream() -> Call | None:
-    found = (calls.stream_in(frame) for frame in callers())
-    return next((call for call in found if call is not None), None)
+def open_call_here() -> Call | None:
+    """Return the innermost open call in whose code this is: an LLM's, or an embedding model's next batch.
+
+    The stack says it first, because the code of a stream runs outside of its span, and in another one than the
+    context names. Only where a model sends its request from another thread or task does the context say it.
+    """
+    owner = owner_here()
+    if isinstance(owner, ModelSpan):
+        return owner.waiting[0] if owner.waiting and not owner.passes_on else None
+    return owner
 
 
-def _by_span(span: Span | None) -> Call | None:
-    while span is not None:
-        if span.call is not None and not span.call.settled:
-            return span.call
-        if span.embeds():
-            return span.waiting[0] if span.waiting and not span.passes_on else None
-        if silent.is_silent(span) and is_counted(span.instance):
-            return silent.open_silent(span)
-        span = span.outer
+def owner_here() -> ModelCall | ModelSpan | None:
+    """Return the innermost LLM call, or span of an embedding model's method, in whose code this is."""
+    span = current.get()
+    if span is None and not calls.any_open():
+        return None
+    around = [] if span is None else list(span.chain())
+    for frame in callers():
+        call = calls.reading(frame)
+        if call is None and frame.f_code.co_name in _SPAN_CODE and frame.f_globals.get("__name__") == _DISPATCHER:
+            span_id = frame.f_locals.get("id_")
+            call = calls.find(span_id, None)
+            embedding = next((one for one in around if one.span_id == span_id and one.embeds()), None)
+            if embedding is not None:
+                return embedding
+        if call is not None and not call.settled:
+            return call
+    for one in around:
+        if one.call is not None and not one.call.settled:
+            return one.call
+        if one.embeds():
+            return one
     return None

@@ -1,12 +1,11 @@
 """The end of an LLM call -> a verdict: what it used where anything reports it, else what is to be estimated."""
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.chat_usage import plain_usage
-from token_handlers.llama_index.text import answer_text, response_text
-from token_handlers.payloads import ReportedUsage, read_payload
+from token_handlers.llama_index.text import response_text
+from token_handlers.payloads import ReportedUsage, is_empty, read_payload
 from token_handlers.tracking.failures import was_rejected
 from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Estimate, Verdict
 
@@ -17,15 +16,24 @@ _LEFT_OUT = "its server or client leaves the usage out"
 
 def read_end(call: ModelCall, response: Any) -> Verdict:
     """Return what a call used that ended well, unless it only passed on what another call is recorded for."""
+    if call.asks_itself:
+        return DISCARD
     plain = plain_usage(getattr(response, "raw", None))
-    usage = plain.read(call.provider_name()) if plain is not None else _read(call, response)
+    usage = plain.read(call.provider_name()) if plain is not None else read_response(response, call.provider_name())
     if call.child_usages is not None and (usage is None or not call.reports_own_usage(usage.counts)):
         return DISCARD
-    if usage is not None and usage.counts.keys() >= _WHOLE:
-        return CallResult(usage, requests=call.requests)
+    text = None if call.deltas else response_text(response)
+    if usage is not None and is_empty(usage) and (text or call.received()):
+        usage = None  # an answer with text was not made of no tokens
+    is_partial = False
+    if usage is None and call.reported is not None:
+        usage = read_payload(call.reported[0], call.provider_name())
+        is_partial = call.reported[1] < len(call.deltas or ())
+    if usage is not None and not is_partial and usage.counts.keys() >= _WHOLE:
+        return CallResult(usage)
     model = _model(response) if usage is None else usage.model
     remedy = _REPORT if call.response is not None and call.asks_by_options() else _LEFT_OUT
-    return Estimate(usage, response_text(response), remedy=remedy, model=model)
+    return Estimate(usage, text, interrupted=is_partial, remedy=remedy, model=model)
 
 
 def read_error(call: ModelCall, error: BaseException | None) -> Verdict:
@@ -33,45 +41,18 @@ def read_error(call: ModelCall, error: BaseException | None) -> Verdict:
     if call.child_usages is not None:
         return DISCARD
     # openai raises with the billed completion attached when the answer was cut by its length or a filter
-    billed = getattr(error, "completion", None) if isinstance(call.answer, list | None) else call.answer
-    usage = read_payload(billed, call.provider_name()) or _read(call, call.response)
-    if usage is not None and (billed is not None or _ended(call.response)):
+    billed = getattr(error, "completion", None)
+    usage = read_payload(billed, call.provider_name()) or read_response(call.response, call.provider_name())
+    is_whole = _ended(getattr(call.response, "raw", None))
+    if (usage is None or is_empty(usage)) and call.reported is not None:
+        raw, position = call.reported
+        usage = read_payload(raw, call.provider_name())
+        is_whole = _ended(raw) and position == len(call.deltas or ())
+    if usage is not None and (billed is not None or is_whole):
         return CallResult(usage)
     if call.response is None and billed is None and error is not None and was_rejected(error):
         return FAILED
     return Estimate(usage, interrupted=True, model=None if usage is None else usage.model)
-
-
-def _read(call: ModelCall, response: Any) -> ReportedUsage | None:
-    provider = call.provider_name()
-    events = read_payload(call.answer, provider) if isinstance(call.answer, list) and call.answer else None
-    reading = events or read_response(response, provider)
-    return _read_answers(call, response) if reading is None and call.child_usages is None else reading
-
-
-def _read_answers(call: ModelCall, response: Any) -> ReportedUsage | None:
-    """Return what the client's answers say, for an LLM that makes its response of the last one's text alone.
-
-    None where one says nothing, or they do not have one price.
-    """
-    # these are from openai's and anthropic's with_raw_response, and have been parsed already
-    parsed = [
-        answer.parse() if type(answer).__name__ == "LegacyAPIResponse" else answer for answer in call.client_answers
-    ]
-    text = answer_text(parsed[-1]).strip() if parsed else ""
-    if not text or text not in response_text(response):
-        return None
-    readings = [read_payload(answer, call.provider_name()) for answer in parsed]
-    whole = [reading for reading in readings if reading is not None and reading.counts.keys() >= _WHOLE]
-    if len(whole) < len(readings) or any(reading[1:] != whole[0][1:] for reading in whole):
-        return None
-    first, *others = whole
-    if not others:
-        return first
-    if first.cost is not None or first.billed is not None:
-        return None
-    call.requests = len(whole)
-    return first._replace(counts=_total(reading.counts for reading in whole))
 
 
 def read_response(response: Any, provider: str | None) -> ReportedUsage | None:
@@ -102,17 +83,9 @@ def _joined(reading: ReportedUsage | None, other: ReportedUsage) -> ReportedUsag
     )
 
 
-def _total(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for counts in several:
-        for name, number in counts.items():
-            total[name] = total.get(name, 0) + number
-    return total
-
-
-def _ended(response: Any) -> bool:
-    """Return whether the last chunk says that the answer is complete."""
-    choices = _field(getattr(response, "raw", None), "choices")
+def _ended(raw: Any) -> bool:
+    """Return whether a chunk says that the answer is complete."""
+    choices = _field(raw, "choices")
     if not isinstance(choices, list):
         return False
     return not choices or bool(_field(choices[0], "finish_reason"))

@@ -1,19 +1,21 @@
 """The spans of LLMs and embedding models that are open: whose call an event, or a client's request, belongs to."""
 
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar, Token
 from typing import Any
 
+from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
-from token_handlers.tracking.call import Call
+from token_handlers.tracking.call import Call, CallContext
 
 _NONE: list[Call] = []
 _EMBEDDING_METHODS = ("get_", "aget_")
 
 
-class Span:
+class ModelSpan:
     """One method call on an LLM or an embedding model, from LlamaIndex's own span around it.
 
-    ``call`` is the LLM call that its events opened. ``waiting`` are an embedding model's started batches for which no
+    ``call`` is the LLM call that was opened in it. ``waiting`` are an embedding model's started batches for which no
     request was sent yet, ``ahead`` those that it is about to start and a budget has let pass, and ``covered`` counts
     the texts whose usage is recorded already.
     """
@@ -27,11 +29,11 @@ class Span:
     covered = 0
     ended = 0
     cached: set[str] | None = None
-    token: "Token[Span | None] | None" = None
+    token: "Token[ModelSpan | None] | None" = None
     waiting: list[Call] = _NONE
     ahead: list[Call] = _NONE
 
-    def __init__(self, span_id: str, instance: Any, arguments: Any, outer: "Span | None") -> None:
+    def __init__(self, span_id: str, instance: Any, arguments: Any, outer: "ModelSpan | None") -> None:
         self.span_id = span_id
         self.instance = instance
         self.arguments = arguments
@@ -46,13 +48,12 @@ class Span:
         """Return whether this is an embedding model's method that fires events."""
         return hasattr(self.instance, "embed_batch_size") and self.method.startswith(_EMBEDDING_METHODS)
 
-    def chain(self) -> "list[Span]":
-        """This span and those around it, innermost first."""
-        chain, span = [], self
+    def chain(self) -> "Iterator[ModelSpan]":
+        """Yield this span and those around it, innermost first."""
+        span: ModelSpan | None = self
         while span is not None:
-            chain.append(span)
-            span = span.outer  # type: ignore[assignment]
-        return chain
+            yield span
+            span = span.outer
 
 
 def method_of(span_id: str) -> str:
@@ -61,4 +62,44 @@ def method_of(span_id: str) -> str:
 
 
 # Set where LlamaIndex sets its own active_span_id, so it is visible in the same tasks and threads.
-current: ContextVar[Span | None] = ContextVar("token_handlers_llama_index_span", default=None)
+current: ContextVar[ModelSpan | None] = ContextVar("token_handlers_llama_index_span", default=None)
+
+
+def begin(
+    context: CallContext | None,
+    span: ModelSpan | None,
+    span_id: str | None,
+    prompt: Any,
+    kwargs: Mapping[str, Any] | None,
+    model_dict: Mapping[str, Any],
+) -> ModelCall:
+    """Open a call and return it; the calls around it, which only pass it on, become its parents.
+
+    ``span`` is the innermost one here, which is the call's own where it has this ``span_id``.
+    """
+    call = ModelCall(context)
+    call.span_id = span_id
+    call.prompt = prompt
+    call.kwargs = kwargs
+    call.model_dict = model_dict
+    if span is not None:
+        _place(call, span)
+    calls.add(call)
+    return call
+
+
+def _place(call: ModelCall, span: ModelSpan) -> None:
+    around: ModelSpan | None = span
+    if span.span_id == call.span_id:
+        call.instance = span.instance
+        opened, span.call, span.seen = span.call, call, True
+        if opened is not None and not opened.settled:  # by an event-less method whose own code then fired events
+            call.add_parent(opened)
+        around = span.outer
+        if around is None:
+            return
+    while around is not None:
+        around.seen = True
+        if around.call is not None and not around.call.settled and around.call is not call:
+            call.add_parent(around.call)
+        around = around.outer

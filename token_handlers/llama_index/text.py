@@ -1,4 +1,4 @@
-"""The text in LlamaIndex's messages and responses and in clients' answers, for estimates and comparisons alone."""
+"""The text in LlamaIndex's messages and responses, for estimates alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -60,20 +60,6 @@ def _schemas(response_format: Any) -> list[dict[str, Any]]:
     return [{"type": "function", "function": {"name": named.get("name"), "parameters": named.get("schema")}}]
 
 
-def answer_text(answer: Any) -> str:
-    """Return the text of an answer of a provider's client, "" where it has none."""
-    for name in ("output_text", "text"):
-        text = getattr(answer, name, None)
-        if isinstance(text, str):
-            return text
-    choices = getattr(answer, "choices", None)
-    text = getattr(getattr(choices[0], "message", choices[0]), "content", None) if choices else None
-    if isinstance(text, str):
-        return text
-    blocks = getattr(answer, "content", None)
-    return "".join(str(getattr(block, "text", "")) for block in blocks) if isinstance(blocks, list) else ""
-
-
 def _older_calls(kwargs: Any) -> Iterable[str]:
     """Tool calls as integrations kept them before there were blocks for them: the SDK's objects, or dicts."""
     calls = kwargs.get("tool_calls")
@@ -84,3 +70,30 @@ def _older_calls(kwargs: Any) -> Iterable[str]:
 
 def _get(thing: Any, name: str) -> Any:
     return thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
+
+
+class StructuredAnswer:
+    """What structured prediction returned, as LlamaIndex's responses look: it has text to estimate, and no usage."""
+
+    raw = None
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    @property
+    def text(self) -> str:
+        """The answer as JSON, of each object where there are several."""
+        answers = self._answer if isinstance(self._answer, list) else [self._answer]
+        return "".join(one.model_dump_json() for one in answers if hasattr(one, "model_dump_json"))
+
+
+def states_usage(raw: Any) -> bool:
+    """Return whether a raw chunk states usage, other than of no tokens at all."""
+    try:
+        usage = (raw.get("usage") or raw.get("usage_metadata")) if type(raw) is dict else getattr(raw, "usage", None)
+        if usage is None:
+            return False
+        numbers = usage if isinstance(usage, dict) else usage.__dict__
+        return any(type(number) is int and number for number in numbers.values())
+    except Exception:  # noqa: BLE001 - a foreign object's own code runs here, and junk states nothing
+        return False

@@ -37,7 +37,7 @@ _home = os.getpid()
 _lock = threading.Lock()
 
 
-class Address(NamedTuple):
+class HomeAddress(NamedTuple):
     """Where a handler's home process listens, and for whom the records are."""
 
     socket: str | tuple[str, int]
@@ -57,7 +57,7 @@ _seen: OrderedDict[tuple[str, int], None] = OrderedDict()
 _listener: list[tuple[Any, bytes]] = []
 
 
-def address_of(handler: Any, counter: TokenCounter | None) -> Address:
+def address_of(handler: Any, counter: TokenCounter | None) -> HomeAddress:
     """Return what a pickled handler carries: the scopes around this are those that its worker's calls belong to."""
     context = current_context()
     if counter is not None:
@@ -67,12 +67,12 @@ def address_of(handler: Any, counter: TokenCounter | None) -> Address:
         for name, target in _targets.items():
             if target.handler() is handler and _is_like(target.context, context):
                 _targets.move_to_end(name)
-                return Address(socket, key, name)
+                return HomeAddress(socket, key, name)
         name = secrets.token_hex(8)
         _targets[name] = _Target(context, ref(handler))
         while len(_targets) > _MOST_TARGETS:
             _targets.popitem(last=False)
-    return Address(socket, key, name)
+    return HomeAddress(socket, key, name)
 
 
 def _is_like(one: CallContext, other: CallContext) -> bool:
@@ -80,7 +80,7 @@ def _is_like(one: CallContext, other: CallContext) -> bool:
     return (one.counters, one.labels, one.budgets) == (other.counters, other.labels, other.budgets)
 
 
-def handler_at_home(address: Address) -> Any:
+def handler_at_home(address: HomeAddress) -> Any:
     """Return the very handler that was pickled, where this is its home process."""
     target = _targets.get(address.target) if os.getpid() == _home else None
     return None if target is None else target.handler()
@@ -158,7 +158,7 @@ def _is_new(event_id: str | None, receiver: object) -> bool:
 class Sender:
     """A worker's way home: a listener of its counter."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: HomeAddress) -> None:
         self._address = address
         self._lock = threading.Lock()
         self._connection: Connection[Any, Any] | None = None
@@ -186,29 +186,3 @@ class Sender:
         if not self._connection.poll(_SECONDS):
             raise TimeoutError(f"no answer within {_SECONDS} s")
         self._connection.recv_bytes()
-
-
-_lent: dict[str, list[Any]] = {}
-
-
-@shielded
-def lend(span_id: str, pipeline: Any, bound_args: Any) -> None:
-    """Put a messenger into the models of a pipeline that starts workers, until it has run."""
-    from token_handlers.llama_index.handler import Messenger  # it imports this module
-
-    if (bound_args.arguments.get("num_workers") or 0) < 2:  # one worker is this process
-        return
-    models = [*pipeline.transformations]
-    managers = {id(manager): manager for model in models if (manager := getattr(model, "callback_manager", None))}
-    messenger = Messenger()
-    for manager in managers.values():
-        before, manager.handlers = manager.handlers, [*manager.handlers, messenger]
-        _lent.setdefault(span_id, []).append((manager, before, manager.handlers, messenger))
-
-
-def take_back(span_id: str) -> None:
-    """Take the messengers of a pipeline out again."""
-    for manager, before, after, messenger in _lent.pop(span_id, ()) if _lent else ():
-        untouched = manager.handlers is after and after[-1] is messenger
-        # The very list: models built without handlers share that of Settings.callback_manager.
-        manager.handlers = before if untouched else [other for other in manager.handlers if other is not messenger]
