@@ -138,7 +138,7 @@ def _open(client: Any, args: tuple[Any, ...], kwargs: dict[str, Any], read: Read
     if not any(found):
         found = [open_call(request) for open_call in sdk_owner]
     call = next((call for call in found if call is not None), None)
-    if not isinstance(call, SDKCall) or call.holds is not None:
+    if not isinstance(call, SDKCall) or call.reservations is not None:
         return None
     call.is_gated = True
     call.note_body(body)
