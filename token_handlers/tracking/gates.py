@@ -96,11 +96,12 @@ def _wrap(module: ModuleType) -> None:
 
 def _gated(original: Callable[..., Any], read: Read) -> Callable[..., Any]:
     def request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = original.__get__(self, type(self))  # another wrap may stand here, which has to see whose method it is
         call = _open(self, args, kwargs, read) if state.checked and gated.get() is None else None
         if call is None:
-            return original(self, *args, **kwargs)
+            return bound(*args, **kwargs)
         with _passing(call):
-            answer = original(self, *args, **kwargs)
+            answer = bound(*args, **kwargs)
         return _awaited(call, answer) if isawaitable(answer) else answer
 
     return request
