@@ -42,7 +42,14 @@ def wrap(owner: Any, name: str, wrapper: Wrapper) -> None:
     original = owner.__dict__.get(name)
     if original is None or any(entry[:2] == (owner, name) for entry in _wrapped):
         return
-    made = wrapt.FunctionWrapper(original, wrapper)
+
+    def while_attached(
+        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        is_ours = any(entry[2] is made for entry in _wrapped)  # not one that `restore` had to leave in its place
+        return wrapper(wrapped, instance, args, kwargs) if is_ours else wrapped(*args, **kwargs)
+
+    made = wrapt.FunctionWrapper(original, while_attached)
     setattr(owner, name, made)
     _wrapped.append((owner, name, made))
 
