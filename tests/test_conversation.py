@@ -4,6 +4,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,56 @@ def test_none_is_zero():
     one.track_token_usage(3, None, None, 1)
 
     assert usage(3, 0, 3, 1) == one.get_token_usage()
+
+
+def test_what_is_tracked_by_hand_is_priced_by_its_model():
+    """Tokens given with a model cost what that model's calls do, embeddings by the model that they name."""
+    one = ConversationTracker("c1")
+    one.track_token_usage(1_000_000, 500_000, model="gpt-4o-mini", provider="openai")
+    one.track_token_usage(embedding_tokens=1_000_000, model="text-embedding-3-small", provider="openai")
+    one.track_token_usage(1_000_000, embedding_tokens=1_000_000, model="gpt-4o-mini", embedding_model="my-embedder")
+    by_model = one.counter.by_model
+
+    assert Decimal("0.60") == by_model["gpt-4o-mini"].cost
+    assert Decimal("0.02") == by_model["text-embedding-3-small"].cost
+    assert (None, 1) == (by_model["my-embedder"].cost, by_model["my-embedder"].unpriced_requests)
+    assert (Decimal("0.62"), 1, 0) == (
+        one.counter.cost,
+        one.counter.unpriced_requests,
+        one.counter.successful_requests,
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"prompt_tokens": 1_000_000, "completion_tokens": 500_000},
+        {"total_tokens": 9},
+        {"embedding_tokens": 7},
+        {"prompt_tokens": 3, "total_tokens": 9, "model": "gpt-4o-mini"},
+    ],
+)
+def test_tokens_without_a_model_are_of_unknown_cost(given):
+    """Where nobody says whose tokens they are, or how a total divides, the cost is unknown, and never 0."""
+    records = []
+    one = ConversationTracker("c1", sink=records.append)
+    one.track_token_usage(**given)
+
+    assert (None, 1, 0) == (one.counter.cost, one.counter.unpriced_requests, one.counter.successful_requests)
+    assert [None] == [record.cost for record in records]
+    assert "unpriced" in repr(one.counter)
+    assert "Unpriced Requests: 1" in str(one.counter)
+
+
+@pytest.mark.parametrize("name", ["model", "provider", "embedding_model"])
+@pytest.mark.parametrize("junk", ["", " ", 3, ["gpt-4o-mini"]])
+def test_what_is_no_name_is_refused(name, junk):
+    """A model or provider that is none is a ValueError that names the argument, and nothing is applied."""
+    one = ConversationTracker("c1")
+    with pytest.raises(ValueError, match=f"{name} must be a non-empty string such as 'gpt-4o-mini', or None"):
+        one.track_token_usage(3, **{name: junk})
+
+    assert usage() == one.get_token_usage()
 
 
 @pytest.mark.parametrize("junk", [True, False, 1.0, "1", b"2", [], {}, float("nan")])

@@ -124,6 +124,25 @@ print(shared_counter().successful_requests, shared_counter().total_tokens > 0)
     assert ("0 False", "") == run(script)
 
 
+READERS = {
+    "shared_counter": "token_handlers.shared_counter().total_tokens",
+    "session": "token_handlers.get_llm_token_usage_for_session('s')",
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_variable_that_nothing_reads(reader):
+    """Where the variable is set and nothing has read it, whoever reads what the process used gets one warning."""
+    script = f"import token_handlers\nfor _ in range(2):\n    {READERS[reader]}"
+    _, errors = run(script, AGENTSIGHT_TOKEN_HANDLER_TYPE="langchain")
+
+    assert 1 == len(errors.splitlines())
+    assert "AGENTSIGHT_TOKEN_HANDLER_TYPE is 'langchain', but nothing in this process reads it" in errors
+    assert "`import token_handlers.auto`" in errors
+    assert ("", "") == run(script)
+    assert ("", "") == run(f"import token_handlers.auto\n{script}", AGENTSIGHT_TOKEN_HANDLER_TYPE="langchain")
+
+
 def test_uninstall_leaves_the_dispatcher_as_it_was():
     """LlamaIndex's dispatcher has the user's handlers alone before and after, in whatever order things are undone."""
     from llama_index_instrumentation import get_dispatcher

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
+from langchain_openai import ChatOpenAI
+from llama_index.llms.openai import OpenAI
 
 import token_handlers
 
@@ -29,7 +31,10 @@ PUBLIC = [
     "Budget",
     "BudgetExceeded",
     "ConversationTracker",
+    "LangChainTokenHandler",
+    "LlamaIndexTokenHandler",
     "MissingDependency",
+    "SQLiteLedger",
     "TokenCounter",
     "TokenHandlersError",
     "Usage",
@@ -40,6 +45,7 @@ PUBLIC = [
     "get_openai_callback",
     "install",
     "remove_sink",
+    "report_stream_usage",
     "set_price",
     "shared_counter",
     "track_tokens",
@@ -60,9 +66,53 @@ def check_import(*hidden):
 
 
 def test_namespace():
-    """The package exports exactly its public names, and dir() shows them."""
-    assert PUBLIC == sorted(token_handlers.__all__)
-    assert set() == set(PUBLIC) - set(dir(token_handlers))
+    """dir() shows exactly the public names; `import *` has those that need no framework."""
+    assert PUBLIC == dir(token_handlers)
+    assert set(PUBLIC) - {"LangChainTokenHandler", "LlamaIndexTokenHandler"} == set(token_handlers.__all__)
+
+
+def test_help_begins_with_the_ways_in():
+    """help(token_handlers) begins with a block, a whole process and a handler."""
+    text = token_handlers.__doc__
+    ways = [text.index(way) for way in ("with track_tokens()", "import token_handlers.auto", "LangChainTokenHandler()")]
+
+    assert sorted(ways) == ways
+
+
+def test_modules_are_attributes():
+    """Importing the package alone imports no other module, and its modules are there as attributes all the same."""
+    program = (
+        "import sys, token_handlers; print([name for name in sys.modules if name.startswith('token_handlers.')]);"
+        "import token_handlers.install; print(token_handlers.pricing.__name__, token_handlers.install.__class__.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+
+    assert ["[]", "token_handlers.pricing function"] == done.stdout.splitlines()
+
+
+def test_an_old_python():
+    """Where Python is too old, importing says so and which is needed."""
+    program = "import sys; sys.version_info, sys.version = (3, 10, 4), '3.10.4 (main)'; import token_handlers"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+
+    assert "ImportError: token_handlers needs Python 3.11 or newer; this is 3.10.4" == done.stderr.splitlines()[-1]
+
+
+def test_a_name_that_is_not_there():
+    """What the package does not have is an AttributeError that names it."""
+    with pytest.raises(AttributeError, match="module 'token_handlers' has no attribute 'LangChainHandler'"):
+        getattr(token_handlers, "LangChainHandler")  # noqa: B009 (as a name that mypy does not know)
+
+
+def test_models_of_both_frameworks_are_made_to_report():
+    """report_stream_usage takes a model of either framework, and refuses what is none."""
+    chat = token_handlers.report_stream_usage(ChatOpenAI(model="gpt-4o-mini", api_key="none", base_url="http://a"))
+    llm = token_handlers.report_stream_usage(OpenAI(model="gpt-4o-mini", api_key="none"))
+
+    assert chat.stream_usage is True
+    assert {"include_usage": True} == llm.additional_kwargs["stream_options"]
+    with pytest.raises(TypeError, match="report_stream_usage takes a LangChain chat model or LLM, not str"):
+        token_handlers.report_stream_usage("gpt-4o-mini")
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -27,6 +27,8 @@ from tests.support.redis_servers import Valkey
 from tests.support.usage_ledgers import fill
 from token_handlers import TokenCounter, UsageRecord
 from token_handlers.errors import raise_faults
+from token_handlers.reporting.notebook import counter_html
+from token_handlers.reporting.package_data import read_data
 from token_handlers.sinks.agentsight import AgentSightClient
 from token_handlers.sinks.agentsight.outbox import Counts
 from token_handlers.sinks.sqlite import SQLiteLedger
@@ -158,12 +160,15 @@ def test_pages_are_escaped(tmp_path):
     counter.add(record)
     fill(path, record, record.model_copy(update={"model": IMAGE, "event_id": "b"}))
     assert 0 == run_command("report", "--ledger", path, "--html", tmp_path / "report.html").returncode
-    pages = (tmp_path / "report.html").read_text("utf-8"), counter._repr_html_()
+    own_script = f"<script>{read_data('page.js')}</script>"
+    report = (tmp_path / "report.html").read_text("utf-8")
+    pages = report.replace(own_script, "", 1), counter._repr_html_(), counter_html(counter)
 
     for page in pages:
         assert html.escape(MARKUP) in page
         assert set() == Tags(page).found & {"script", "img", "iframe", "object", "link", "onerror", "onload", "href"}
     assert html.escape(IMAGE) in pages[0]
+    assert own_script in report
 
 
 LAUNCHER = """

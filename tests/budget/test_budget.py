@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 from langchain_openai import ChatOpenAI
 
+from tests.support.reservations import reserve, spend
 from token_handlers import (
     Budget,
     BudgetExceeded,
@@ -18,9 +19,8 @@ from token_handlers import (
     track_tokens,
     uninstall,
 )
-from token_handlers.budget import Amounts, BudgetWarning
-from token_handlers.budget import warnings as budget_warnings
-from token_handlers.budget.limits import Asked
+from token_handlers.budget import Amounts, BudgetWarning, alerts
+from token_handlers.budget.limits import ReservationRequest
 from token_handlers.budget.local_store import LocalStore
 from token_handlers.errors import raise_faults
 from token_handlers.sinks.redis import RedisCounter
@@ -32,12 +32,6 @@ def chat(ledger, /, model="gpt-4o-mini", **settings):
     """Return a ChatOpenAI that talks to the test's channel."""
     settings = {"api_key": "none", "max_retries": 0, **settings}
     return ChatOpenAI(model=model, base_url=ledger.url(), **settings)
-
-
-def spend(budget, tokens=0, cost=0, **whose):
-    """Make a call that uses what it asked for; raise where it is refused."""
-    asked = Asked(tokens, Decimal(cost), "gpt-4o-mini", **whose)
-    budget.settle(budget.reserve(asked), Amounts(Decimal(cost), tokens, 1), asked.session, asked.user)
 
 
 @pytest.fixture
@@ -76,9 +70,9 @@ def test_the_error_says_it_all():
     """The error names model, scope, limit, what is spent and held, in its message and as attributes."""
     budget = Budget(max_cost="0.50", scope="team", each="user", per="day")
     spend(budget, 10, "0.20", user="ada")
-    budget.reserve(Asked(10, Decimal("0.20"), "gpt-4o", user="ada"))
+    reserve(budget, ReservationRequest(10, Decimal("0.20"), "gpt-4o", user="ada"))
     with pytest.raises(BudgetExceeded) as raised:
-        budget.reserve(Asked(10, Decimal("0.101"), "gpt-4o", user="ada"))
+        reserve(budget, ReservationRequest(10, Decimal("0.101"), "gpt-4o", user="ada"))
 
     scope = "budget 'team' of user 'ada' per day"
     message = (
@@ -536,24 +530,24 @@ def test_nothing_is_kept():
     budget = Budget(max_tokens=1000, max_cost=1, each="user", warn_at=None)
     for number in range(500):
         user = f"u-{number % 5}"
-        hold = budget.reserve(Asked(10, None, f"m-{number}", user=user))
-        budget.release(hold) if number % 2 else budget.settle(hold, NOTHING, user=user)
+        reservation = reserve(budget, ReservationRequest(10, None, f"m-{number}", user=user))
+        budget.release(reservation) if number % 2 else budget.settle(reservation, NOTHING)
         with pytest.raises(BudgetExceeded):
-            budget.reserve(Asked(1001, user=user))
+            reserve(budget, ReservationRequest(1001, user=user))
     gc.collect()
 
-    accounts = cast("LocalStore", budget._store)
-    assert (5, 0, 0) == (len(accounts._accounts), len(accounts._held), len(budget._refusals))
+    accounts = cast("LocalStore", budget._store)._accounts
+    assert (5, 0, 0) == (len(accounts), sum(len(one.bounded) for one in accounts.values()), len(budget._refusals))
 
 
 def test_warnings_are_bounded(monkeypatch):
-    """What it has warned of is kept for so many models and accounts, the latest ones."""
-    monkeypatch.setattr(budget_warnings, "MAX_WARNED", 3)
-    budget = Budget(max_cost=1)
+    """What it has warned of is kept for so many accounts, the latest ones."""
+    monkeypatch.setattr(alerts, "MAX_GIVEN", 3)
+    budget = Budget(max_requests=1, each="user", on_warning=lambda warning: None)
     for number in range(10):
-        budget.release(budget.reserve(Asked(10, None, f"m-{number}")))
+        spend(budget, user=f"u-{number}")
 
-    assert [(None, f"m-{number}", "") for number in (7, 8, 9)] == list(budget._warnings._given)
+    assert [f"budget/user/u-{number}" for number in (7, 8, 9)] == [account for account, *_ in budget._alerts._given]
 
 
 def test_logging_is_the_packages_own(caplog):

@@ -39,7 +39,7 @@ def test_what_is_no_money(value):
 @pytest.mark.parametrize(
     ("settings", "kind", "message"),
     [
-        ({}, ValueError, "a Budget needs a limit: max_cost, max_tokens or max_requests"),
+        ({}, ValueError, "a Budget needs a limit: max_cost, max_tokens, max_requests or max_cost_per_minute"),
         ({"warn_at": 0}, ValueError, "warn_at is a share of the limit, more than 0 and at most 1, not 0"),
         ({"warn_at": 1.1}, ValueError, "warn_at is a share .* not 1.1"),
         ({"warn_at": -0.5}, ValueError, "warn_at is a share .* not -0.5"),
@@ -49,13 +49,19 @@ def test_what_is_no_money(value):
         ({"warn_at": "0.8"}, ValueError, "warn_at is a share .* not '0.8'"),
         ({"per": "week"}, ValueError, "per is one of None, 'hour', 'day', 'month', not 'week'"),
         ({"per": ["day"]}, ValueError, "per is one of"),
-        ({"each": "tag"}, ValueError, "each is one of None, 'session', 'user', not 'tag'"),
+        ({"each": ""}, ValueError, "each must be 'session', 'user' or the name of a tag, not ''"),
+        ({"each": 7}, ValueError, "each must be .* not 7"),
+        ({"warn_at": (0.5, 1.5)}, ValueError, "warn_at is a share .* not 1.5"),
+        ({"warn_at": "0.5"}, ValueError, "warn_at is a share .* not '0.5'"),
+        ({"max_cost_per_minute": 0}, ValueError, "max_cost_per_minute must be USD, more than 0, not 0"),
         ({"unpriced": "free"}, ValueError, "unpriced is one of 'warn', 'allow', 'refuse', not 'free'"),
         ({"scope": ""}, ValueError, "scope must be a non-empty string, not ''"),
         ({"scope": 7}, ValueError, "scope must be a non-empty string, not 7"),
         ({"on_outage": "fail_open"}, ValueError, "on_outage is for a budget with a store"),
         ({"store": "redis://localhost"}, TypeError, "store must be a RedisCounter, not 'redis://localhost'"),
-        ({"on_warning": "print"}, TypeError, "on_warning must be an ordinary function of one argument, not 'print'"),
+        ({"on_warning": "print"}, ValueError, "on_warning must be a function of one argument, or a URL such as"),
+        ({"on_warning": "ftp://example.com"}, ValueError, "on_warning must be a function .* or a URL"),
+        ({"on_warning": 7}, TypeError, "on_warning must be an ordinary function of one argument, not 7"),
     ],
 )
 def test_bad_settings(settings, kind, message):

@@ -1,12 +1,14 @@
+import os
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import cast
 
 import pytest
 
+from tests.support.reservations import reserve, spend
 from token_handlers import Budget, BudgetExceeded
-from token_handlers.budget import Amounts, BudgetWarning
-from token_handlers.budget import local_store as budget_accounts
-from token_handlers.budget.limits import Asked
+from token_handlers.budget import Amounts, BudgetWarning, local_store, shelf
+from token_handlers.budget.limits import ReservationRequest
 from token_handlers.budget.local_store import LocalStore
 
 NOTHING = Amounts()
@@ -18,16 +20,10 @@ def clock(monkeypatch):
 
     def set_to(year, month, day, hour=0, minute=0):
         time = datetime(year, month, day, hour, minute, tzinfo=UTC)
-        monkeypatch.setattr(budget_accounts, "now", lambda: time)
+        monkeypatch.setattr(local_store, "now", lambda: time)
 
     set_to(2026, 3, 31, 23, 59)
     return set_to
-
-
-def spend(budget, tokens=0, cost=0, **whose):
-    """Make a call that uses what it asked for; raise where it is refused."""
-    asked = Asked(tokens, Decimal(cost), "gpt-4o-mini", **whose)
-    budget.settle(budget.reserve(asked), Amounts(Decimal(cost), tokens, 1), asked.session, asked.user)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +53,11 @@ def test_windows(clock, per, later, fresh):
 def test_a_call_over_the_end_of_a_window(clock):
     """A call is booked where it ends, and what it holds goes with it into the next window."""
     budget = Budget(max_tokens=100, per="day")
-    hold = budget.reserve(Asked(80))
+    reservation = reserve(budget, ReservationRequest(80))
     clock(2026, 4, 1, 0, 0)
     with pytest.raises(BudgetExceeded):
-        budget.reserve(Asked(30))
-    budget.settle(hold, Amounts(Decimal(0), 50, 1))
+        reserve(budget, ReservationRequest(30))
+    budget.settle(reservation, Amounts(Decimal(0), 50, 1))
 
     assert (50, NOTHING) == (budget.spent().tokens, budget.held())
 
@@ -81,39 +77,165 @@ def test_on_warning_in_each_window(clock):
     assert BudgetWarning("the budget of user 'ada' per day", "max_requests", 3, 3) == warnings[4]
 
 
-def test_many_sessions(monkeypatch, caplog):
-    """Beyond the most accounts the others share one, with one warning; windows that have ended make room."""
-    monkeypatch.setattr(budget_accounts, "MAX_ACCOUNTS", 3)
+def test_many_sessions(monkeypatch):
+    """Each session has an account of its own, however many there are: nobody is refused for what others spent."""
+    monkeypatch.setattr(local_store, "MAX_ACCOUNTS", 3)
     budget = Budget(max_requests=2, each="session", warn_at=None)
-    for session in ("a", "b", "c", "d", "e"):
-        spend(budget, session=session)
+    for _ in range(2):
+        for number in range(50):
+            spend(budget, 10, "0.1", session=f"s-{number}")
+    for number in range(50):
+        with pytest.raises(BudgetExceeded):
+            spend(budget, session=f"s-{number}")
 
-    assert [1, 1, 1, 2, 2, 2] == [budget.spent(name).requests for name in "abcdef"]
-    with pytest.raises(BudgetExceeded):
-        spend(budget, session="f")
-    spend(budget, session="a")
-    assert 1 == sum("3 sessions or users" in line for line in caplog.messages)
+    accounts = cast("LocalStore", budget._store)._accounts
+    assert [Amounts(Decimal("0.2"), 20, 2)] * 50 == [budget.spent(f"s-{number}") for number in range(50)]
+    assert (NOTHING, 3) == (budget.spent("s-50"), len(accounts))
+
+
+def test_many_sessions_under_way(monkeypatch):
+    """An account that a call has reserved something in stays, whatever the others do."""
+    monkeypatch.setattr(local_store, "MAX_ACCOUNTS", 3)
+    budget = Budget(max_requests=1, each="session", warn_at=None)
+    under_way = [reserve(budget, ReservationRequest(session=f"s-{number}")) for number in range(5)]
+    for name in ("a", "b", "c"):
+        spend(budget, session=name)
+    for reservation in under_way:
+        budget.settle(reservation, Amounts(requests=1))
+
+    assert [1] * 5 == [budget.spent(f"s-{number}").requests for number in range(5)]
+    assert NOTHING == budget.held("s-0")
 
 
 def test_many_sessions_in_windows(clock, monkeypatch):
-    """The accounts of windows that have ended make room for others, apart from those that hold something."""
-    monkeypatch.setattr(budget_accounts, "MAX_ACCOUNTS", 3)
+    """Accounts that are out of use have their own windows too."""
+    monkeypatch.setattr(local_store, "MAX_ACCOUNTS", 3)
     budget = Budget(max_requests=1, each="session", per="day", warn_at=None)
-    hold = budget.reserve(Asked(session="a"))
-    for session in ("b", "c"):
+    reservation = reserve(budget, ReservationRequest(session="a"))
+    for session in ("b", "c", "d", "e"):
         spend(budget, session=session)
     clock(2026, 4, 1)
-    for session in ("d", "e"):
+    for session in ("d", "e", "f", "g"):
         spend(budget, session=session)
-    budget.settle(hold, Amounts(requests=1), session="a")
+    budget.settle(reservation, Amounts(requests=1))
 
-    assert [1, 0, 0, 1, 1] == [budget.spent(name).requests for name in "abcde"]
+    assert [1, 0, 0, 1, 1, 1, 1] == [budget.spent(name).requests for name in "abcdefg"]
+    with pytest.raises(BudgetExceeded):
+        spend(budget, session="d")
+
+
+@pytest.mark.parametrize("on_outage", [None, "fail_open", "fail_closed"])
+def test_a_full_disk(monkeypatch, caplog, on_outage):
+    """Where accounts have no room, those out of use begin again, with one warning; or new ones are refused."""
+    monkeypatch.setattr(local_store, "MAX_ACCOUNTS", 10)
+    monkeypatch.setattr(shelf, "MAX_PAGES", 3)
+    budget, refused = Budget(max_requests=1, each="session", on_outage=on_outage, warn_at=None), []
+    names = [f"s-{number}-{'x' * 1000}" for number in range(60)]
+    for name in names:
+        try:
+            spend(budget, session=name)
+        except BudgetExceeded as error:
+            refused.append(error)
+
+    if on_outage == "fail_closed":
+        assert refused
+        assert all("fails closed: there is no room for another account" in str(error) for error in refused)
+        assert len(names) == len(refused) + sum(budget.spent(name).requests for name in names)
+        assert [] == caplog.messages
+    else:
+        assert [] == refused
+        assert 1 == len(caplog.messages)
+        assert "there is no room for all of a budget's sessions" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("per", ["hour", "day", "month"])
+def test_the_clock_is_set_back(clock, per):
+    """A window that was left and comes again has what was spent in it, and so has the one after it."""
+    budget = Budget(max_requests=2, per=per)
+    spend(budget)
+    clock(2026, 4, 1)
+    spend(budget)
+    spend(budget)
+    clock(2026, 3, 31, 23, 59)
+    spend(budget)
+    with pytest.raises(BudgetExceeded):
+        spend(budget)
+    clock(2026, 4, 1)
+    with pytest.raises(BudgetExceeded):
+        spend(budget)
+
+    clock(2026, 5, 1)
+    assert NOTHING == budget.spent()
+
+
+def test_a_clock_that_was_wrong(clock):
+    """A clock that was years ahead for a moment does not end a budget: the window before goes on."""
+    budget = Budget(max_requests=2, per="day")
+    spend(budget)
+    clock(2046, 1, 1)
+    spend(budget)
+    clock(2026, 3, 31, 23, 59)
+    spend(budget)
+    with pytest.raises(BudgetExceeded):
+        spend(budget)
+    clock(2026, 4, 1)
+    spend(budget)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_a_fork(monkeypatch):
+    """A forked child knows what each session has spent, and neither disturbs the other's."""
+    monkeypatch.setattr(local_store, "MAX_ACCOUNTS", 3)
+    budget = Budget(max_requests=2, each="session", warn_at=None)
+    names = [f"s-{number}" for number in range(20)]
+    for name in names:
+        spend(budget, session=name)
+    child = os.fork()
+    if child == 0:
+        right = False
+        try:
+            for name in names:
+                spend(budget, session=name)
+            right = all(budget.spent(name).requests == 2 for name in names)
+        finally:
+            os._exit(0 if right else 1)
+    _, status = os.waitpid(child, 0)
+
+    assert 0 == os.waitstatus_to_exitcode(status)
+    assert [1] * 20 == [budget.spent(name).requests for name in names]
 
 
 def test_reading_makes_no_accounts():
     """Asking for what nobody has spent takes no place."""
     accounts = LocalStore()
     for number in range(10):
-        accounts.spent(f"s-{number}")
+        accounts.state(f"s-{number}")
 
     assert {} == accounts._accounts
+
+
+def test_a_cost_per_minute(monkeypatch):
+    """What the calls of any 60 seconds cost, those under way included, stays within the limit."""
+    seconds = [1000.0]
+    monkeypatch.setattr(local_store, "monotonic", lambda: seconds[0])
+    budget = Budget(max_cost_per_minute="0.10")
+    for _ in range(4):
+        spend(budget, cost="0.02")
+        seconds[0] += 14
+    under_way = reserve(budget, ReservationRequest(cost=Decimal("0.02")))
+    message = r"max_cost_per_minute=0.10 USD: 0.08 spent in the last minute, 0.02 held .*may take 0.01"
+    with pytest.raises(BudgetExceeded, match=message) as raised:
+        spend(budget, cost="0.01")
+    seconds[0] += 5  # the first call is a minute old
+    spend(budget, cost="0.02")
+    with pytest.raises(BudgetExceeded):
+        spend(budget, cost="0.01")
+    budget.release(under_way)
+    spend(budget, cost="0.02")
+
+    assert ("max_cost_per_minute", Decimal("0.10"), Decimal("0.08")) == (
+        raised.value.limit,
+        raised.value.maximum,
+        raised.value.spent,
+    )
+    assert Decimal("0.12") == budget.spent().cost

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from tests.support.redis_servers import Valkey, free_port
 from tests.support.usage_ledgers import fill
 from token_handlers.cli import findings, main, trials
 
@@ -140,3 +141,18 @@ def test_ledgers_that_can_not_be(doctor, tmp_path):
     assert (1, 1) == (first, second)
     assert "can't be used" in found["problems"][0]
     assert "can't be made" in inside["problems"][0]
+
+
+def test_a_fleets_server(doctor, monkeypatch):
+    """The server that AGENTSIGHT_TOKEN_REDIS_URL names is asked; what it is called is said without its password."""
+    with Valkey() as valkey:
+        monkeypatch.setenv("AGENTSIGHT_TOKEN_REDIS_URL", valkey.url)
+        status, found = doctor()
+        assert 0 == status
+        assert any(f"127.0.0.1:{valkey.port}" in note and "answers" in note for note in found["notes"])
+
+    monkeypatch.setenv("AGENTSIGHT_TOKEN_REDIS_URL", f"redis://:sesame@127.0.0.1:{free_port()}")
+    status, found = doctor()
+    assert 1 == status
+    assert "AGENTSIGHT_TOKEN_REDIS_URL: " in found["problems"][0]
+    assert "sesame" not in json.dumps(found)

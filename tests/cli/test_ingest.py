@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 
 from tests.support.usage_ledgers import fill
+from token_handlers import TokenCounter
 from token_handlers.cli import ingest as command
 from token_handlers.cli import main, options
 from token_handlers.sinks.sqlite import SQLiteLedger
@@ -37,6 +38,7 @@ WRAPPED = {
     "provider": "openai",
     "output": LANGCHAIN_JS,
 }
+OWN = {"usage": {"input_tokens": 5}, "operation": "chat", "outcome": "success"}
 EMBEDDING = {"object": "list", "model": "text-embedding-3-small", "usage": {"prompt_tokens": 8, "total_tokens": 8}}
 
 
@@ -79,6 +81,58 @@ def test_what_a_line_says(ingest, records):
     assert ("embeddings", 8, 32) == (embedding.operation, embedding.usage.input_tokens, len(embedding.event_id))
 
 
+UNREADABLE = ["12", 12.5, -5, float("inf"), float("nan"), 10**20, True, [12], {}, None]
+
+
+@pytest.mark.parametrize("number", UNREADABLE, ids=repr)
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
+def test_half_a_usage_is_an_estimate(name, number, ingest, records):
+    """A line with one count that is none beside one that can be read is an estimate, and says what is missing."""
+    assert 0 == ingest({**OPENAI, "usage": {"prompt_tokens": 1000, "completion_tokens": 100, name: number}})
+    (record,) = records()
+
+    assert "estimated" == record.source
+    assert 1 == totals_of(record).estimated_requests
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 25}},
+        {"model": "llama3.2", "message": {"content": "a secret"}, "done": True, "eval_count": 25},
+        {**LANGCHAIN_JS, "llmOutput": {"tokenUsage": {"completionTokens": 25}}},
+        {**LANGCHAIN_JS, "llmOutput": {"tokenUsage": {"promptTokens": 25}}},
+        {**OPENAI, "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}},
+    ],
+)
+def test_everyday_halves(line, ingest, records):
+    """Anthropic's message_delta, an answer of Ollama's cache, LangChain.js's halves and a usage of 0 are estimates."""
+    assert 0 == ingest(line)
+
+    assert ["estimated"] == [record.source for record in records()]
+
+
+def test_a_whole_usage_is_reported(ingest, records):
+    """A count of 0 that is stated is no half: an answer without output, an embedding, a cached prompt."""
+    assert 0 == ingest({**OPENAI, "usage": {"prompt_tokens": 1000, "completion_tokens": 0}}, EMBEDDING)
+
+    assert ["reported", "reported"] == [record.source for record in records()]
+
+
+def test_ids_that_are_numbers(ingest, records):
+    """A session or user that others number is a label."""
+    assert 0 == ingest({**OPENAI, "user": 42, "session_id": 0})
+
+    assert [("42", "0")] == [(record.user, record.session) for record in records()]
+
+
+def totals_of(record):
+    """Return what a counter makes of a record."""
+    counter = TokenCounter()
+    counter.add(record)
+    return counter.snapshot()
+
+
 def test_twice_is_once(ingest, records, capsys):
     """A line that the ledger has, by its id or else its text, is not added again."""
     first = ingest(OPENAI, LANGCHAIN_JS, WRAPPED, EMBEDDING)
@@ -118,6 +172,11 @@ def test_several_prompts_have_no_id_in_common(ingest, records):
         ({**OPENAI, "timestamp": "never"}, "timestamp is no time: 'never'"),
         ({**OPENAI, "timestamp": 1e300}, "timestamp is no time"),
         ('{"usage": {"input_tokens": -1}, "operation": "chat", "outcome": "success"}', "usage.input_tokens: "),
+        ({**OWN, "cost": "1e400"}, "cost is 1,000,000 USD or more, which no call costs"),
+        ({**OWN, "saved_cost": "1e6", "outcome": "cached"}, "saved_cost is 1,000,000 USD or more"),
+        ({**OWN, "usage": {"input_tokens": 10**16}}, "input_tokens is above 1,000,000,000,000,000"),
+        ({**OWN, "started_at": "9999-12-31T23:00:00-05:00"}, "started_at is no time"),
+        ({**OPENAI, "time": "0001-01-01T01:00:00+14:00"}, "time is no time"),
     ],
 )
 def test_bad_lines(line, reason, ingest, records, capsys):
@@ -187,14 +246,15 @@ def test_long_files_are_written_as_they_are_read(ingest, records, monkeypatch):
     assert 5 == len(records())
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_what_a_ledger_can_not_hold(ingest, records, capsys):
-    """A record that can't be written is an error, after those that can."""
-    dear = {"usage": {"input_tokens": 5}, "operation": "chat", "outcome": "success", "cost": "1e12"}
+def test_a_line_of_any_size(ingest, records, monkeypatch, capsys):
+    """A line that is too long is named, and read in pieces; the lines after it keep their numbers."""
+    monkeypatch.setattr(command, "LONGEST_LINE", 1000)
 
-    assert 1 == ingest(OPENAI, dear)
-    assert "not everything could be written to " in capsys.readouterr().err
-    assert 1 == len(records())
+    assert 1 == ingest(OPENAI, "x" * 5000, EMBEDDING, '"' + "y" * 998 + '"', "z" * 5000)
+    assert 2 == len(records())
+    assert ["line 2: longer than 1,000 bytes", "line 4: no usage", "line 5: longer than 1,000 bytes"] == [
+        line[:31] if "longer" in line else line[:16] for line in capsys.readouterr().err.splitlines()
+    ]
 
 
 def test_a_file_that_is_not_there(tmp_path, capsys):

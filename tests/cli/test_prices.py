@@ -31,7 +31,8 @@ def test_price_of_a_call(capsys):
     told = json.loads(capsys.readouterr().out)
     expected = price_call({"input_tokens": 1000, "output_tokens": 100, "cache_read_tokens": 500}, "gpt-4o")
 
-    assert {"model": "gpt-4o", "provider": None, "cost": "0.002875", "source": "genai-prices"} == told
+    cost = {"cost": "0.002875", "source": "genai-prices", "doubts": []}
+    assert {"model": "gpt-4o", "provider": None, **cost} == told
     assert expected.cost == Decimal(told["cost"])
 
 
@@ -56,14 +57,118 @@ def test_price_of_a_model(capsys):
     """Without numbers it is what a million tokens of each kind cost."""
     assert 0 == main(["price", "claude-sonnet-4-5", "--provider", "anthropic"])
     assert [
-        ["input", "3"], ["output", "15"], ["cached", "0.3"], ["cache-write", "3.75"],
+        ["input", "3"], ["output", "15"], ["cached", "0.3"], ["cache-write", "3.75"], ["cache-write-1h", "6"],
     ] == [line.split() for line in capsys.readouterr().out.splitlines()[2:]]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "first"),
+    [
+        ("openai/gpt-4o-mini", "0.15"),
+        ("anthropic/claude-sonnet-4-5", "3"),
+        ("anthropic.claude-3-5-sonnet-20241022-v2:0", "3"),
+        ("eu.anthropic.claude-sonnet-4-6-v1:0", "3.3"),
+        ("llama-3.3-70b-versatile", "0.59"),
+        ("cohere/rerank-v5.0-pro", "0.05"),
+    ],
+)
+def test_a_provider_that_is_plain_needs_no_option(model, first, capsys):
+    """PROVIDER/NAME, Bedrock's ids, and names that one provider alone has, are found without --provider."""
+    assert 0 == main(["price", model])
+    assert ["input", first] == capsys.readouterr().out.splitlines()[2].split()
+
+
+def test_a_call_is_explained(capsys):
+    """--explain has what each part cost, by which rate, and the sum."""
+    call = [
+        "--input",
+        "1000",
+        "--output",
+        "100",
+        "--web-searches",
+        "2",
+        "--context",
+        "web_search_tool=web_search_preview",
+    ]
+    assert 0 == main(["price", "gpt-4.1", *call, "--explain"])
+    lines = capsys.readouterr().out.splitlines()
+
+    assert [
+        ["input_tokens", "1,000", "2", "per", "1,000,000", "0.002"],
+        ["output_tokens", "100", "8", "per", "1,000,000", "0.0008"],
+        ["web_searches", "2", "25", "per", "1,000", "0.05"],
+    ] == [line.split() for line in lines[2:5]]
+    assert ["web_searches: OpenAI's pricing page of 2026.", "Together 0.0528 USD, according to genai-prices."] == lines[
+        5:
+    ]
+
+
+def test_a_call_is_explained_as_json(capsys):
+    """--json has the parts, money as text."""
+    assert 0 == main(
+        ["price", "claude-opus-4-8", "--input", "1000000", "--context", "inference_geo=us", "--explain", "--json"]
+    )
+    told = json.loads(capsys.readouterr().out)
+
+    (part,) = told["parts"]
+    assert ("5.5", "x1.1 for inference_geo us") == (told["cost"], part["note"])
+    assert ("input_tokens", 1_000_000, "5.5", 1_000_000, "5.5") == tuple(
+        part[name] for name in ("unit", "number", "rate", "per", "cost")
+    )
+
+
+def test_rates_are_explained(capsys):
+    """Without numbers --explain has every rate, its steps, its corrections, and from when until when it holds."""
+    assert 0 == main(["price", "deepseek-chat", "--at", "2026-11-30", "--explain"])
+    weekday = capsys.readouterr().out
+    assert 0 == main(["price", "gpt-5.4", "--base-url", "https://eu.api.openai.com/v1", "--explain", "--json"])
+    regional = json.loads(capsys.readouterr().out)
+
+    assert "input_tokens: corrected (as deepseek-v4-flash): DeepSeek's notice" in weekday
+    assert "From 2026-11-30 until 2026-11-30 00:30 UTC, according to genai-prices." in weekday
+    assert [("2.75", 0), ("5.5", 272_000)] == [
+        (rate["rate"], rate["above_input_tokens"]) for rate in regional["rates"] if rate["unit"] == "input_tokens"
+    ]
+
+
+def test_an_estimate_says_why(capsys):
+    """What is not certain of a price is on stderr, a line each."""
+    assert 0 == main(["price", "gemini-2.5-flash", "--web-searches", "1", "--input", "10"])
+    assert "token-handlers: this is an estimate: at most: " in capsys.readouterr().err
+
+
+def test_corrections_are_listed(capsys):
+    """--corrections has what differs from genai-prices or adds to it, all of it or a model's, with dates and source."""
+    assert 0 == main(["price", "--corrections"])
+    every = capsys.readouterr().out.splitlines()
+    assert 0 == main(["price", "gpt-oss-20b", "--corrections", "--provider", "openai", "--json"])
+    rules = json.loads(capsys.readouterr().out)
+
+    assert len(every) > 100
+    assert any(
+        line.startswith("deepseek deepseek-(chat|reasoner): as deepseek-v4-flash, from 2026-07-24. ") for line in every
+    )
+    assert ["not sold"] == [rule["says"] for rule in rules if "gpt-oss" in rule["models"]]
+    assert {"openai"} == {rule["provider"] for rule in rules}
+
+
+@pytest.mark.parametrize("arguments", [[], ["--explain"], ["--json"]])
+def test_a_model_is_needed(arguments, capsys):
+    """Without a model there is nothing to price: wrong usage, which names what to do."""
+    assert 2 == main(["price", *arguments])
+    assert "--corrections" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
         (["nonsense", "--provider", "openai"], "no price is known for 'nonsense' of openai: "),
+        (["gpt-4o-min"], "no price is known for 'gpt-4o-min': did you mean gpt-4o-mini or "),
+        (["claude-sonet-4-5"], "no price is known for 'claude-sonet-4-5': did you mean claude-sonnet-4-5 or "),
+        (
+            ["text-embedding-3-small"],
+            "no price is known for 'text-embedding-3-small': name its provider with --provider, ",
+        ),
         (["gpt-4o", "--input", "5", "--cached", "6"], "these numbers can't be: cache_read_tokens"),
     ],
 )
@@ -76,7 +181,7 @@ def test_no_price(arguments, error, capsys):
     assert 1 == len(output.splitlines())
 
 
-@pytest.mark.parametrize("arguments", [["--input", "-5"], ["--input", "many"], ["--at", "soon"]])
+@pytest.mark.parametrize("arguments", [["--input", "-5"], ["--input", "many"], ["--at", "soon"], ["--context", "fast"]])
 def test_wrong_numbers(arguments, capsys):
     """What is no number or day is wrong usage that says what would be one."""
     with pytest.raises(SystemExit) as caught:

@@ -1,8 +1,9 @@
 import json
 import os
+import re
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -25,14 +26,14 @@ def test_report(path, capsys):
     assert [
         "Model                   Requests  Prompt  Completion  Embedding  Cost (USD)",
         "----------------------  --------  ------  ----------  ---------  ----------",
-        "text-embedding-3-small         1       0           0        500  0.50000",
-        "gpt-4o                         1   1,000         100          0  0.00319",
+        "text-embedding-3-small         1       0           0        500  0.50",
+        "gpt-4o                         1   1,000         100          0  0.003188",
         "my-llama                       1   2,000          10          0  unknown",
-        "Total                          3   3,000         110        500  0.50319",
+        "Total                          3   3,000         110        500  0.5032",
         "",
-        "250 (8%) of the prompt tokens were read from the provider's cache.",
+        "250 (8.3%) of the prompt tokens came from the provider's cache.",
         "40 (36%) of the completion tokens were reasoning.",
-        "1 request reported no usage: their tokens are estimates.",
+        "1 request with an estimate: of their tokens or of a part of their cost.",
         "1 request of unknown cost: not in the sum (see token-handlers reprice).",
         "1 request rejected: not billed.",
     ] == capsys.readouterr().out.splitlines()
@@ -45,6 +46,10 @@ def test_report(path, capsys):
         ("session", ["<script>alert(1)</script>", "s1"]),
         ("user", ["ann"]),
         ("tag", ["team=red"]),
+        ("team", ["red"]),
+        ("month", ["2026-10"]),
+        ("node", []),
+        ("operation", ["embeddings", "chat"]),
         ("model", ["text-embedding-3-small", "gpt-4o", "my-llama"]),
     ],
 )
@@ -55,6 +60,23 @@ def test_report_by(label, expected, path, capsys):
 
     assert expected == list(report["groups"])
     assert "0.5031875" == report["total"]["cost"]
+
+
+@pytest.mark.parametrize(
+    ("label", "hint"),
+    [
+        ("sesion", "did you mean session?"),
+        ("teem", "did you mean team?"),
+        (
+            "customer",
+            "--by takes model, provider, session, user, node, operation, tag, hour, day, month, or the key of a tag",
+        ),
+    ],
+)
+def test_a_label_that_no_call_has(label, hint, path, capsys):
+    """A label that is mistyped is wrong usage with what may have been meant, and not a table of nothing."""
+    assert 2 == main(["report", "--ledger", str(path), "--by", label])
+    assert f"token-handlers: no call in the report has a tag {label!r}: {hint}\n" == capsys.readouterr().err
 
 
 def test_report_of_a_time(path, capsys):
@@ -112,7 +134,7 @@ def test_the_dearest_sessions(arguments, listed, note, many, capsys):
 
     assert [*names, *(["(other)"] if note else []), "Total"] == [row[0] for row in rows]
     assert sum(range(1, 204)) == sum(Decimal(row[-1].replace(",", "")) for row in rows[:-1])
-    assert "20,706.0000" == rows[-1][-1]
+    assert "20,706.00" == rows[-1][-1]
     assert max(map(len, lines)) <= 80
     assert (note in lines) if note else not any("adds up" in line for line in lines)
 
@@ -228,6 +250,91 @@ def test_a_page_that_can_not_be_written(path, tmp_path, capsys):
     """A page that can't be written is one line with the remedy."""
     assert 1 == main(["report", "--ledger", str(path), "--html", str(tmp_path)])
     assert f"token-handlers: can't write {tmp_path}: Is a directory: choose another file\n" == capsys.readouterr().err
+
+
+@pytest.fixture
+def current(tmp_path):
+    """The path of a ledger with a call of 2 USD on each of the last 40 days, the last of them an instant ago."""
+    now = datetime.now(UTC) - timedelta(milliseconds=1)
+    calls = [
+        CALLS[0].model_copy(
+            update={"event_id": f"{days}", "cost": Decimal(2), "started_at": now - timedelta(days=days)}
+        )
+        for days in range(40)
+    ]
+    return fill(tmp_path / "current.db", *calls)
+
+
+def test_a_page_for_a_boss(current, tmp_path):
+    """A page has the title and the budget that it is given, and says where the month will end."""
+    page = tmp_path / "page.html"
+    options = ["--html", str(page), "--title", "Bots & co", "--budget", "300/month", "--since", "2020-01-01"]
+
+    assert 0 == main(["report", "--ledger", str(current), *options])
+    text = page.read_text("utf-8")
+    assert "<title>Bots &amp; co</title>" in text
+    assert "of $300.00 this month" in text
+    assert "<dt>By the end of " in text
+
+
+def test_a_projection(current, capsys):
+    """--project adds where the month will end, with its interval, and how the budget stands."""
+    assert 0 == main(["report", "--ledger", str(current), "--project", "--budget", "1000/month"])
+    lines = capsys.readouterr().out.splitlines()
+
+    assert re.fullmatch(
+        r"[A-Z][a-z]+ \d{4}: \$[\d.]+ so far, about \$[\d.]+ by its end \(80% interval: \$[\d.]+ to \$[\d.]+\)\.",
+        lines[-3],
+    )
+    assert "Projected from the last 39 whole days, each weekday by itself." == lines[-2]
+    assert re.fullmatch(
+        r"Budget: \$[\d.]+ of \$1,000\.00 this month \([\d.]+%\), about \$[\d.]+ by its end\.", lines[-1]
+    )
+
+
+def test_a_projection_as_json(current, capsys):
+    """JSON has the projection and the budget beside the totals."""
+    main(["report", "--ledger", str(current), "--project", "--budget", "1000/year", "--json"])
+    told = json.loads(capsys.readouterr().out)
+
+    assert (39, "1000", "year") == (
+        told["projection"]["history_days"], told["budget"]["amount"], told["budget"]["window"]
+    )  # fmt: skip
+    assert "80" == told["total"]["cost"]
+
+
+def test_no_projection(path, capsys):
+    """Without a call in the last eight weeks there is nothing to project, and that is said."""
+    before = fill(
+        path.parent / "before.db", CALLS[0].model_copy(update={"started_at": FIRST_DAY - timedelta(days=900)})
+    )
+
+    main(["report", "--ledger", str(before), "--project"])
+    assert "No projection: the eight weeks before today have no call." == capsys.readouterr().out.splitlines()[-1]
+    main(["report", "--ledger", str(before), "--project", "--json"])
+    assert None is json.loads(capsys.readouterr().out)["projection"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--title", "T"], "--title is the page's: add --html FILE"),
+        (["--budget", "5/day"], "--budget is compared on a page or with a projection: add --html FILE or --project"),
+    ],
+)
+def test_options_that_would_do_nothing(options, message, path, capsys):
+    """An option that would have no effect is wrong usage that says what is missing."""
+    assert 2 == main(["report", "--ledger", str(path), *options])
+    assert message in capsys.readouterr().err
+
+
+def test_a_budget_that_is_none(path, capsys):
+    """What is no budget is wrong usage that says what would be one."""
+    with pytest.raises(SystemExit) as caught:
+        main(["report", "--ledger", str(path), "--project", "--budget", "50"])
+
+    assert 2 == caught.value.code
+    assert "argument --budget: a budget is USD for a day, week, month or year" in capsys.readouterr().err
 
 
 def test_an_empty_ledger(tmp_path, capsys):

@@ -49,7 +49,7 @@ def script(tmp_path):
 
 def told(result):
     """Return the totals that a program's end printed as JSON."""
-    return json.loads(result.stderr[result.stderr.index("{") :])["total"]
+    return json.JSONDecoder().raw_decode(result.stderr, result.stderr.index("{"))[0]["total"]
 
 
 def sums(total):
@@ -249,6 +249,114 @@ def test_a_budget_for_llama_index(script, ledger):
     assert (1, 1) == (result.returncode, ledger.total().requests)
     assert "BudgetExceeded: gpt-4o-mini was not called" in result.stderr
     assert "Total" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("words", [["python"], [sys.executable], ["python3", "-m"], ["./"]])
+def test_programs_as_they_are_started_elsewhere(words, script, tmp_path):
+    """`run` before `python app.py`, `python -m app` or `./app.py` runs it in this process, with the same sys.argv."""
+    path = script(f"#!{sys.executable}\nimport sys; print(__name__, sys.argv[1:], sys.executable)")
+    path.chmod(0o755)
+    program = {"-m": [*words, "program"], "./": ["./program.py"]}.get(words[-1], [*words, "program.py"])
+    result = run_command("run", *program, "a", "-b", cwd=tmp_path)
+
+    assert (0, f"__main__ ['a', '-b'] {sys.executable}\n") == (result.returncode, result.stdout)
+
+
+def test_a_line_of_code():
+    """-c runs a line of code as Python does."""
+    result = run_command("run", "-c", "import sys; print(__name__, sys.argv, sys.path[0]); sys.exit(3)", "x")
+
+    assert (3, "__main__ ['-c', 'x'] \n") == (result.returncode, result.stdout)
+
+
+def test_an_installed_command(script, tmp_path):
+    """A command of the environment runs by its name, whether PATH has it or not."""
+    result = run_command("run", "token-handlers", "price", "gpt-4o-mini", "--json", PATH=os.defpath)
+
+    assert 0 == result.returncode
+    assert json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("exit 5", 5), ("kill -TERM $$", -signal.SIGTERM), ("kill -KILL $$", 128 + signal.SIGKILL)]
+)
+def test_a_command_that_is_no_python(code, status, script, tmp_path):
+    """Any other command runs in a process of its own, with its own status, and the Pythons that it starts count."""
+    script("from langchain_core.language_models import FakeListChatModel as M; M(responses=['yes']).invoke('there?')")
+    result = run_command("run", "sh", "-c", f"{sys.executable} program.py; {code}", cwd=tmp_path)
+
+    assert status == result.returncode
+    assert "the calls of 1 process that it started are included" in result.stderr
+
+
+def test_labels(script, ledger, tmp_path):
+    """--session, --user and --tag label what the program does not label itself, in the ledger, in threads too."""
+    path = script(
+        CALL
+        + """
+import threading
+from token_handlers import track_tokens
+thread = threading.Thread(target=ask)
+thread.start()
+thread.join()
+with track_tokens(session="own", tags={"team": "red"}):
+    ask()
+"""
+    )
+    labels = ("--session", "nightly", "--user", "ada", "--tag", "team=blue", "--tag", "batch")
+    result = run_command("run", "--ledger", tmp_path / "ledger.db", *labels, path, ledger.url())
+    with SQLiteLedger(tmp_path / "ledger.db") as kept:
+        sums = {
+            label: {name: each.successful_requests for name, each in kept.by(label).items()}
+            for label in ("session", "user", "team", "batch")
+        }
+
+    assert 0 == result.returncode
+    assert {"session": {"nightly": 1, "own": 1}, "user": {"ada": 2}, "team": {"blue": 1, "red": 1}} == {
+        name: sums[name] for name in ("session", "user", "team")
+    }
+    assert {"true": 2} == sums["batch"]
+
+
+@pytest.mark.parametrize("tag", ["", "=x", "model=x"])
+def test_a_tag_that_is_none(tag, script):
+    """What is no tag is an error of one line, and the program is not started."""
+    result = run_command("run", "--tag", tag, script("print('started')"))
+
+    assert (2, "") == (result.returncode, result.stdout)
+    assert "argument --tag: a tag such as team=search" in result.stderr.splitlines()[-1]
+
+
+STREAMS = """
+import sys
+from langchain_openai import ChatOpenAI
+from llama_index.llms.openai import OpenAI
+for _ in ChatOpenAI(model="gpt-4o-mini", base_url=sys.argv[1], api_key="none").stream("hello"):
+    pass
+for _ in OpenAI(model="gpt-4o-mini", api_base=sys.argv[1], api_key="none").stream_complete("hello"):
+    pass
+if "silent" in sys.argv:
+    for _ in ChatOpenAI(model="gpt-4o-mini", base_url=sys.argv[1], api_key="none", stream_usage=False).stream("hi"):
+        pass
+"""
+
+
+def test_streams_that_report(script, ledger):
+    """--report-stream-usage makes streams exact; without it they are estimates, and a model's own word counts."""
+    path = script(STREAMS)
+    estimated = told(run_command("run", "--json", path, ledger.url()))
+    exact = told(run_command("run", "--json", "--report-stream-usage", path, ledger.url(), "silent"))
+
+    assert (2, 2) == (estimated["successful_requests"], estimated["estimated_requests"])
+    assert (3, 1) == (exact["successful_requests"], exact["estimated_requests"])
+
+
+def test_options_after_the_program(script):
+    """An option of ours after the program's name is the program's, and the closing says so."""
+    result = run_command("run", script("import sys; print(sys.argv[1:])"), "--ledger", "usage.db", "--tag=a=b")
+
+    assert "['--ledger', 'usage.db', '--tag=a=b']\n" == result.stdout
+    assert "--ledger, --tag stood after the program, which got it: our options stand before it" in result.stderr
 
 
 @pytest.mark.parametrize("budget", ["0", "-1", "nan", "inf", "much", ""])

@@ -191,7 +191,7 @@ def test_printed_lines():
     counter.add(record())
     peer = (
         "Tokens Used: 29\n\tPrompt Tokens: 17\n\t\tPrompt Tokens Cached: 0\n\tCompletion Tokens: 12\n"
-        "\t\tReasoning Tokens: 0\nSuccessful Requests: 1\nTotal Cost (USD): $1.5e-06"
+        "\t\tReasoning Tokens: 0\nSuccessful Requests: 1\nTotal Cost (USD): $0.0000015"
     )
     assert peer == str(counter)
 

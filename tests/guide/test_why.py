@@ -12,7 +12,7 @@ from token_handlers.cli import main
 from token_handlers.langchain import LangChainTokenHandler
 
 PAGE = (GUIDE / "why.md").read_text("utf-8")
-PARTS = ("Zero", "Estimated", "No cost", "Different")
+PARTS = ("Zero", "Estimated", "No cost", "Why is my cost different", "Different")
 # What shows that a cause is one, and that its remedy is.
 SHOWN_BY = {
     "Nothing tracks the call": (
@@ -125,13 +125,49 @@ SHOWN_BY = {
         "counter.test_counter.test_embeddings_are_counted_apart langchain.test_legacy.test_one_http_call_is_one_request"
     ),
     "The reported numbers contradict each other": "payloads.test_payloads.test_a_whole_stands_and_its_part_is_cut",
+    "Tools have fees": (
+        "pricing.test_fees.test_a_fee_with_a_count_is_exact "
+        "pricing.test_fees.test_a_fee_that_is_not_certain_is_an_estimate "
+        "pricing.test_fees.test_search_models_of_chat_are_billed_one_search "
+        "pricing.test_fees.test_an_event_without_a_rate_is_never_free "
+        "pricing.test_overrides.test_fees_alone_are_added_to_the_table"
+    ),
+    "Where it was served": (
+        "pricing.test_adjustments.test_a_place_costs_what_its_page_says "
+        "pricing.test_adjustments.test_a_place_multiplies_tokens_and_no_fees "
+        "pricing.test_overrides.test_a_multiplier_is_about_what_it_names"
+    ),
     "The service tier": (
         "langchain.test_chat.test_the_served_tier_prices_the_call "
-        "pricing.test_calculator.test_a_tier_without_rates_is_standard_and_says_so_once"
+        "pricing.test_adjustments.test_a_tier_costs_what_it_did_on_the_day "
+        "pricing.test_calculator.test_a_tier_without_rates_is_standard_and_says_so_once "
+        "pricing.test_overrides.test_a_tier_has_a_price_of_its_own"
+    ),
+    "Another model answered": (
+        "pricing.test_catalog.test_who_answered_behind_a_gateway_is_billed "
+        "pricing.test_catalog.test_an_unknown_name_is_not_the_asked_one "
+        "pricing.test_catalog.test_a_renamed_model_is_the_asked_one "
+        "pricing.test_corrections.test_open_weights_are_never_openais "
+        "pricing.test_calculator.test_each_part_costs_what_its_own_model_does"
+    ),
+    "Sound, images and cache writes": (
+        "pricing.test_kinds.test_output_of_another_kind_needs_a_rate "
+        "pricing.test_kinds.test_cache_writes_cost_by_how_long_they_are_kept "
+        "pricing.test_kinds.test_openais_cache_writes_for_12_hours_are_an_estimate"
+    ),
+    "Streams": (
+        "pricing.test_fees.test_perplexity_bills_a_request_by_its_context_size "
+        "pricing.test_adjustments.test_a_place_without_a_known_rate_is_an_estimate"
+    ),
+    "Free allowances and storage": "pricing.test_fees.test_a_fee_that_is_not_certain_is_an_estimate",
+    "The table was wrong": (
+        "pricing.test_corrections.test_a_correction_is_needed cli.test_prices.test_corrections_are_listed "
+        "pricing.test_corrections.test_deepseeks_peak_hours"
     ),
     "The price is not yours": (
         "pricing.test_calculator.test_cost_equals_genai_prices_for_every_model "
         "pricing.test_overrides.test_own_prices_come_first "
+        "pricing.test_overrides.test_a_multiplier_is_about_what_it_names "
         "cli.test_prices.test_reprice"
     ),
     "Two trackers send to AgentSight": "cli.test_doctor.test_another_tracker",

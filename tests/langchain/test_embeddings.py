@@ -181,13 +181,15 @@ def test_automatic_tracking(ledger):
     assert before + counted_once == shared_counter().embedding_tokens
 
 
-def test_the_client_alone_is_not_counted(ledger):
-    """What the application asks the openai client itself is not LangChain's."""
+def test_the_client_alone_is_an_sdk_call(ledger):
+    """What the application asks the openai client itself is in a block's total, unless that leaves SDKs' calls out."""
     client = openai.OpenAI(base_url=ledger.url(), api_key="none")
-    with track_tokens() as counter, client:
+    with track_tokens(sdk_calls=False) as others, client, track_tokens() as counter:
+        client.embeddings.create(model="text-embedding-3-small", input="the sea")
+    with track_tokens(sdk_calls=False) as without, openai.OpenAI(base_url=ledger.url(), api_key="none") as client:
         client.embeddings.create(model="text-embedding-3-small", input="the sea")
 
-    assert 0 == counter.successful_requests
+    assert (1, 1, 0) == (counter.successful_requests, others.successful_requests, without.successful_requests)
 
 
 @pytest.mark.parametrize("junk", [None, "text-embedding-3-small", object()])

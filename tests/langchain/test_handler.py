@@ -14,6 +14,7 @@ from langchain_openai import ChatOpenAI
 
 from tests.support.bills import billed, counted
 from token_handlers import TokenCounter, get_openai_callback, install, shared_counter, track_tokens, uninstall
+from token_handlers.counter.tables import usd
 from token_handlers.langchain import LangChainTokenHandler, report_stream_usage
 from token_handlers.langchain import calls as open_runs
 
@@ -226,7 +227,7 @@ def test_get_openai_callback(ledger):
     assert bill["prompt"] + bill["completion"] == callback.total_tokens
     assert callback.total_cost > 0
     assert f"Tokens Used: {callback.total_tokens}" == str(callback).splitlines()[0]
-    assert f"Total Cost (USD): ${callback.total_cost}" == repr(callback).splitlines()[6]
+    assert f"Total Cost (USD): ${usd(callback.cost)}" == repr(callback).splitlines()[6]
 
 
 def test_an_error_inside_get_openai_callback(ledger):

@@ -80,10 +80,19 @@ def test_a_rejected_call_fails_once(ledger, prompts):
     assert 1 == counter.failed_requests
 
 
-def test_a_stream_is_estimated(ledger):
-    """The client drops a stream's usage, so the stream is estimated and flagged."""
+def test_a_stream_that_reports_usage_is_exact(ledger):
+    """The client drops a stream's usage, but the provider's answer has it."""
     with track_tokens() as counter:
         list(llm(ledger, modes={"usage": "always"}).stream("say something"))
+
+    assert billed(ledger) == counted(counter)
+    assert (1, 0) == (counter.successful_requests, counter.estimated_requests)
+
+
+def test_a_stream_is_estimated(ledger):
+    """A stream whose server reports no usage is estimated and flagged."""
+    with track_tokens() as counter:
+        list(llm(ledger, modes={"usage": "never"}).stream("say something"))
 
     assert (1, 1) == (counter.successful_requests, counter.estimated_requests)
     assert counter.completion_tokens > 0

@@ -141,14 +141,15 @@ def test_a_total_that_nothing_explains_warns_once(warnings):
     assert "(109) is not prompt_tokens + completion_tokens (35 + 12)" in warnings.text
 
 
-def test_an_advisor_stays_out_with_a_warning(warnings):
-    """Another model's tokens within a call are not priced as the call's: one warning names them."""
+def test_an_advisor_is_billed_beside_the_answer():
+    """Another model's tokens within a call are in its counts, and apart, to be priced at that model's rates."""
     advisor = {"type": "advisor_message", "model": "opus", "input_tokens": 250, "output_tokens": 9}
 
     found = read_payload({"input_tokens": 20, "output_tokens": 4, "iterations": [advisor]})
 
-    assert both(20, 4) == found.counts
-    assert "advisor opus used 250 input and 9 output tokens" in warnings.text
+    assert both(270, 13) == found.counts
+    assert (("opus", both(250, 9)),) == found.beside
+    assert () == found.doubts
 
 
 def test_read_usage_metadata_of_the_cache_mark_is_none():

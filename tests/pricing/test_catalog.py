@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
@@ -6,15 +5,8 @@ from genai_prices.data_snapshot import DataSnapshot, get_snapshot, set_custom_sn
 from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice, Provider
 
 from tests.support.prices import CALL, genai_cost, our_cost
-from token_handlers.pricing import Price, price_call, reset_prices
-
-
-@pytest.fixture(autouse=True)
-def _no_prices_left() -> Iterator[None]:
-    """A test's prices, snapshots and warnings end with it."""
-    yield
-    set_custom_snapshot(None)
-    reset_prices()
+from token_handlers.pricing import Price, price_call
+from token_handlers.pricing.catalog import sellers
 
 
 @pytest.mark.parametrize(
@@ -173,3 +165,80 @@ def test_the_requested_name_is_the_second_choice():
     assert price == price_call(CALL, "gpt-4o-mini-2024-07-18", "azure", requested="gpt-4o")
     assert price == price_call(CALL, "deployment-7", "azure", requested="gpt-4o-mini")
     assert price == price_call(CALL, None, "azure", requested="gpt-4o-mini")
+
+
+GATEWAY = "http://127.0.0.1:4000/v1"
+
+
+def asked_and_answered(asked, answered, provider, base_url=None):
+    """Return the cost of a call for which a model was asked, and another name answered."""
+    found = price_call(CALL, answered, provider, requested=asked, base_url=base_url)
+    return found and found.cost
+
+
+@pytest.mark.parametrize("provider", ["openai", "openai_like", "ChatOpenAI", None])
+@pytest.mark.parametrize(
+    ("answered", "maker"),
+    [
+        ("claude-haiku-4-5-20251001", "anthropic"),
+        ("gemini-2.5-flash", "google"),
+        ("grok-4", "x-ai"),
+        ("gpt-4.1", "openai"),
+    ],
+)
+def test_who_answered_behind_a_gateway_is_billed(provider, answered, maker):
+    """A gateway was asked for one model and another one answered: its maker's price holds."""
+    billed = price_call(CALL, answered, maker).cost
+    assert billed == asked_and_answered("gpt-4.1-mini", answered, provider, GATEWAY)
+    assert billed != price_call(CALL, "gpt-4.1-mini", "openai").cost
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "provider", "base_url"),
+    [
+        ("gpt-4.1-mini", "some-model", "openai", GATEWAY),
+        ("gpt-4.1-mini", "some-model", "openai", None),
+        ("gpt-4.1-mini", "some-model", "openai", "https://api.openai.com/v1"),
+        ("gpt-4.1-mini", "llama-3.3-70b", "openai", GATEWAY),
+        ("gpt-4.1-mini", "mistral-7b-instruct", "openai", GATEWAY),
+        ("gpt-4.1-mini", "deepseek-r1", "openai", GATEWAY),
+        ("gpt-4.1-mini", "ft:gpt-4.1-mini-2025-04-14:org::id", "openai", None),
+        ("command-a", "some-model", "cohere", None),
+    ],
+)
+def test_an_unknown_name_is_not_the_asked_one(asked, answered, provider, base_url, caplog):
+    """Whoever answered by a name that no table has, or that anybody can serve, it was not what was asked for."""
+    assert asked_and_answered(asked, answered, provider, base_url) is None
+    assert repr(answered) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "provider", "base_url"),
+    [
+        ("gpt-4o-mini", "our-deployment", "azure", None),
+        ("gpt-4o-mini", "our-deployment", "openai", "https://us.openai.azure.com/openai/v1"),
+        ("gpt-4o-mini", "gpt-4o-mini-2029-01-31", "openai", "https://api.openai.com/v1"),
+        ("gpt-4o-mini", "gpt-4o-mini-20290131", "openai", GATEWAY),
+        ("gemini-2.5-flash", "gemini-2.5-flash-001", "google_genai", None),
+        ("mistral-large-2512", "mistral-large-2913", "mistral", None),
+        ("openai/gpt-4o", "gpt-4o", "openrouter", None),
+    ],
+)
+def test_a_renamed_model_is_the_asked_one(asked, answered, provider, base_url):
+    """A deployment of Azure's, another snapshot, a name without its maker: the asked model's price holds."""
+    assert price_call(CALL, asked, provider, base_url=base_url).cost == asked_and_answered(
+        asked, answered, provider, base_url
+    )
+
+
+def test_azure_never_renames_to_another_models_name():
+    """Azure answers by the name of what it served: one that a maker's table has is that model."""
+    assert price_call(CALL, "gpt-4.1", "azure").cost == asked_and_answered("gpt-4o-mini", "gpt-4.1", "azure")
+    assert asked_and_answered("gpt-4o-mini", "gemini-2.5-flash", "azure") is None
+
+
+def test_sellers_are_told_maker_first():
+    """Who has a model under just that name, for people to choose from."""
+    assert "openai" == sellers(get_snapshot(), "gpt-4.1")[0]
+    assert ["groq"] == sellers(get_snapshot(), "llama-3.3-70b-versatile")
+    assert [] == sellers(get_snapshot(), "nobodys")

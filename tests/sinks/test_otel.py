@@ -185,11 +185,11 @@ def test_what_was_not_billed_is_not_measured(provider, reader, monkeypatch, outc
 
 
 def test_unknown_cost_is_no_zero(provider, reader):
-    """What could not be priced is counted as such, and a cost of 0 is a cost; manual records are no requests."""
+    """What could not be priced is counted as such, tokens counted by hand too, and a cost of 0 is a cost."""
     sink = OTelMetrics(provider)
     sink(record(cost=None, requests=2))
     sink(record(cost=None, source="manual"))
-    assert ("{request}", [(CALLED, 2, None)]) == points(reader)["token_handlers.unpriced_requests"]
+    assert ("{request}", [(CALLED, 3, None)]) == points(reader)["token_handlers.unpriced_requests"]
     assert "token_handlers.cost" not in points(reader)
 
     sink(record(cost=Decimal(0)))

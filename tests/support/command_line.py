@@ -34,11 +34,12 @@ def run_command(
     )
 
 
-def start_command(*arguments: object) -> subprocess.Popen[str]:
-    """Start token-handlers, its output to be read, and SIGINT as in a terminal, which background jobs ignore."""
+def start_command(*arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start token-handlers with pipes to it and from it, and SIGINT as in a terminal, which background jobs ignore."""
     words = [*COMMAND, *map(str, arguments)]
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+        pipe = subprocess.PIPE
+        return subprocess.Popen(words, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8")
     finally:
         signal.signal(signal.SIGINT, ignored)

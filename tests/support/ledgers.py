@@ -3,6 +3,7 @@
 import sqlite3
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 from token_handlers import TokenCounter, Usage, UsageRecord
 
@@ -10,10 +11,20 @@ NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 
 
 def call(event=None, sent=17, received=12, cost="0.0000015", **fields):
-    """Return a record of one call to gpt-4o-mini."""
+    """Return a record of one call to gpt-4o-mini, with an event id of its own unless one is given."""
     usage = Usage(input_tokens=sent, output_tokens=received)
     given = {"usage": usage, "model": "gpt-4o-mini", "cost": cost and Decimal(cost), "started_at": NOON}
-    return UsageRecord(**{**given, "event_id": event, **fields})
+    named = {} if event is None else {"event_id": event}
+    return UsageRecord(**{**given, **named, **fields})
+
+
+def make_old(path, version=2):
+    """Make a ledger as version 1 or 2 made it: five calls, one of them absurd, which a version of today refuses."""
+    connection = sqlite3.connect(path)
+    connection.executescript(Path(__file__).with_name("ledger_version_2.sql").read_text("utf-8"))
+    if version == 1:
+        connection.executescript("DROP TABLE usage_outbox; PRAGMA user_version = 1;")
+    connection.close()
 
 
 def counted(records):

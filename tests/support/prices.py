@@ -1,13 +1,17 @@
 """What the price tests compare: what genai-prices says, what we say, and random calls to ask both about."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import genai_prices
+from genai_prices.types import ModelInfo
 
-from token_handlers.pricing import price_call
+from token_handlers.pricing import Price, price_call
+from token_handlers.pricing.corrections import correction_of
+from token_handlers.pricing.fees import FEES
 from token_handlers.pricing.overrides import PRICE_KEYS
 
 Draw = Callable[[Sequence[Any]], Any]
@@ -51,6 +55,40 @@ def genai_cost(
     return priced.total_price if keys & set(PRICE_KEYS) else None
 
 
+def noon(*day: int) -> float:
+    """Return the epoch seconds of a day's noon in UTC."""
+    return epoch(*day, 12)
+
+
+def price(
+    counts: Mapping[str, int],
+    model: str | None,
+    provider: str | None = None,
+    day: tuple[int, ...] = (2026, 11, 25),
+    **call: Any,
+) -> Price | None:
+    """Return price_call's price at noon of a day, a Wednesday unless said."""
+    return price_call(counts, model, provider, at=noon(*day), **call)
+
+
+def is_as_in_table(provider: str, model: ModelInfo, at: float, tier: str | None) -> bool:
+    """Whether tokens cost what genai-prices says: nothing of ours is about the row, the tier or the request."""
+    moment = datetime.fromtimestamp(at, UTC)
+    context = _CONTEXTS.get(tier or "") or {"service_tier": tier}
+    has_tier = any(
+        variant.when.items() <= context.items() and (variant.constraint is None or variant.constraint.active(moment))
+        for variant in model.price_variants or ()
+    )
+    has_fee = any(
+        fee.seller == provider and fee.key == "requests_kcount" and re.search(fee.models, model.id) for fee in FEES
+    )
+    return (
+        (tier in (None, "default", "auto") or has_tier)
+        and not has_fee
+        and not correction_of(provider, model.id, moment)
+    )
+
+
 def our_cost(
     counts: Mapping[str, int], model: str, provider: str, at: float, tier: str | None = None
 ) -> Decimal | None:
@@ -81,9 +119,6 @@ def random_counts(draw: Draw) -> dict[str, int]:
     ):
         if draw((True, False, False, False)):
             counts[part] = counts.get(whole, 0) // draw((1, 2, 5, 1000)) + draw((0, 0, 0, 0, 0, 1))
-    for event in ("web_searches", "social_searches", "storage_searches", "code_executions", "rerank_searches"):
-        if draw((True, False, False, False)):
-            counts[event] = draw((0, 1, 3))
     absent = draw((None, None, None, None, None, "input_tokens", "output_tokens", "cache_read_tokens"))
     return {name: count for name, count in counts.items() if name != absent}
 

@@ -1,8 +1,8 @@
-"""What budgets are made of: amounts, limits, and the store that holds and books them."""
+"""What budgets are made of: amounts, limits, reservations, and the store of a fleet's."""
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
@@ -12,23 +12,29 @@ Window = Literal["hour", "day", "month"]
 Limits = Mapping[str, Decimal | int | None]
 
 LIMITS = {"max_cost": "cost", "max_tokens": "tokens", "max_requests": "requests"}
-"""Each limit, and the amount that it is for, in the order in which they are checked."""
+"""Each limit of a window, and the amount that it is for, in the order in which they are checked."""
+
+PER_MINUTE = "max_cost_per_minute"
+UNITS = {"max_cost": " USD", PER_MINUTE: " USD"}
+"""What messages write behind a limit; tokens and requests have their unit in the limit's name."""
 
 LONGEST_HOLD = 10**9
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., object])
 
+_ZERO = Decimal(0)
+
 
 class Amounts(NamedTuple):
     """USD, tokens and requests."""
 
-    cost: Decimal = Decimal(0)
+    cost: Decimal = _ZERO
     tokens: int = 0
     requests: int = 0
 
     def under(self, limit: str) -> Decimal | int:
         """Return the amount that a limit is for."""
-        amount: Decimal | int = getattr(self, LIMITS[limit])
+        amount: Decimal | int = self.cost if limit == PER_MINUTE else getattr(self, LIMITS[limit])
         return amount
 
     def plus(self, other: "Amounts") -> "Amounts":
@@ -42,15 +48,18 @@ class Amounts(NamedTuple):
         )
 
 
-class Spent(NamedTuple):
-    """What a scope has spent, and what the calls that are under way hold."""
+NOTHING = Amounts()
+
+
+class BudgetState(NamedTuple):
+    """What an account has spent, and what the calls that are under way have reserved."""
 
     spent: Amounts
     reserved: Amounts
 
 
-class Reserved(NamedTuple):
-    """Whether a call may be sent; if not, which limit it would pass. ``reserved`` is what the other calls hold."""
+class ReservationResult(NamedTuple):
+    """Whether a call may be sent; if not, which limit it would exceed. ``reserved`` is what other calls reserved."""
 
     granted: bool
     exceeded: str | None
@@ -58,8 +67,12 @@ class Reserved(NamedTuple):
     reserved: Amounts
 
 
+Spent = BudgetState
+Reserved = ReservationResult
+
+
 class Store(Protocol):
-    """Where a budget's amounts are held and booked: in this process, or in a RedisCounter for a fleet."""
+    """Where a fleet's budget has its amounts: a RedisCounter. ``scope`` is an account's name there."""
 
     def reserve(
         self,
@@ -72,36 +85,73 @@ class Store(Protocol):
         limits: Limits,
         window: str | None = ...,
         ttl: float = ...,
-    ) -> Reserved:
-        """Hold what a call may use where the limits leave room; raise StoreUnavailable where that can't be asked."""
+    ) -> ReservationResult:
+        """Reserve what a call may use where the limits leave room; raise StoreUnavailable where that can't be asked."""
 
     def settle(
         self, scope: str, reservation: str, *, cost: Decimal, tokens: int, requests: int = ..., wait: bool = ...
     ) -> bool:
-        """Book what a call used, in place of what it held; without ``wait`` it may be done later."""
+        """Book what a call used in place of what it reserved; without ``wait`` it may be done later."""
 
     def release(self, scope: str, reservation: str, *, wait: bool = ...) -> bool:
-        """Let go of what a call held."""
+        """Release what a call reserved."""
 
-    def spent(self, scope: str, window: str | None = ...) -> Spent:
-        """Return what a scope has spent in the window, and what its calls hold."""
-
-
-class Asked(NamedTuple):
-    """What a call may use, and whose it is. ``cost`` is None where its model has no price."""
-
-    tokens: int = 0
-    cost: Decimal | None = Decimal(0)
-    model: str | None = None
-    session: str | None = None
-    user: str | None = None
+    def spent(self, scope: str, window: str | None = ...) -> BudgetState:
+        """Return what a scope has spent in the window, and what its calls have reserved."""
 
 
-class Hold(NamedTuple):
-    """What one call holds of a budget until it is booked or released."""
+class ReservationRequest:
+    """What a call may use at most, and whose it is.
 
-    account: str
-    reservation: str
+    ``cost`` is USD, None where its model has no price. With ``estimate``, tokens and cost are an upper bound that costs
+    nothing to know, and it returns a request with the estimated ones.
+    """
+
+    __slots__ = ("_estimate", "_exact", "amounts", "is_exact", "model", "session", "tags", "unpriced", "user")
+
+    def __init__(
+        self,
+        tokens: int = 0,
+        cost: Decimal | None = _ZERO,
+        model: str | None = None,
+        session: str | None = None,
+        user: str | None = None,
+        tags: Mapping[str, str] = {},
+        *,
+        estimate: "Callable[[], ReservationRequest] | None" = None,
+    ) -> None:
+        self.amounts = Amounts(cost or _ZERO, tokens, 1)
+        self.unpriced = cost is None
+        self.model = model
+        self.session = session
+        self.user = user
+        self.tags = tags
+        self._estimate = estimate
+        self.is_exact = estimate is None
+        self._exact: ReservationRequest | None = None
+
+    def exact(self) -> "ReservationRequest":
+        """Return the request with estimated amounts, which is this one where it has them."""
+        if self._exact is None and self._estimate is not None:
+            self._exact = self._estimate()
+        return self._exact or self
+
+
+class Reservation:
+    """What one call reserves in one account of a budget, until it is booked or released.
+
+    ``held`` are the amounts that stand reserved, None where there are none; ``id`` is its name in a fleet's store.
+    """
+
+    __slots__ = ("account", "booked", "held", "id", "name", "request")
+
+    def __init__(self, account: str, name: str | None, request: ReservationRequest) -> None:
+        self.account = account
+        self.name = name
+        self.request = request
+        self.held: Amounts | None = None
+        self.id: str | None = None
+        self.booked = False
 
 
 class BudgetWarning(NamedTuple):
@@ -113,11 +163,11 @@ class BudgetWarning(NamedTuple):
     spent: Decimal | int
 
 
-def passed(limits: Limits, taken: Amounts, amounts: Amounts) -> str | None:
-    """Return the first limit that amounts would pass; limits are inclusive."""
-    total = taken.plus(amounts)
-    for name, limit in limits.items():
-        if limit is not None and total.under(name) > limit:
+def exceeded_limit(limits: Limits, total: Amounts) -> str | None:
+    """Return the first limit of a window that amounts exceed; limits are inclusive."""
+    for position, name in enumerate(LIMITS):
+        limit = limits.get(name)
+        if limit is not None and total[position] > limit:
             return name
     return None
 
@@ -128,14 +178,19 @@ def text(amount: Decimal | int) -> str:
 
 
 def checked_limits(
-    max_cost: Decimal | str | float | None, max_tokens: int | None, max_requests: int | None
+    max_cost: Decimal | str | float | None = None,
+    max_tokens: int | None = None,
+    max_requests: int | None = None,
+    max_cost_per_minute: Decimal | str | float | None = None,
 ) -> dict[str, Decimal | int | None]:
     """Return limits by name; raise a ValueError that names the one that is none."""
-    return {
-        "max_cost": None if max_cost is None else _usd(max_cost),
+    limits = {
+        "max_cost": _usd("max_cost", max_cost),
         "max_tokens": _whole("max_tokens", max_tokens),
         "max_requests": _whole("max_requests", max_requests),
     }
+    per_minute = _usd(PER_MINUTE, max_cost_per_minute)
+    return limits if per_minute is None else {**limits, PER_MINUTE: per_minute}
 
 
 def _whole(name: str, value: int | None) -> int | None:
@@ -144,24 +199,38 @@ def _whole(name: str, value: int | None) -> int | None:
     return value
 
 
-def _usd(value: Decimal | str | float) -> Decimal:
+def _usd(name: str, value: Decimal | str | float | None) -> Decimal | None:
+    if value is None:
+        return None
     try:
         cost = Decimal(str(value))
     except InvalidOperation:
         cost = Decimal("NaN")
     if isinstance(value, bool) or not cost.is_finite() or cost <= 0 or math.isinf(float(cost)):
-        raise ValueError(f"max_cost must be USD, more than 0, not {value!r}")
+        raise ValueError(f"{name} must be USD, more than 0, not {value!r}")
     return cost
 
 
-def checked_share(name: str, value: float | None) -> Decimal | None:
-    """Return a share of a limit, EXACT."""
+def checked_shares(name: str, value: float | Sequence[float] | None) -> tuple[Decimal, ...]:
+    """Return shares of a limit, exact, the smallest first; none for None."""
     if value is None:
-        return None
+        return ()
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return tuple(sorted({_share(name, one) for one in values}))
+
+
+def _share(name: str, value: object) -> Decimal:
     is_number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not 0 < value <= 1:
+    if not is_number or not math.isfinite(value) or not 0 < value <= 1:  # type: ignore[arg-type,operator]
         raise ValueError(f"{name} is a share of the limit, more than 0 and at most 1, not {value!r}")
     return Decimal(str(value))
+
+
+def checked_each(each: str | None) -> str | None:
+    """Return the label of which each value has an account of its own."""
+    if each is not None and (not isinstance(each, str) or not each):
+        raise ValueError(f"each must be 'session', 'user' or the name of a tag, not {each!r}")
+    return each
 
 
 def one_of(name: str, value: T, values: tuple[object, ...]) -> T:
@@ -182,7 +251,9 @@ def _is_async(callback: Callable[..., object]) -> bool:
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__)
 
 
-def check_store(store: object, scope: str | None, on_outage: str | None, hold_seconds: float | None) -> None:
+def check_store(
+    store: object, scope: str | None, each: str | None, on_outage: str | None, hold_seconds: float | None
+) -> None:
     """Raise where a budget's store is none, or what it needs was not said."""
     if scope is not None and (not isinstance(scope, str) or not scope):
         raise ValueError(f"scope must be a non-empty string, not {scope!r}")
@@ -190,8 +261,8 @@ def check_store(store: object, scope: str | None, on_outage: str | None, hold_se
         raise ValueError(f"hold_seconds must be seconds, more than 0, not {hold_seconds!r}")
     one_of("on_outage", on_outage, (None, "fail_open", "fail_closed"))
     if store is None:
-        if on_outage is not None:
-            raise ValueError("on_outage is for a budget with a store")
+        if on_outage is not None and each is None:
+            raise ValueError("on_outage is for a budget with a store, or with each=")
         if hold_seconds is not None:
             raise ValueError("hold_seconds is for a budget with a store")
     elif not callable(getattr(store, "reserve", None)):

@@ -1,20 +1,37 @@
-"""LocalStore: what a budget's sessions or users have spent in this process, and what their calls hold."""
+"""LocalStore: what a budget's accounts have spent in this process, and what their calls have reserved."""
 
 import logging
+import sqlite3
+import time
+import weakref
+from collections import deque
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import islice
 
-from token_handlers.budget.limits import Amounts, Limits, Reserved, Spent, passed
+from token_handlers.budget.limits import (
+    NOTHING,
+    PER_MINUTE,
+    Amounts,
+    BudgetState,
+    Limits,
+    Reservation,
+    ReservationResult,
+    exceeded_limit,
+)
+from token_handlers.budget.shelf import Kept, Shelf
+from token_handlers.errors import StoreUnavailable
+from token_handlers.lifecycle import Warnings, after_fork, after_fork_in_parent, before_fork
 from token_handlers.locks import DeferredLock
+from token_handlers.usage import EXACT
 
 logger = logging.getLogger("token_handlers")
 
 MAX_ACCOUNTS = 10_000
-"""How many sessions or users are held apart; those that come later share one account, OTHERS."""
-
-OTHERS = "(other)"
+"""How many accounts of a budget are in memory; those out of use wait on its Shelf while there are more."""
 
 _WINDOWS = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
+_MINUTE = 60.0  # seconds
 
 
 def now() -> datetime:
@@ -22,125 +39,226 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def current_window(window: str | None) -> str:
-    """Return the name of the present hour, day or month (UTC); without a window there is but one, ''."""
-    return now().strftime(_WINDOWS[window]) if window is not None else ""
+def monotonic() -> float:
+    """Return the seconds by which the last minute is measured."""
+    return time.monotonic()
+
+
+def current_window(per: str | None) -> str:
+    """Return the name of the present hour, day or month (UTC), of which later ones are greater; without one ''."""
+    return now().strftime(_WINDOWS[per]) if per is not None else ""
 
 
 class _Account:
-    __slots__ = ("held", "spent", "window")
+    """What one session or user, or all of them, have spent and reserved.
 
-    def __init__(self, window: str) -> None:
-        self.window = window
-        self.spent = self.held = Amounts()
+    ``left`` is the window before this one and what was spent in it: the clock may be set back. ``minute`` has what each
+    of the last sixty seconds cost, ``bounded`` the reservations that are upper bounds.
+    """
+
+    __slots__ = ("bounded", "held", "left", "minute", "spent", "window")
+
+    def __init__(self, kept: Kept) -> None:
+        self.window, self.spent, self.left = kept
+        self.held = NOTHING
+        self.bounded: dict[Reservation, None] = {}
+        self.minute: deque[tuple[float, Decimal]] = deque()
+
+    def turn_to(self, window: str) -> None:
+        """Begin another window, or go on in the one that was left last."""
+        if self.window != window:
+            spent = self.left[1] if self.left is not None and self.left[0] == window else NOTHING
+            self.left, self.window, self.spent = (self.window, self.spent), window, spent
+
+    def last_minute(self) -> Decimal:
+        """Return what was spent in the last minute."""
+        start = monotonic() - _MINUTE
+        while self.minute and self.minute[0][0] <= start:
+            self.minute.popleft()
+        total = Decimal(0)
+        for _, cost in self.minute:
+            total = EXACT.add(total, cost)
+        return total
+
+    def spend_now(self, cost: Decimal) -> None:
+        """Note what a call cost that ends now; what ends within a second is one."""
+        time = monotonic()
+        if self.minute and time - self.minute[-1][0] < 1:
+            time, before = self.minute.pop()
+            cost = EXACT.add(before, cost)
+        self.minute.append((time, cost))
 
 
 class LocalStore:
-    """A store of this process, of sums by window ('hour', 'day', 'month', UTC) or of all; it ends with the process."""
+    """A budget's accounts in this process, by hour, day or month (UTC) or for good; they end with the process.
 
-    def __init__(self, window: str | None = None) -> None:
-        self._window = window
+    ``forgets`` says what happens where accounts have no room left, in memory nor on disk: those out of use are
+    forgotten, or new ones are refused with StoreUnavailable.
+    """
+
+    def __init__(self, per: str | None = None, *, forgets: bool = True, minutes: bool = False) -> None:
+        self._per = per
+        self._forgets = forgets
+        self.minutes = minutes
         self._lock = DeferredLock()
         self._accounts: dict[str, _Account] = {}
-        self._held: dict[str, tuple[_Account, Amounts]] = {}
-        self._swept: str | None = None
-        self._warned = False
+        self._shelf: Shelf | None = None
+        self._copy: bytes | None = None
+        self._windows = "", ""
+        self._full = Warnings()
+        _stores.add(self)
 
-    def reserve(
-        self,
-        scope: str,
-        *,
-        reservation: str,
-        cost: Decimal = Decimal(0),
-        tokens: int = 0,
-        requests: int = 1,
-        limits: Limits,
-        window: str | None = None,
-        ttl: float = 0.0,
-    ) -> Reserved:
-        """Hold what a call may use, if what is spent and held leaves room for it."""
-        amounts = Amounts(cost, tokens, requests)
+    def reserve(self, reservation: Reservation, amounts: Amounts, limits: Limits) -> ReservationResult:
+        """Reserve what a call may use where what is spent and reserved leaves room for it."""
         with self._lock:
-            account = self._account(scope)
-            before = account.held
-            exceeded = passed(limits, account.spent.plus(before), amounts)
+            account = self._accounts.get(reservation.account)
+            if account is None or self._per is not None:
+                account = self._account(reservation.account, refuses=not self._forgets)
+            spent, held = account.spent, account.held
+            more = amounts if held is NOTHING else held.plus(amounts)
+            exceeded = exceeded_limit(limits, spent.plus(more))
+            if exceeded is None and PER_MINUTE in limits:
+                last = account.last_minute()
+                if EXACT.add(last, more.cost) > (limits[PER_MINUTE] or 0):
+                    exceeded, spent = PER_MINUTE, spent._replace(cost=last)
             if exceeded is None:
-                account.held = before.plus(amounts)
-                self._held[reservation] = account, amounts
-            return Reserved(exceeded is None, exceeded, account.spent, before)
+                if not reservation.request.is_exact:
+                    account.bounded[reservation] = None
+                # In one statement, in the middle of which no signal and no collector can end it; so below.
+                account.held, reservation.held = more, amounts
+            return ReservationResult(exceeded is None, exceeded, spent, held)
 
-    def renew_lock(self) -> None:
-        """Replace the lock: for a forked child, in which a thread that held it does not exist."""
-        self._lock.renew()
+    def estimate_bounds(self, name: str) -> None:
+        """Reserve what the calls of an account are estimated to use, where upper bounds were enough so far."""
+        account = self._accounts.get(name)
+        for reservation in tuple(account.bounded) if account is not None else ():
+            amounts = reservation.request.exact().amounts  # which takes time: without the lock
+            with self._lock:
+                self._restate(reservation, amounts)
 
-    def settle(
-        self, scope: str, reservation: str, *, cost: Decimal, tokens: int, requests: int = 1, wait: bool = True
-    ) -> bool:
-        """Book what a call used, in place of what it held; ``scope`` counts where it held nothing."""
-        self._lock.run_soon(lambda: self._book(scope, reservation, Amounts(cost, tokens, requests)))
-        return True
+    def settle(self, reservation: Reservation, amounts: Amounts) -> tuple[Amounts, str] | None:
+        """Book what a call used in place of what it reserved, and return what is spent, and in which window.
 
-    def release(self, scope: str, reservation: str, *, wait: bool = True) -> bool:
-        """Let go of what a call held."""
-        held = reservation in self._held
-        self._lock.run_soon(lambda: self._let_go(reservation))
-        return held
-
-    def spent(self, scope: str, window: str | None = None) -> Spent:
-        """Return what an account has spent in the window, and what its calls hold."""
-        with self._lock:
-            account = self._accounts.get(scope)
-            if account is None and len(self._accounts) >= MAX_ACCOUNTS:
-                account = self._accounts.get(OTHERS)
-            if account is None:
-                return Spent(Amounts(), Amounts())
-            account = self._turned(account, current_window(self._window))
-            return Spent(account.spent, account.held)
-
-    def glance(self, scope: str) -> Amounts:
-        """Return what an account has spent in the window, without waiting for anybody: for warnings."""
-        account = self._accounts.get(scope) or self._accounts.get(OTHERS)
-        return account.spent if account is not None and account.window == current_window(self._window) else Amounts()
-
-    def _book(self, scope: str, reservation: str, amounts: Amounts) -> None:
-        account = self._let_go(reservation) or self._account(scope)
-        account.spent = account.spent.plus(amounts)
-
-    def _let_go(self, reservation: str) -> _Account | None:
-        account, amounts = self._held.pop(reservation, (None, Amounts()))
-        if account is None:
+        Never waits: None where somebody has the lock, who will book it.
+        """
+        lock = self._lock
+        if lock.depth or not lock.rlock.acquire(blocking=False):
+            lock.run_soon(lambda: self._book(reservation, amounts))
             return None
-        account.held = account.held.minus(amounts)
-        return self._turned(account, current_window(self._window))
+        lock.depth += 1
+        try:
+            return self._book(reservation, amounts)
+        finally:
+            lock.leave()
+            if lock.waiting:
+                lock.catch_up()
 
-    def _account(self, name: str) -> _Account:
-        window = current_window(self._window)
+    def release(self, reservation: Reservation, *, wait: bool = False) -> None:
+        """Release what a call reserved."""
+        self._lock.run_soon(lambda: self._release(reservation))
+
+    def state(self, name: str) -> BudgetState:
+        """Return what an account has spent in this window, and what its calls have reserved."""
+        with self._lock:
+            account = self._accounts.get(name)
+            kept = self._shelf.get(name) if account is None and self._shelf is not None else None
+            if account is None:
+                account = _Account(kept or Kept())
+            account.turn_to(current_window(self._per))
+            return BudgetState(account.spent, account.held)
+
+    def _book(self, reservation: Reservation, amounts: Amounts) -> tuple[Amounts, str]:
+        account = self._accounts.get(reservation.account)
+        if account is None or self._per is not None:
+            account = self._account(reservation.account)
+        if not reservation.booked:
+            if self.minutes and amounts.cost:
+                account.spend_now(amounts.cost)
+            spent, held = account.spent.plus(amounts), account.held
+            if reservation.held is not None:
+                held = NOTHING if held is reservation.held else held.minus(reservation.held)
+            account.spent, account.held, reservation.held, reservation.booked = spent, held, None, True
+            account.bounded.pop(reservation, None)
+        return account.spent, account.window
+
+    def _release(self, reservation: Reservation) -> None:
+        self._restate(reservation, None)
+
+    def _restate(self, reservation: Reservation, amounts: Amounts | None) -> None:
+        """Let a call reserve other amounts than it does, if it still reserves any."""
+        account = self._accounts.get(reservation.account)
+        if account is not None and reservation.held is not None:
+            held = account.held
+            held = NOTHING if held is reservation.held else held.minus(reservation.held)
+            account.held, reservation.held = held if amounts is None else held.plus(amounts), amounts
+        if account is not None:
+            account.bounded.pop(reservation, None)
+
+    def _account(self, name: str, *, refuses: bool = False) -> _Account:
         account = self._accounts.get(name)
         if account is None:
-            if len(self._accounts) >= MAX_ACCOUNTS and window != self._swept:
-                self._forget_windows(window)
-            if len(self._accounts) >= MAX_ACCOUNTS:
-                name = OTHERS
-                self._warn_full()
-            account = self._accounts.setdefault(name, _Account(window))
-        return self._turned(account, window)
-
-    @staticmethod
-    def _turned(account: _Account, window: str) -> _Account:
+            account = self._add_account(name, refuses=refuses)
+        window = current_window(self._per)
         if account.window != window:
-            account.window, account.spent = window, Amounts()
+            account.turn_to(window)
+            if self._windows[1] != window:
+                self._windows = self._windows[1], window
         return account
 
-    def _forget_windows(self, window: str) -> None:
-        self._swept = window
-        for name, account in list(self._accounts.items()):
-            if account.window != window and account.held == Amounts():
-                del self._accounts[name]
+    def _add_account(self, name: str, *, refuses: bool) -> _Account:
+        kept = None
+        if len(self._accounts) >= MAX_ACCOUNTS:
+            self._make_room(refuses=refuses)
+        if self._shelf is not None:
+            kept = self._shelf.get(name)
+        account = self._accounts[name] = _Account(kept or Kept(current_window(self._per)))
+        return account
 
-    def _warn_full(self) -> None:
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "a budget has %d sessions or users: those that come now share one account; a store= has them all",
-                MAX_ACCOUNTS,
+    def _make_room(self, *, refuses: bool) -> None:
+        """Put a tenth of the accounts that reserve nothing, the oldest, on the shelf."""
+        idle = ((name, one) for name, one in self._accounts.items() if one.held == NOTHING and not one.minute)
+        oldest = dict(islice(idle, MAX_ACCOUNTS // 10 + 1))
+        try:
+            self._shelf = self._shelf or Shelf()
+            self._shelf.put(
+                [(name, Kept(one.window, one.spent, one.left)) for name, one in oldest.items()], min(self._windows)
             )
+        except sqlite3.Error as error:
+            if refuses:
+                raise StoreUnavailable(f"there is no room for another account ({error})") from error
+            self._full.warn(
+                "full",
+                "there is no room for all of a budget's sessions or users (%s): those that made no call for the "
+                "longest time begin with nothing spent; Budget(on_outage='fail_closed') refuses new ones instead",
+                error,
+            )
+        for name in oldest:
+            del self._accounts[name]
+
+    def copy_shelf(self) -> None:
+        """Before a fork: a child can't use its parent's file."""
+        with self._lock:
+            self._copy = None if self._shelf is None else self._shelf.copy()
+
+    def drop_copy(self) -> None:
+        """In the parent, after a fork."""
+        self._copy = None
+
+    def renew(self) -> None:
+        """In a forked child: replace the lock, which a thread may hold that is not there, and the parent's file."""
+        self._lock.renew()
+        if self._shelf is not None:
+            self._shelf, self._copy = Shelf(self._copy), None
+
+
+_stores: "weakref.WeakSet[LocalStore]" = weakref.WeakSet()
+
+
+def _for_each(method: str) -> None:
+    for store in tuple(_stores):
+        getattr(store, method)()
+
+
+before_fork(lambda: _for_each("copy_shelf"))
+after_fork_in_parent(lambda: _for_each("drop_copy"))
+after_fork(lambda: _for_each("renew"))

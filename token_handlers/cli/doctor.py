@@ -10,7 +10,7 @@ REASONS = (
     "Nothing is tracked: no `with track_tokens()`, no handler in a callbacks list, and not `token-handlers run`.",
     "AGENTSIGHT_TOKEN_HANDLER_TYPE is set, but nothing reads it: `import token_handlers.auto` does.",
     "The calls go past LangChain and LlamaIndex, such as with the openai package itself.",
-    "The calls are made in another process, which tracks for itself.",
+    "The calls are made in another process, which a block does not count: `token-handlers run` does.",
     "The calls began before the block was entered, or in a thread that was started before it.",
 )
 
@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
         *findings.on_trials(versions),
         *findings.on_tracking(versions),
         *findings.on_ledger(name),
+        *findings.on_fleet(),
     ]
     problems = [text for problem, text in found if problem]
     notes = [text for problem, text in found if not problem]

@@ -24,6 +24,9 @@ _PLAIN = ("AGENTSIGHT_TOKEN_HANDLER_TYPE", "AGENTSIGHT_TOKEN_LEDGER", "AGENTSIGH
           "OTEL_SEMCONV_STABILITY_OPT_IN")  # fmt: skip
 _ALSO = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE", "ANTHROPIC_API_KEY", *_PLAIN)
 
+FLEET_SECONDS = 2.0
+"""How long doctor waits for a fleet's server."""
+
 
 class Finding(NamedTuple):
     """Something to know; a problem makes the exit status 1."""
@@ -136,6 +139,23 @@ def _on_existing(path: Path) -> Finding:
     except TokenHandlersError as error:
         return Finding(True, str(error))
     return Finding(False, f"the ledger {path} can be written, and has {total.successful_requests:,} requests")
+
+
+def on_fleet() -> Iterator[Finding]:
+    """Yield whether the server that AGENTSIGHT_TOKEN_REDIS_URL names answers; a password is never shown."""
+    secret = Settings().token_redis_url
+    url = secret.get_secret_value().strip() if secret is not None else ""
+    if not url:
+        return
+    from token_handlers.sinks.redis.counter import RedisCounter
+
+    try:
+        fleet = RedisCounter(url, timeout=FLEET_SECONDS)
+        fleet.ping()
+    except (TokenHandlersError, ValueError) as error:
+        yield Finding(True, f"AGENTSIGHT_TOKEN_REDIS_URL: {error}")
+        return
+    yield Finding(False, f"{fleet!r} answers: each tracked process adds its calls to it")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -12,6 +12,9 @@ from token_handlers.errors import TokenHandlersError
 FLUSH_EVERY = 5000
 """Lines after which what was read is written: a ledger lets only so many wait."""
 
+LONGEST_LINE = 16 * 2**20
+"""Bytes of the longest line that is read: JSON takes a multiple of that in memory."""
+
 MOST_NAMED = 20
 """How many bad lines are named; --json names all."""
 
@@ -24,7 +27,8 @@ def add_parser(commands: Commands) -> None:
         description="Each line is what LangChain.js hands to handleLLMEnd, any provider's response or usage, or what "
         "`export --json` wrote; it may be wrapped with labels: {runId, session, user, tags, timestamp, model, "
         "provider, output}. A call whose id (or else whose line) the ledger has is not added again, so that a file "
-        "may be read twice. Lines that can't be read are named, and the exit status is 1.",
+        "may be read twice. A line that states only a part of the usage is an estimate. Lines that can't be read are "
+        "named, and the exit status is 1.",
     )
     parser.add_argument("file", metavar="FILE", help="a file of JSON lines; - is standard input")
     add_ledger(parser)
@@ -42,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
             if not line.strip():
                 continue
             try:
-                ledger(record_of_line(line, options.provider))
+                ledger(record_of_line(_checked(line), options.provider))
             except BadLine as error:
                 bad.append({"line": number, "error": str(error)})
                 continue
@@ -64,6 +68,12 @@ def run(options: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
+def _checked(line: bytes) -> bytes:
+    if len(line.rstrip(b"\r\n")) > LONGEST_LINE:
+        raise BadLine(f"longer than {LONGEST_LINE:,} bytes")
+    return line
+
+
 class _Lines:
     """The lines of a file, or of standard input."""
 
@@ -71,7 +81,15 @@ class _Lines:
         self._file = file
 
     def __enter__(self) -> Iterator[bytes]:
-        return iter(self._file)
+        """Return the lines; of one that is longer than LONGEST_LINE only a beginning, which is longer as well."""
+        return iter(self._next_line, b"")
+
+    def _next_line(self) -> bytes:
+        line = self._file.readline(LONGEST_LINE + 1)
+        rest = line
+        while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = self._file.readline(LONGEST_LINE + 1)
+        return line
 
     def __exit__(self, *error: object) -> None:
         if self._file is not sys.stdin.buffer:

@@ -9,8 +9,8 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from token_handlers.payloads import ReportedUsage, read_payload
-from token_handlers.pricing.calculator import price_call
+from token_handlers.payloads import ReportedUsage, is_empty, is_whole, read_payload
+from token_handlers.pricing.calculator import Price, price_call
 from token_handlers.usage import Operation, Usage, UsageRecord
 
 Fields = Mapping[str, object]
@@ -22,6 +22,9 @@ _MODELS = ("model", "model_name", "modelName")
 _MILLISECONDS = 10**11
 """Numbers above are milliseconds since 1970, others are seconds."""
 
+_MOST_TOKENS, _MOST_USD = 10**15, 10**6
+"""What one call may have: a ledger holds no more."""
+
 
 class BadLine(Exception):
     """A line that holds no usage; the message says why."""
@@ -30,7 +33,8 @@ class BadLine(Exception):
 def record_of_line(line: bytes, provider: str | None = None) -> UsageRecord:
     """Return what a line says a call used and cost; ``provider`` where the line does not name one.
 
-    Its event id is the line's own: event id, run id or the response's id, else a hash of the line.
+    Its event id is the line's own: event id, run id or the response's id, else a hash of the line. A line that states
+    only a part of the usage is an estimate, whose doubts say so.
     """
     value = _parse(line)
     fields = value if isinstance(value, dict) else {}
@@ -60,34 +64,69 @@ def _own_record(fields: Fields, line: bytes) -> UsageRecord:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise BadLine(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    return record if record.event_id else record.model_copy(update={"event_id": _hash(line)})
+    for name in ("cost", "saved_cost"):
+        amount = getattr(record, name)
+        if amount is not None and amount >= _MOST_USD:
+            raise BadLine(f"{name} is {_MOST_USD:,} USD or more, which no call costs")
+    for name, number in (("requests", record.requests), *record.usage):
+        if number > _MOST_TOKENS:
+            raise BadLine(f"{name} is above {_MOST_TOKENS:,}, which no call has")
+    for name in ("started_at", "ended_at"):
+        moment = getattr(record, name)
+        if moment is not None:
+            _in_range(name, moment)
+    return record if fields.get("event_id") else record.model_copy(update={"event_id": _hash(line)})
 
 
 def _record(fields: Fields, reading: ReportedUsage, provider: str | None, event_id: str) -> UsageRecord:
     started = _time(fields)
-    cost, source = _cost(reading, provider, started)
+    operation = _operation(fields, reading.model)
+    missing = _missing(reading, operation)
+    cost, source, priced = _cost(reading, provider, started)
+    doubts = (*missing, *reading.doubts, *priced)
     return UsageRecord(
         usage=Usage(**reading.counts),
         model=reading.model,
         provider=provider,
-        operation=_operation(fields, reading.model),
-        session=_text(fields, "session", "session_id", "sessionId"),
-        user=_text(fields, "user", "user_id", "userId"),
+        operation=operation,
+        source="estimated" if missing else "reported",
+        session=_label(fields, "session", "session_id", "sessionId"),
+        user=_label(fields, "user", "user_id", "userId"),
         tags=_tags(fields.get("tags")),
         cost=cost,
         cost_source=source,
+        doubts=doubts,
+        service_tier=reading.service_tier,
         event_id=event_id,
         started_at=started,
     )
 
 
-def _cost(reading: ReportedUsage, provider: str | None, at: datetime | None) -> tuple[Decimal | None, str | None]:
+def _missing(reading: ReportedUsage, operation: Operation) -> tuple[str, ...]:
+    """Return what of the usage the line does not state as a number."""
+    if not is_whole(reading, operation):
+        sides = {"input_tokens": "input", "output_tokens": "output"}
+        unsaid = [side for name, side in sides.items() if name not in reading.counts]
+        return (f"no number of {' or '.join(unsaid)} tokens",)
+    return ("a usage of 0 tokens",) if is_empty(reading) else ()
+
+
+def _cost(
+    reading: ReportedUsage, provider: str | None, at: datetime | None
+) -> tuple[Decimal | None, str | None, tuple[str, ...]]:
     if reading.cost is not None:
-        return reading.cost, "reported"
+        return reading.cost, "reported", ()
     counts = reading.counts if reading.billed is None else reading.billed
-    moment = None if at is None else at.timestamp()
-    price = price_call(counts, reading.model, provider, service_tier=reading.service_tier, at=moment)
-    return (None, None) if price is None else (price.cost, price.source)
+    price: Price | None = price_call(
+        counts,
+        reading.model,
+        provider,
+        service_tier=reading.service_tier,
+        at=None if at is None else at.timestamp(),
+        context=reading.context,
+        beside=reading.beside,
+    )
+    return (None, None, ()) if price is None else (price.cost, price.source, price.doubts)
 
 
 def _operation(fields: Fields, model: str | None) -> Operation:
@@ -134,12 +173,21 @@ def _time(fields: Fields) -> datetime | None:
         try:
             if isinstance(value, str):
                 moment = datetime.fromisoformat(value)
-                return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+                return _in_range(name, moment if moment.tzinfo else moment.replace(tzinfo=UTC))
             if isinstance(value, int | float) and not isinstance(value, bool):
                 return datetime.fromtimestamp(value / 1000 if value > _MILLISECONDS else value, UTC)
         except (ValueError, OverflowError, OSError):
             raise BadLine(f"{name} is no time: {str(value)[:40]!r}") from None
     return None
+
+
+def _in_range(name: str, moment: datetime) -> datetime:
+    """Return a time that is one in UTC, too: the first and the last day of the calendar may not be."""
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        raise BadLine(f"{name} is no time: {moment.isoformat()!r} is not within the years 1 to 9999 in UTC") from None
+    return moment
 
 
 def _tags(tags: object) -> dict[str, str]:
@@ -152,6 +200,12 @@ def _tags(tags: object) -> dict[str, str]:
 
 def _text(fields: Fields, *names: str) -> str | None:
     return next((value for name in names if isinstance(value := fields.get(name), str) and value), None)
+
+
+def _label(fields: Fields, *names: str) -> str | None:
+    """Return a label, which others may write as a number."""
+    values = (fields.get(name) for name in names)
+    return next((str(value) for value in values if isinstance(value, str | int) and str(value)), None)
 
 
 def _hash(line: bytes) -> str:

@@ -5,13 +5,14 @@ import contextlib
 import importlib.util
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from token_handlers.counter.tables import text_table
+from token_handlers.counter.tables import fit_table, not_shown, text_table
 from token_handlers.errors import TokenHandlersError
 from token_handlers.settings import Settings
 
@@ -88,11 +89,13 @@ def _is_missing(path: Path) -> bool:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
-    """Print a table on stdout: by rich on a terminal, where that is installed, else plain in 80 columns."""
-    if sys.stdout.isatty() and importlib.util.find_spec("rich"):
+    """Print a table on stdout, as wide as the terminal, by rich where that is installed; else plain in 80 columns."""
+    if not sys.stdout.isatty():
+        print(text_table(header, rows))
+    elif importlib.util.find_spec("rich"):
         _print_rich(header, rows)
     else:
-        print(text_table(header, rows))
+        print(text_table(header, rows, width=shutil.get_terminal_size().columns))
 
 
 def print_json(value: object) -> None:
@@ -138,13 +141,16 @@ def _print_rich(header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> N
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    fitted = fit_table(header, rows, width=console.width)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for index, name in enumerate(header):
-        right = any(isinstance(row[index], int) for row in rows)
+    for name, right in zip(fitted.header, fitted.right, strict=True):
         table.add_column(Text(name), justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        table.add_row(*(Text(cell if isinstance(cell, str) else f"{cell:,}") for cell in row))
-    Console().print(table)
+    for row in fitted.rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+    for line in not_shown(fitted.left_out):
+        console.print(Text(line))
 
 
 def _top(text: str) -> int:
@@ -156,7 +162,7 @@ def _top(text: str) -> int:
 
 
 def _moment(text: str) -> str:
-    from token_handlers.sinks.sqlite.queries import moment_ms
+    from token_handlers.sinks.sql.questions import moment_ms
 
     try:
         moment_ms("it", text)

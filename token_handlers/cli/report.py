@@ -1,13 +1,16 @@
 """token-handlers report: what a ledger's calls used and cost, as a table, JSON or a page."""
 
 import argparse
-from datetime import UTC, date, datetime
+import difflib
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from token_handlers.cli.options import (
     TOP,
     Commands,
+    WrongUsage,
     add_json,
     add_ledger,
     add_top,
@@ -15,14 +18,22 @@ from token_handlers.cli.options import (
     open_ledger,
     print_json,
     print_table,
+    quiet_log,
 )
 from token_handlers.errors import TokenHandlersError
 from token_handlers.usage import UsageTotals
 
 if TYPE_CHECKING:
+    from token_handlers.reporting.budget_line import BudgetLine
+    from token_handlers.sinks.sqlite.duplicates import Groups
     from token_handlers.sinks.sqlite.ledger import SQLiteLedger
 
-LABELS = ("model", "session", "user", "day", "tag")
+LABELS = ("model", "provider", "session", "user", "node", "operation", "tag", "hour", "day", "month")
+"""What --by takes beside the key of a tag."""
+
+
+TAGS_SEARCHED = 1000
+"""Among so many values of tags a key is looked for that is like one which was mistyped."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -30,61 +41,125 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser("report", help="what the calls in the ledger used and cost")
     add_ledger(parser)
     add_window(parser)
-    parser.add_argument("--by", choices=LABELS, default="model", help="what to sum by (default: model)")
+    text = f"what to sum by: {', '.join(LABELS)}, or the key of a tag (default: model)"
+    parser.add_argument("--by", metavar="LABEL", default="model", help=text)
     add_top(parser, "models, sessions, ...")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write a page of it all, in one file")
+    parser.add_argument("--title", metavar="TEXT", help="the page's title (default: the ledger's name)")
+    parser.add_argument(
+        "--project", action="store_true", help="add what this month will have cost at its end, by the last eight weeks"
+    )
+    text = "USD a day, week, month or year, such as 50/month, that the page and --project compare with; stops no call"
+    parser.add_argument("--budget", metavar="USD/WINDOW", type=_budget, help=text)
     add_json(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run_report)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the report."""
+    """Print the table or the JSON of one label."""
+    with open_ledger(options, read_only=True) as ledger:
+        _print_totals(options, ledger, {})
+    return 0
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """Print the report, and write the page where one is asked for."""
+    if options.title is not None and options.html is None:
+        raise WrongUsage("--title is the page's: add --html FILE")
+    if options.budget is not None and options.html is None and not options.project:
+        raise WrongUsage("--budget is compared on a page or with a projection: add --html FILE or --project")
+    now = datetime.now(UTC)
+    with open_ledger(options, read_only=True) as ledger:
+        if options.html is not None:
+            _write_page(options, ledger, now)
+        added, lines = _projected(options, ledger, now) if options.project else ({}, [])
+        _print_totals(options, ledger, added)
+    if lines and not options.json:
+        print("", *lines, sep="\n")
+    return 0
+
+
+def _print_totals(options: argparse.Namespace, ledger: "SQLiteLedger", added: dict[str, object]) -> None:
     from token_handlers.counter.counter import OTHER
     from token_handlers.reporting.text import IN_TIME, notes_on, totals_json, totals_table
 
     window = {"since": options.since, "until": options.until}
-    with open_ledger(options, read_only=True) as ledger:
-        top = options.top or (None if options.json or options.by in IN_TIME else TOP)
-        groups, total = ledger.by(options.by, top=top, **window), ledger.totals(**window)
-        if options.html is not None:
-            _write_page(options, ledger)
+    top = options.top or (None if options.json or options.by in IN_TIME else TOP)
+    total = ledger.totals(**window)
+    groups = _groups(options, ledger, top)
+    if not groups and options.by not in LABELS and total != UsageTotals():
+        raise WrongUsage(_no_such_label(options.by, ledger))
     if options.json:
         told = totals_json(options.by, groups, total)
-        print_json({"ledger": str(ledger.path), **window, **told, "others": groups.others})
-        return 0
+        print_json({"ledger": str(ledger.path), **window, **told, "others": groups.others, **added})
+        return
     print_table(*totals_table(options.by, groups, total))
     notes = notes_on(options.by, groups, total)
     if groups.others:
         notes.insert(0, f"{OTHER} adds up {groups.others:,} more: --top N lists more of them, --top all all.")
     print(*([""] if notes else []), *notes, sep="\n", end="\n" if notes else "")
-    return 0
 
 
-def _write_page(options: argparse.Namespace, ledger: "SQLiteLedger") -> None:
-    from token_handlers.reporting.html import Contents, page
-    from token_handlers.reporting.svg import MOST_DAYS, by_month
+def _groups(options: argparse.Namespace, ledger: "SQLiteLedger", top: int | None) -> "Groups":
+    from token_handlers.reporting.sums import by_month, most_expensive
 
-    window = {"since": options.since, "until": options.until}
-    models, sessions = (ledger.by(label, top=options.top or TOP, **window) for label in ("model", "session"))
-    step = "day"
-    in_time: dict[str, UsageTotals] = ledger.by(step, **window)
-    days = (date.fromisoformat(max(in_time)) - date.fromisoformat(min(in_time))).days + 1 if in_time else 0
-    if days > MOST_DAYS:
-        step, in_time = "month", by_month(in_time)
-    elif days <= 2:
-        step, in_time = "hour", ledger.by("hour", **window)
-    contents = Contents(
-        total=ledger.totals(**window),
-        by_model=models,
-        by_session=sessions,
-        in_time=in_time,
-        step=step,
-        title=ledger.path.name,
-        made_at=datetime.now(UTC),
-        other_models=models.others,
-        other_sessions=sessions.others,
+    label, since, until = options.by, options.since, options.until
+    if label == "month":
+        days = ledger.by("day", since=since, until=until)
+        return most_expensive(by_month(days), top or sys.maxsize)
+    return ledger.by("langgraph_node" if label == "node" else label, top=top, since=since, until=until)
+
+
+def _no_such_label(label: str, ledger: "SQLiteLedger") -> str:
+    keys = dict.fromkeys(tag.partition("=")[0] for tag in ledger.by("tag", top=TAGS_SEARCHED))
+    near = difflib.get_close_matches(label, [*LABELS, *keys], n=1, cutoff=0.7)
+    hint = f"did you mean {near[0]}?" if near else f"--by takes {', '.join(LABELS)}, or the key of a tag"
+    return f"no call in the report has a tag {label!r}: {hint}"
+
+
+def _projected(
+    options: argparse.Namespace, ledger: "SQLiteLedger", now: datetime
+) -> tuple[dict[str, object], list[str]]:
+    """Return the projection, and the budget beside it, as JSON's types and as lines of text."""
+    from token_handlers.reporting.contents import read_budget, read_projection
+    from token_handlers.reporting.projection import projection_json, projection_lines
+
+    projection = read_projection(ledger, now)
+    state = read_budget(ledger, options.budget, now) if options.budget else None
+    told: dict[str, object] = {"projection": projection_json(projection) if projection else None}
+    lines = (
+        projection_lines(projection) if projection else ["No projection: the eight weeks before today have no call."]
     )
+    if state is not None:
+        told["budget"] = state.as_json()
+        lines.append(state.in_words(projection))
+    return told, lines
+
+
+def _write_page(options: argparse.Namespace, ledger: "SQLiteLedger", now: datetime) -> None:
+    from token_handlers.reporting.contents import read_contents
+    from token_handlers.reporting.page import page
+
+    with quiet_log():  # that a model has no price is on the page
+        contents = read_contents(
+            ledger,
+            title=options.title or f"Token usage: {ledger.path.name}",
+            now=now,
+            top=options.top or TOP,
+            since=options.since,
+            until=options.until,
+            budget=options.budget,
+        )
     try:
         options.html.write_text(page(contents), encoding="utf-8")
     except OSError as error:
         raise TokenHandlersError(f"can't write {options.html}: {error.strerror}: choose another file") from error
+
+
+def _budget(text: str) -> "BudgetLine":
+    from token_handlers.reporting.budget_line import BudgetLine
+
+    try:
+        return BudgetLine.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

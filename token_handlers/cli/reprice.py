@@ -77,7 +77,7 @@ def _pricer(options: argparse.Namespace) -> Callable[[UsageRecord], Decimal | No
 
 def _try(ledger: "SQLiteLedger", options: argparse.Namespace) -> tuple[int, int, Decimal | None]:
     """Return what `update_costs` would: the calls seen, how many would change, and the sum after that."""
-    from token_handlers.sinks.sqlite.rows import divide_usd, usd
+    from token_handlers.sinks.sql.rows import divide_usd, usd
 
     price, seen, changed = _pricer(options), 0, 0
     after = ledger.totals(since=options.since, until=options.until).cost

@@ -59,7 +59,7 @@ def increment(
         numbers["successful_requests"] = requests
         if doubted or source == "estimated":
             numbers["estimated_requests"] = requests
-    if cost is None and (source != "manual" or any(counts.values())):
+    if cost is None:  # also of tokens that were counted by hand
         numbers["unpriced_requests"] = requests
     return Increment(numbers, cost, None, labels)
 

@@ -23,7 +23,7 @@ An answer's ``usage`` is the whole bill only if it ``is_final``. The text of pro
 """
 
 from token_handlers.http.exchange import Observer, ProviderAnswer
-from token_handlers.http.requests import BilledTool, ProviderRequest
+from token_handlers.http.requests import BilledTool, ProviderRequest, read_parameters
 from token_handlers.http.responses import ResponseUsage
 from token_handlers.http.taps import attach, detach, tapped
 
@@ -35,5 +35,6 @@ __all__ = [
     "ResponseUsage",
     "attach",
     "detach",
+    "read_parameters",
     "tapped",
 ]

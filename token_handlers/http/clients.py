@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import quote, urljoin
 
-from token_handlers.http.exchange import Exchange, harmless, is_watched, open_exchange
+from token_handlers.http.exchange import Exchange, RawAnswer, harmless, is_watched, open_exchange, outer_flow, was_sent
 from token_handlers.http.requests import ProviderRequest, read_parameters, read_request
 
 Send = Callable[..., Any]
@@ -75,11 +75,13 @@ def _taking(response: Any, exchange: Exchange) -> Callable[[bytes], None]:
     if not response.headers.get("content-encoding"):
         return exchange.feed
     twin = type(response)(response.status_code, headers=response.headers)  # the response has a decoder of its own
-    decode: Callable[[bytes], bytes] = twin._get_content_decoder().decode  # noqa: SLF001 (no public way to decode)
+    decode = twin._get_content_decoder().decode  # noqa: SLF001 (no public way to decode)
 
     def take(data: bytes) -> None:
         with harmless("decompressing an answer"):
-            exchange.feed(decode(data))
+            decoded = decode(data)
+            for piece in (decoded,) if isinstance(decoded, bytes) else decoded:  # httpx2 yields them
+                exchange.feed(piece)
 
     return take
 
@@ -323,6 +325,46 @@ def watch_aiobotocore(call: AsyncSend, library: ModuleType) -> AsyncSend:
             response = await call(self, operation_name, api_params)
         with harmless("watching a botocore response"):
             _follow_call(response, exchange, _watched_async_events, _watched_async_body)
+        return response
+
+    return watched
+
+
+def watch_attempts(send: Send, library: ModuleType) -> Send:
+    """Watch `URLLib3Session.send`, above which botocore's retries are: one that was sent and lost was billed, too."""
+
+    def watched(self: Any, request: Any) -> Any:
+        flow = outer_flow()
+        if flow is None:
+            return send(self, request)
+        try:
+            response = send(self, request)
+        except BaseException as error:
+            flow.lost_attempts += was_sent(error)
+            raise
+        with harmless("watching a botocore response"):
+            if not request.stream_output:
+                flow.raw = RawAnswer(response.status_code, response.headers, response.content)
+        return response
+
+    return watched
+
+
+def watch_async_attempts(send: AsyncSend, library: ModuleType) -> AsyncSend:
+    """Watch aiobotocore's session."""
+
+    async def watched(self: Any, request: Any) -> Any:
+        flow = outer_flow()
+        if flow is None:
+            return await send(self, request)
+        try:
+            response = await send(self, request)
+        except BaseException as error:
+            flow.lost_attempts += was_sent(error)
+            raise
+        with harmless("watching a botocore response"):
+            if not request.stream_output:
+                flow.raw = RawAnswer(response.status_code, response.headers, await response.content)
         return response
 
     return watched

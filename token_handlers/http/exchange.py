@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from token_handlers.errors import BudgetExceeded, TokenHandlersError, absorb
 from token_handlers.http.requests import ProviderRequest
@@ -20,7 +20,8 @@ class ProviderAnswer:
 
     ``status`` is the HTTP status (None: there was no answer). ``usage`` is what the answer reports (None: nothing);
     it is the bill only if ``is_final``, as otherwise more was generated after it. ``is_lost``: it was sent, and nothing
-    of the answer was read, so the provider may have billed what nobody saw. ``is_relayed``: it went to a server in this
+    of the answer was read, so the provider may have billed what nobody saw. ``lost_attempts`` were lost before it and
+    made again by botocore; other SDKs' retries are requests of their own. ``is_relayed``: it went to a server in this
     process that asked a provider itself, which has an answer of its own; this one is to be dropped. ``model`` is the
     one that answered. ``error`` is the name of the exception's class that ended it.
     """
@@ -30,6 +31,7 @@ class ProviderAnswer:
     usage: ReportedUsage | None = None
     is_final: bool = False
     is_lost: bool = False
+    lost_attempts: int = 0
     is_relayed: bool = False
     model: str | None = None
     request_id: str | None = None
@@ -67,14 +69,28 @@ class Headers(Protocol):
         """Return a header's value, None where there is none."""
 
 
-class Flow:
-    """The thread and task that send a request, while they do."""
+class RawAnswer(NamedTuple):
+    """An answer as it came, for a client that may fail to parse it."""
 
-    __slots__ = ("is_over", "is_relayed", "task", "thread")
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Flow:
+    """The thread and task that send a request, while they do, and what became of attempts that a client made again.
+
+    ``lost_attempts`` are those that were sent and not answered, ``raw`` is the last answer, where a client's own
+    transport tells of these.
+    """
+
+    __slots__ = ("is_over", "is_relayed", "lost_attempts", "raw", "task", "thread")
 
     def __init__(self) -> None:
         self.thread, self.task = _here()
         self.is_over = self.is_relayed = False
+        self.lost_attempts = 0
+        self.raw: RawAnswer | None = None
 
     def is_here(self) -> bool:
         """Return whether this is the flow that runs."""
@@ -135,8 +151,14 @@ class Exchange:
         if token is not None:
             with suppress(ValueError):  # a coroutine that was given up is closed in another context
                 _outer.reset(token)
-        if error is not None:
-            self.fail(error)
+        raw, self.flow.raw = self.flow.raw, None
+        if error is None:
+            return
+        is_unread = raw is not None and status_of(error) is None  # the client could not parse it
+        if raw is not None and is_unread and self.respond(raw.status, raw.headers, streamed=False):
+            self.feed(raw.body)
+            self._finish(is_whole=True, error=error)
+        self.fail(error)
 
     def __del__(self) -> None:
         self.close()
@@ -212,7 +234,9 @@ class Exchange:
         if self.flow.is_relayed:
             return ProviderAnswer(self.request, self._status, is_relayed=True, streamed=self.streamed, error=name)
         if self._status is None:
-            return ProviderAnswer(self.request, is_lost=error is None or was_sent(error), error=name)
+            is_lost = error is None or was_sent(error)
+            before = max(0, self.flow.lost_attempts - is_lost)
+            return ProviderAnswer(self.request, is_lost=is_lost, lost_attempts=before, error=name)
         headers: Headers = {} if self._headers is None else self._headers
         usage, reading = self._usage, None
         if usage is not None:
@@ -229,6 +253,7 @@ class Exchange:
             _with_tier(reading, headers),
             is_final=is_final,
             is_lost=200 <= self._status < 300 and reading is None and (usage is None or usage.is_empty),
+            lost_attempts=self.flow.lost_attempts,
             model=(reading and reading.model) or (usage and usage.model) or None,
             request_id=_first(headers, *_REQUEST_IDS),
             response_id=usage.response_id if usage is not None else None,

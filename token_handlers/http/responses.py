@@ -92,6 +92,10 @@ class ResponseUsage:
         """Return what the answer reports; call it once, at the end."""
         return self._events.read(self.provider)
 
+    def events_to_read(self) -> list[Event]:
+        """Return what `read` reads: the events that state a usage or show a fee."""
+        return self._events.to_read()
+
     @property
     def is_final(self) -> bool:
         """Whether the usage that was read is that of the whole answer."""
@@ -119,7 +123,9 @@ class ResponseUsage:
         is_lines = "ndjson" in kind or "jsonl" in kind or "stream+json" in kind or self._api == "ollama"
         if "event-stream" in kind or is_lines or begin.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
             return Lines(self._events)
-        return Document(self._events, is_short="embed" in self._api or self._api == "rerank")
+        # a list of vectors has its usage at an end, but for Google's, which counts each of them
+        is_short = self._api in {"embeddings", "rerank"} and self.provider != "google"
+        return Document(self._events, is_short=is_short)
 
 
 class Document:
@@ -359,6 +365,9 @@ def _dicts(value: object) -> list[Event]:
     return [each for each in value if type(each) is dict] if type(value) is list else []
 
 
+_FEE_EVENTS = ("grounding", "annotations")
+
+
 class Events:
     """What an answer's events say of its bill: the last of each type that states a usage, and what came after it."""
 
@@ -452,7 +461,7 @@ class Events:
 
     def read(self, provider: str | None) -> ReportedUsage | None:
         """Return what is reported, with the model and the tier that other events name."""
-        events = self._together()
+        events = self.to_read()
         if not events:
             return None
         reading = read_payload(events[0] if len(events) == 1 else events, provider)
@@ -466,19 +475,18 @@ class Events:
             service_tier=reading.service_tier or _served(self.facts.get("service_tier")),
         )
 
-    def _together(self) -> list[Event]:
+    def to_read(self) -> list[Event]:
         """Return the events to read: a usage that came in increments added up, and beside it what shows fees."""
-        kept = self._kept
-        extra = {key: value for name in ("grounding", "annotations") for key, value in kept.pop(name, {}).items()}
-        events = list(kept.values())
+        fees = [self._kept[name] for name in _FEE_EVENTS if name in self._kept]
+        events = [event for name, event in self._kept.items() if name not in _FEE_EVENTS]
         if not events:
             return []
-        last = events[-1]
+        last = events.pop()
         if self._sums.are_increments:
             last = {**last, "usage": self._sums.total}
-        for key, value in extra.items():
-            last = {**last, key: [*_dicts(last.get(key)), *value]}
-        return [*events[:-1], last]
+        for fee in fees:
+            last = {**last, **{key: [*_dicts(last.get(key)), *value] for key, value in fee.items()}}
+        return [*events, last]
 
 
 def _served(tier: str | None) -> str | None:

@@ -34,7 +34,9 @@ TAPS = (
     Tap("requests.sessions", "Session", "send", clients.watch_requests),
     Tap("aiohttp.client", "ClientSession", "_request", clients.watch_aiohttp),
     Tap("botocore.client", "BaseClient", "_make_api_call", clients.watch_botocore),
+    Tap("botocore.httpsession", "URLLib3Session", "send", clients.watch_attempts),
     Tap("aiobotocore.client", "AioBaseClient", "_make_api_call", clients.watch_aiobotocore),
+    Tap("aiobotocore.httpsession", "AIOHTTPSession", "send", clients.watch_async_attempts),
 )
 
 

@@ -1,15 +1,16 @@
 """The LLM runs that have started: what their start and their chunks carried, until they end."""
 
 from asyncio import _get_running_loop
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
+from token_handlers.budget.tool_fees import NO_FEES, AllowedFees, allowed_fees
 from token_handlers.counter.totals import BARE
 from token_handlers.errors import BudgetExceeded
 from token_handlers.langchain.text import message_text
-from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
+from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, has_own_tokenizer, prepare
 from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, CallContext, open_calls, watch_task
 from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import evict_oldest, task_ended
@@ -148,12 +149,46 @@ class Run(Call):
         """Return the prompt's estimated tokens."""
         return self.estimate_input().tokens
 
+    def prompt_bound(self) -> int | None:
+        """Return the bytes of a prompt of plain text, which has fewer tokens; None with tools, images, a counter.
+
+        16 a message are more than its role and markup.
+        """
+        invocation, first = self.invocation or {}, self.prompt[0] if self.prompt else ""
+        if has_own_tokenizer() or invocation.get("tools") or invocation.get("functions"):
+            return None
+        if isinstance(first, str):
+            return len(first) if first.isascii() else 4 * len(first)
+        bound = 16 * len(first)
+        for message in first:
+            text = message.content
+            if type(text) is not str or getattr(message, "tool_calls", None):
+                return None
+            bound += len(text) if text.isascii() else 4 * len(text)
+        return bound
+
+    def allowed_fees(self) -> AllowedFees:
+        """Return what the bound tools may be billed for."""
+        invocation = self.invocation or {}
+        tools = invocation.get("tools")
+        return allowed_fees(tools, invocation.get("max_tool_calls")) if isinstance(tools, (list, tuple)) else NO_FEES
+
     def max_output(self) -> int:
         """Return the most output tokens that the call allows, of all its answers; 0 where it does not say."""
-        metadata, invocation = self.metadata or {}, self.invocation or {}
-        stated = (*(invocation.get(name) for name in _MAX_TOKENS), metadata.get("ls_max_tokens"))
-        most = next(_positive(stated), 0)
-        return most * max(_positive((invocation.get("n"), invocation.get("best_of"))), default=1)
+        invocation, most, answers = self.invocation or {}, 0, 1
+        for name in _MAX_TOKENS:
+            stated = invocation.get(name)
+            if type(stated) is int and stated > 0:
+                most = stated
+                break
+        else:
+            stated = (self.metadata or {}).get("ls_max_tokens")
+            most = stated if type(stated) is int and stated > 0 else 0
+        for name in ("n", "best_of"):
+            stated = invocation.get(name)
+            if type(stated) is int and stated > answers:
+                answers = stated
+        return most * answers
 
     def forget(self) -> None:
         """Drop this run from the table of open ones."""
@@ -252,10 +287,6 @@ def others_of_failed(run: Run) -> Iterator[tuple[Run, bool]]:
 
 def _in_generate() -> bool:
     return any(frame.f_code.co_name == "generate" for frame in callers())
-
-
-def _positive(numbers: Iterable[Any]) -> Iterator[int]:
-    return (number for number in numbers if type(number) is int and number > 0)
 
 
 def _maker(serialized: Mapping[str, Any]) -> str | None:

@@ -15,6 +15,7 @@ from token_handlers.tokenizer.estimates import estimate_tokens, prepare
 from token_handlers.tracking import recorder
 from token_handlers.tracking.call import Call, CallContext, current_context, parent_finders, watch_task
 from token_handlers.tracking.failures import was_rejected
+from token_handlers.tracking.reservations import release
 from token_handlers.tracking.result import DISCARD, FAILED, Estimate, Verdict
 from token_handlers.tracking.sdk_calls import SDKCall
 from token_handlers.tracking.state import state, watch_frameworks
@@ -43,7 +44,7 @@ class EmbeddingCall(Call):
             self.add_parent(outer)
         _begin(self)
         watch_task(self, recorder.task_ended)
-        if self.budgets:
+        if self.budgets and not _is_gated(embeddings):
             recorder.reserve(self)
 
     def estimate_prompt(self) -> int:
@@ -75,13 +76,25 @@ class EmbeddingRequest(SDKCall):
         self.provider = _provider(model) or request.provider
         _begin(self)
 
+    def note_body(self, body: object) -> None:
+        """Keep the texts of just this request, until it ends."""
+        inputs = body.get("input") if isinstance(body, Mapping) else None
+        if isinstance(inputs, str | list):
+            self.texts = [inputs] if isinstance(inputs, str) else [text for text in inputs if isinstance(text, str)]
+        self.size = 0
+
+    def estimate_prompt(self) -> int:
+        """Return the tokens of the texts."""
+        return self.estimate()[0]["input_tokens"]
+
     def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
         """Return the tokens of the texts: of those that this request has by its size, where there are several."""
-        size = sum(len(one.encode(errors="replace")) for one in self.texts)
-        if not size:
+        if not self.texts:
             return super().estimate(text)
         tokens, method = _estimate(self.texts, self.model)
-        return {"input_tokens": max(1, round(tokens * min(1, self.size / size)))}, method
+        size = sum(len(one.encode(errors="replace")) for one in self.texts)
+        share = min(1, self.size / size) if self.size and size else 1
+        return {"input_tokens": max(1, round(tokens * share))}, method
 
 
 tracked_embeddings: ContextVar[EmbeddingCall | None] = ContextVar("token_handlers_embeddings", default=None)
@@ -90,12 +103,18 @@ tracked_embeddings: ContextVar[EmbeddingCall | None] = ContextVar("token_handler
 
 def open_embedding_call(model: object, request: ProviderRequest, arguments: Mapping[str, Any]) -> Call | None:
     """Return a new call for a request of embeddings or a reranker, None where LangChain is not tracked here."""
-    context = current_context()
-    if not context.scopes and "langchain" not in state.automatic:
+    context, outer = current_context(), tracked_embeddings.get()
+    if outer is None and not context.scopes and "langchain" not in state.automatic:
         return None
     texts = next((arguments[name] for name in _TEXTS if name in arguments), ())
     texts = [texts] if isinstance(texts, str) else texts
-    return EmbeddingRequest(model, request, context, [text for text in texts if isinstance(text, str)])
+    call = EmbeddingRequest(model, request, context, [text for text in texts if isinstance(text, str)])
+    if outer is not None:
+        call.add_parent(outer)
+        release(outer, wait=True)  # the request reserves what it may use itself
+        for counter in outer.context.own:
+            call.count_for(counter)
+    return call
 
 
 class TrackedEmbeddings(Embeddings):
@@ -168,6 +187,11 @@ def _estimate(texts: Sequence[str], model: str | None) -> tuple[int, str]:
     prepare(model)
     estimates = [estimate_tokens(text, model) for text in texts if isinstance(text, str)]
     return sum(one.tokens for one in estimates), estimates[0].method if estimates else "none"
+
+
+def _is_gated(embeddings: object) -> bool:
+    """Return whether each request of these embeddings passes a gate in front of its SDK, and reserves by itself."""
+    return any(kind.__module__.startswith("langchain_openai.") for kind in type(embeddings).__mro__)
 
 
 def _provider(embeddings: object) -> str | None:

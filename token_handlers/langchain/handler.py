@@ -67,7 +67,7 @@ class RunRecorder(BaseCallbackHandler):
             run.handlers.append(self)
             if counter is not None:
                 run.count_for(counter)
-            if run.budgets and run.holds is None:
+            if run.budgets and run.reservations is None:
                 reserve(run)
         except Exception as error:  # noqa: BLE001 - as `shielded`, whose wrapper costs more than some of these events
             absorb(error, "on_llm_start")

@@ -2,6 +2,7 @@
 
 from types import ModuleType
 
+from token_handlers.langchain import owners
 from token_handlers.langchain.handler import RecorderVariable
 
 _attached = False
@@ -10,6 +11,7 @@ _attached = False
 def attach(context: ModuleType) -> None:
     """Register the hook with langchain_core.tracers.context, once."""
     global _attached  # noqa: PLW0603 (once in a process' life)
+    owners.attach()
     if not _attached:
         _attached = True
         context.register_configure_hook(RecorderVariable(), inheritable=True)

@@ -4,12 +4,13 @@ import threading
 from asyncio import _get_running_loop, current_task
 from collections.abc import Mapping
 from contextvars import ContextVar
+from types import ModuleType
 from typing import Any
 from uuid import UUID
 
 from token_handlers.http import ProviderRequest
 from token_handlers.langchain.calls import Run, open_runs
-from token_handlers.langchain.embeddings import open_embedding_call, tracked_embeddings
+from token_handlers.langchain.embeddings import open_embedding_call
 from token_handlers.langchain.nested import RUN_CODE
 from token_handlers.tracking.answers import request_owners
 from token_handlers.tracking.call import Call
@@ -40,7 +41,7 @@ def owner_of(request: ProviderRequest) -> Call | None:
         elif name in _EMBED or name in _RERANK:
             model = frame.f_locals.get("self")
             if _is_langchain(model):
-                return tracked_embeddings.get() or open_embedding_call(model, request, frame.f_locals)
+                return open_embedding_call(model, request, frame.f_locals)
     run = last_run.get() if open_runs else None
     return run if run is not None and not run.settled and run.flow != flow() else None
 
@@ -60,4 +61,7 @@ def _is_langchain(model: object) -> bool:
     return any(kind.__module__.startswith("langchain_core.") for kind in type(model).__mro__)
 
 
-request_owners.append(owner_of)
+def attach(_: ModuleType | None = None) -> None:
+    """Have the requests of LangChain's calls found, once."""
+    if owner_of not in request_owners:
+        request_owners.append(owner_of)

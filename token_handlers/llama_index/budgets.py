@@ -33,7 +33,7 @@ def start(wrapped: Callable[..., Any], manager: Any, args: tuple[Any, ...], kwar
 
 def check(call: Call) -> None:
     """Reserve for a call that has budgets, once; raises BudgetExceeded."""
-    if call.budgets and call.holds is None:
+    if call.budgets and call.reservations is None:
         for outer in call.parents:
             release(outer, wait=True)  # it only passes on what this one sends, and is about to hold itself
         reserve(call)

@@ -218,8 +218,8 @@ def hand_over(call: ModelCall) -> bool:
     elif not other.child_usages:
         other.child_usages = None
     other.answers, call.answers = (*other.answers, *call.answers), ()
-    if other.holds is None:  # nothing is to slip in between this one's end and the other's
-        other.holds, call.holds = call.holds, None
+    if other.reservations is None:  # nothing is to slip in between this one's end and the other's
+        other.reservations, call.reservations = call.reservations, None
     return True
 
 

@@ -89,7 +89,7 @@ def next_batches(span: ModelSpan) -> Iterator[EmbeddingBatch]:
     if not span.waiting or is_through_openai(span.instance):
         return
     call: EmbeddingBatch = span.waiting[-1]  # type: ignore[assignment]  # see take
-    if call.holds is not None or not call.budgets:
+    if call.reservations is not None or not call.budgets:
         return
     texts, size = _texts(span), getattr(span.instance, "embed_batch_size", 1)
     first = span.ended + (len(span.waiting) - 1) * size

@@ -23,6 +23,7 @@ from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import shielded
 from token_handlers.guide import WHY
 from token_handlers.tracking.call import CallContext, current_context
+from token_handlers.tracking.reservations import book
 from token_handlers.tracking.state import state
 from token_handlers.usage import UsageRecord
 
@@ -139,7 +140,7 @@ def _book(kept: UsageRecord, target: _Target, *, forked: bool) -> None:
     amounts = Amounts(kept.cost or Decimal(0), kept.usage.input_tokens + kept.usage.output_tokens, kept.requests)
     for budget in dict.fromkeys((*state.budgets, *target.context.budgets)):
         if _is_new(kept.event_id, budget) and not (forked and budget.is_shared):
-            shielded(budget.settle)(None, amounts, kept.session, kept.user)
+            book(budget, amounts, kept.session, kept.user, kept.tags)
 
 
 def _is_new(event_id: str | None, receiver: object) -> bool:

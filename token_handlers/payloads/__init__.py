@@ -1,18 +1,22 @@
 """Any provider's or framework's usage payload as a Usage: one small reader per shape, in an ordered tuple."""
 
+from token_handlers.payloads.anthropic import UNSTATED_LIFETIME
 from token_handlers.payloads.fields import entries, view, views
 from token_handlers.payloads.langchain import add_usage_metadata, plain_counts, read_usage_metadata
-from token_handlers.payloads.reported import ReportedUsage, is_empty, is_whole, reported_cost
+from token_handlers.payloads.plain import read_plain
+from token_handlers.payloads.reported import ReportedUsage, hint_of, is_empty, is_whole, reported_cost
 from token_handlers.payloads.search import COMPOSITES, READERS, PayloadSearch, read_chunks, read_message, read_model_map
 from token_handlers.usage import Usage
 
 __all__ = [
     "READERS",
+    "UNSTATED_LIFETIME",
     "ReportedUsage",
     "add_usage_metadata",
     "is_empty",
     "is_whole",
     "plain_counts",
+    "read_any",
     "read_message",
     "read_payload",
     "read_usage_metadata",
@@ -26,14 +30,23 @@ def usage_from_payload(payload: object, provider: str | None = None) -> Usage | 
 
     The payload is a usage object, a response, message or event that contains one, or a list of one stream's chunks,
     each a JSON-like dict or an SDK's object. ``provider`` settles shapes that two providers share.
+
+    A number that the payload does not state, or that cannot be read, is 0 and not in ``model_fields_set``:
+    ``"output_tokens" in usage.model_fields_set`` tells a stated 0 from half a usage.
     """
     reading = read_payload(payload, provider)
     return None if reading is None else Usage(**reading.counts)
 
 
 def read_payload(payload: object, provider: str | None = None) -> ReportedUsage | None:
-    """As usage_from_payload, with the cost, service tier and model that the payload states."""
-    hint = provider.lower() if isinstance(provider, str) else None
+    """As usage_from_payload, with the cost, tier, model, place, doubts and other models that the payload states."""
+    plain = read_plain(payload, provider)
+    return read_any(payload, provider) if plain is None else plain
+
+
+def read_any(payload: object, provider: str | None = None) -> ReportedUsage | None:
+    """As `read_payload`, by the readers of every shape, which take many times as long as one for a common shape."""
+    hint = hint_of(provider)
     listed = entries(payload)
     if listed is not None:
         chunks = list(views(listed))

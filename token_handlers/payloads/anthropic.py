@@ -1,80 +1,148 @@
-"""Anthropic's usage, whose input tokens leave cache reads and writes out, and its stream events."""
+"""Anthropic's usage, whose input tokens leave cache reads and writes out, its content, and its stream events."""
 
-from token_handlers.payloads.fields import Fields, items, part, text
-from token_handlers.payloads.openai import inclusive, tool_fees
-from token_handlers.payloads.reported import add, count, first, known, warn_once
+from collections.abc import Iterator
 
-_OPENAI = frozenset({"openai", "azure", "azure-openai", "azure_openai"})
+from token_handlers.payloads.fields import Fields, items, part, text, view
+from token_handlers.payloads.openai import inclusive, lifetimes
+from token_handlers.payloads.reported import Hint, ReportedUsage, add, count, first, reported
+
+_OPENAI = frozenset({"openai", "azure", "azureopenai"})
+UNSTATED_LIFETIME = "cache writes whose lifetime the answer does not state"
+"""The doubt of writes that may be kept five minutes or an hour, for callers who know it from the prompt."""
 
 
-def read_messages(usage: Fields, provider: str | None) -> dict[str, int] | None:
+def read_messages(usage: Fields, hint: Hint) -> ReportedUsage | None:
     """Messages, and every plain pair of ``input_tokens`` and ``output_tokens``.
 
-    Compaction is billed but left out of the top-level fields, so its iterations are added. An advisor is another
-    model, billed at its own price: its tokens stay out, with a warning once.
+    The top-level fields are those of the attempts of the model that answered. What else ``iterations`` lists is
+    billed beside them: a compaction by the same model, an advisor and each fallback attempt by a model of its own.
     """
-    counts = _read_fields(usage, provider)
-    if counts is None:
-        return None
-    for iteration in items(usage, "iterations"):
-        kind = text(iteration, "type")
-        if kind == "compaction":
-            for name, number in (_read_fields(iteration, provider) or {}).items():
-                counts[name] = counts.get(name, 0) + number
-        elif kind == "advisor_message":
-            warn_once(
-                "advisor",
-                "Anthropic's advisor %s used %s input and %s output tokens that the call's usage leaves out, as they "
-                "have a price of their own: record them as a call of that model.",
-                text(iteration, "model"), first(iteration, "input_tokens"), first(iteration, "output_tokens"),
-            )  # fmt: skip
-    return counts
+    found = _read_fields(usage, hint)
+    iterations = list(items(usage, "iterations"))
+    return found if found is None or not iterations else _with_iterations(found, iterations, hint)
 
 
-def _read_fields(usage: Fields, provider: str | None) -> dict[str, int] | None:
+def _with_iterations(found: ReportedUsage, iterations: list[Fields], hint: Hint) -> ReportedUsage:
+    counts, beside, doubts = dict(found.counts), [], []
+    fallbacks = [text(each, "model") for each in iterations if text(each, "type") == "fallback_message"]
+    model = fallbacks[-1] if fallbacks else None
+    served = hint.model() if model is None else model.lower()
+    for each in iterations:
+        kind, own = text(each, "type"), text(each, "model")
+        other = own is not None and own.lower() != served
+        reading = _read_fields(each, hint)
+        if reading is None or (kind in ("message", "fallback_message") and not (other and fallbacks)):
+            continue
+        if kind not in {"compaction", "advisor_message"} and not reading.counts.get("output_tokens"):
+            continue  # an attempt that declined before it wrote anything costs nothing
+        for name, number in reading.counts.items():
+            counts[name] = counts.get(name, 0) + number
+        if kind == "advisor_message" or other:
+            beside.append((own, reading.counts))
+            if own is None:
+                doubts.append("an advisor was asked whose model the answer does not name")
+    return found._replace(counts=counts, model=model, beside=tuple(beside), doubts=tuple(doubts))
+
+
+def _read_fields(usage: Fields, hint: Hint) -> ReportedUsage | None:
     tokens, output = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
     if tokens is None and output is None:
         return None
-    creation = part(usage, "cache_creation")
-    short, long = first(creation, "ephemeral_5m_input_tokens"), first(creation, "ephemeral_1h_input_tokens")
+    kept = lifetimes(usage)
     read, write = first(usage, "cache_read_input_tokens"), first(usage, "cache_creation_input_tokens")
     if write is None:
-        write = add(short, long)
+        write = add(*kept.values())
     total = count(usage.get("total_tokens"))
-    return known(
-        input_tokens=inclusive(tokens, (read or 0) + (write or 0), output, total, excludes=provider not in _OPENAI),
+    excludes = hint.provider not in _OPENAI
+    return reported(
+        input_tokens=inclusive(tokens, (read or 0) + (write or 0), output, total, excludes=excludes),
         output_tokens=output,
         cache_read_tokens=read,
         cache_write_tokens=write,
-        cache_write_5m_tokens=short,
-        cache_write_1h_tokens=long,
+        **kept,
         reasoning_tokens=first(part(usage, "output_tokens_details"), "thinking_tokens"),
-        **tool_fees(usage),
     )
+
+
+def read_server_tools(usage: Fields, hint: Hint) -> ReportedUsage | None:
+    """Server tools that are billed per call, as Anthropic and OpenRouter count them; fetching pages is free."""
+    tools = part(usage, "server_tool_use", "server_tool_use_details")
+    return reported(
+        web_searches=first(tools, "web_search_requests"), code_executions=first(tools, "code_execution_requests")
+    )
+
+
+_BESIDE = {
+    "compaction": "a compaction, whose tokens the answer does not state",
+    "fallback": "an attempt of another model, whose tokens the answer does not state",
+    "advisor_tool_result": "an advisor, whose tokens the answer does not state",
+}
+_EXECUTIONS = frozenset({"code_execution", "bash_code_execution", "text_editor_code_execution"})
+
+
+def read_content(message: Fields, hint: Hint) -> ReportedUsage | None:
+    """What the blocks of an answer show of server tools and iterations, for a usage that has lost them.
+
+    A search that failed is not billed, nor code that filtered what a search found. A refusal without output costs
+    nothing, though it states its prompt.
+    """
+    usage = part(message, "usage")
+    if text(message, "stop_reason") == "refusal" and _is_free(usage):
+        return ReportedUsage({}, billed={"input_tokens": 0, "output_tokens": 0})
+    kinds: dict[str | None, int] = {}
+    executions = filters = 0
+    for block in items(message, "content"):
+        kind = text(block, "type")
+        if kind == "web_search_tool_result" and view(block.get("content")) is not None:
+            continue  # a failure; what was found is a list
+        kinds[kind] = kinds.get(kind, 0) + 1
+        executions += kind == "server_tool_use" and text(block, "name") in _EXECUTIONS
+        filters += (text(part(block, "caller"), "type") or "").startswith("code_execution")
+    doubts = _lost_iterations(kinds) if usage.get("iterations") is None else ()
+    searches = kinds.get("web_search_tool_result")
+    found = reported(web_searches=searches, code_executions=(executions or None) if not filters else None)
+    return ReportedUsage({}, doubts=tuple(doubts)) if found is None else found._replace(doubts=tuple(doubts))
+
+
+def _is_free(usage: Fields) -> bool:
+    return count(usage.get("output_tokens")) == 0 and len(list(items(usage, "iterations"))) < 2
+
+
+def _lost_iterations(kinds: dict[str | None, int]) -> Iterator[str]:
+    return (doubt for kind, doubt in _BESIDE.items() if kind in kinds)
 
 
 _EVENT_FIELDS = (
     "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation",
-    "output_tokens_details", "server_tool_use", "iterations", "service_tier", "speed",
+    "output_tokens_details", "server_tool_use", "iterations", "service_tier", "speed", "inference_geo",
 )  # fmt: skip
 
 
 def merge_events(events: list[Fields]) -> dict[str, object] | None:
     """A Messages stream as one message: what ``message_start`` says, overruled by the last ``message_delta``.
 
-    Deltas are cumulative; older ones state the output alone.
+    Deltas are cumulative; older ones state the output alone. The output of ``message_start`` is no count of what
+    will be written: without a delta the output is not stated.
     """
     usage: dict[str, object] = {}
-    model = None
+    message: dict[str, object] = {}
+    blocks: list[Fields] = []
+    ended = False
     for event in events:
         kind = text(event, "type")
         if kind == "message_start":
-            message = part(event, "message")
-            model = text(message, "model")
-            usage |= _stated(part(message, "usage"))
+            message["model"] = text(part(event, "message"), "model")
+            usage |= _stated(part(part(event, "message"), "usage"))
+        elif kind == "content_block_start":
+            blocks.append(part(event, "content_block"))
         elif kind == "message_delta":
-            usage |= _stated(part(event, "usage"))
-    return {"usage": usage, "model": model} if usage else None
+            stated = _stated(part(event, "usage"))
+            usage |= stated
+            ended |= "output_tokens" in stated
+            message["stop_reason"] = text(part(event, "delta"), "stop_reason")
+    if not ended:
+        usage.pop("output_tokens", None)
+    return {"usage": usage, "content": blocks, **message} if usage else None
 
 
 def _stated(usage: Fields) -> dict[str, object]:

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from token_handlers.payloads.fields import Fields, items, part, text
+from token_handlers.payloads.fields import Fields, items, named, part, text
 from token_handlers.payloads.openai import inclusive
-from token_handlers.payloads.reported import add, count, first, known
+from token_handlers.payloads.reported import Hint, ReportedUsage, add, count, first, reported
 
 _READ = ("cacheReadInputTokens", "cacheReadInputTokenCount")
 _WRITE = ("cacheWriteInputTokens", "cacheWriteInputTokenCount")
 
 
-def read_converse(usage: Fields, provider: str | None) -> dict[str, int] | None:
+def read_converse(usage: Fields, hint: Hint) -> ReportedUsage | None:
     """Converse and Nova; also Cognigy's and any other plain pair of ``inputTokens`` and ``outputTokens``."""
     tokens, output = count(usage.get("inputTokens")), count(usage.get("outputTokens"))
     if tokens is None and output is None:
@@ -18,7 +18,7 @@ def read_converse(usage: Fields, provider: str | None) -> dict[str, int] | None:
     read, write = first(usage, *_READ), first(usage, *_WRITE)
     total = count(usage.get("totalTokens"))
     ttl = {text(each, "ttl"): first(each, "inputTokens") for each in items(usage, "cacheDetails")}
-    return known(
+    return reported(
         input_tokens=inclusive(tokens, (read or 0) + (write or 0), output, total, excludes=True),
         output_tokens=output,
         cache_read_tokens=read,
@@ -28,12 +28,12 @@ def read_converse(usage: Fields, provider: str | None) -> dict[str, int] | None:
     )
 
 
-def read_invocation_metrics(event: Fields, provider: str | None) -> dict[str, int] | None:
+def read_invocation_metrics(event: Fields, hint: Hint) -> ReportedUsage | None:
     """The last event of an InvokeModel stream; its input leaves cache reads and writes out, too."""
     metrics = part(event, "amazon-bedrock-invocationMetrics")
     tokens, output = first(metrics, "inputTokenCount"), first(metrics, "outputTokenCount")
     read, write = first(metrics, _READ[1]), first(metrics, _WRITE[1])
-    return known(
+    return reported(
         input_tokens=None if tokens is None else add(tokens, read, write),
         output_tokens=output,
         cache_read_tokens=read,
@@ -41,14 +41,18 @@ def read_invocation_metrics(event: Fields, provider: str | None) -> dict[str, in
     )
 
 
-def read_invoke_headers(headers: Fields, provider: str | None) -> dict[str, int] | None:
+def read_invoke_headers(headers: Fields, hint: Hint) -> ReportedUsage | None:
     """InvokeModel's HTTP headers, texts as all headers are: the only usage that some models there report."""
-    names = {"input": "input_tokens", "output": "output_tokens"}
-    return {
-        name: number
-        for key, name in names.items()
-        if (number := _digits(headers.get(f"x-amzn-bedrock-{key}-token-count"))) is not None
-    }
+    tokens, output, read, write = (
+        _digits(headers.get(f"x-amzn-bedrock-{key}-token-count"))
+        for key in ("input", "output", "cache-read-input", "cache-write-input")
+    )
+    return reported(
+        input_tokens=None if tokens is None else add(tokens, read, write),
+        output_tokens=output,
+        cache_read_tokens=read,
+        cache_write_tokens=write,
+    )
 
 
 def _digits(value: Any) -> int | None:
@@ -56,18 +60,31 @@ def _digits(value: Any) -> int | None:
     return count(int(value)) if is_number else None
 
 
-def read_titan(response: Fields, provider: str | None) -> dict[str, int] | None:
+def read_titan(response: Fields, hint: Hint) -> ReportedUsage | None:
     """Titan text and embeddings."""
     prompt = count(response.get("inputTextTokenCount"))
     if prompt is None:
         return None
     outputs = [first(result, "tokenCount") for result in items(response, "results")]
-    return known(input_tokens=prompt, output_tokens=add(first(response, "totalOutputTextTokenCount"), *outputs))
+    return reported(input_tokens=prompt, output_tokens=add(first(response, "totalOutputTextTokenCount"), *outputs))
 
 
-def read_llama(response: Fields, provider: str | None) -> dict[str, int] | None:
+def read_llama(response: Fields, hint: Hint) -> ReportedUsage | None:
     """Meta's Llama."""
     output = count(response.get("generation_token_count"))
     if output is None:
         return None
-    return known(input_tokens=count(response.get("prompt_token_count")), output_tokens=output)
+    return reported(input_tokens=count(response.get("prompt_token_count")), output_tokens=output)
+
+
+def read_bedrock_extras(response: Fields, hint: Hint) -> ReportedUsage | None:
+    """Guardrails and server tools, which Bedrock bills beside the model."""
+    doubts = []
+    guardrail = part(part(response, "trace"), "guardrail")
+    assessed = [*items(guardrail, "inputAssessment", "outputAssessments"), guardrail]
+    units = [part(part(each, "invocationMetrics"), "usage") for each in assessed]
+    if any(count(value) and name.endswith("Units") for unit in units for name, value in named(unit)):
+        doubts.append("a guardrail's units, which Bedrock bills beside the model")
+    if any(count(value) for _, value in named(part(response, "serverToolUsage"))):
+        doubts.append("server tools, which Bedrock bills beside the model")
+    return ReportedUsage({}, doubts=tuple(doubts)) if doubts else None

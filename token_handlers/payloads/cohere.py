@@ -1,10 +1,10 @@
 """Cohere, which bills other numbers than its models read and wrote."""
 
 from token_handlers.payloads.fields import Fields, part
-from token_handlers.payloads.reported import add, first, known
+from token_handlers.payloads.reported import Counts, Hint, ReportedUsage, add, first, reported
 
 
-def read_cohere(usage: Fields, provider: str | None) -> dict[str, int] | None:
+def read_cohere(usage: Fields, hint: Hint) -> ReportedUsage | None:
     """Chat (v1 ``meta``, v2 ``usage``), embeddings and reranking: the tokens used, or the billed units alone.
 
     The tokens include Cohere's own prompt template and what its cache held, which the billed units leave out.
@@ -12,20 +12,33 @@ def read_cohere(usage: Fields, provider: str | None) -> dict[str, int] | None:
     tokens = part(usage, "tokens")
     prompt, output = _input(tokens), first(tokens, "output_tokens", "outputTokens")
     if prompt is None and output is None:
-        return read_billed_units(usage)
+        billed = billed_units(usage)
+        return None if billed is None else ReportedUsage(billed)
     cached = first(usage, "cached_tokens", "cachedTokens")
-    return known(input_tokens=prompt, output_tokens=output, cache_read_tokens=cached)
+    return reported(input_tokens=prompt, output_tokens=output, cache_read_tokens=cached)
 
 
-def read_billed_units(usage: Fields) -> dict[str, int] | None:
+def billed_units(usage: Fields) -> Counts | None:
     """What Cohere bills, which prices the call."""
     billed = part(usage, "billed_units", "billedUnits")
     images, searches = first(billed, "image_tokens", "imageTokens"), first(billed, "search_units", "searchUnits")
     tokens, output = add(_input(billed), images), first(billed, "output_tokens", "outputTokens")
     if tokens is None and output is None and searches is None:
         return None
-    return known(input_tokens=tokens, output_tokens=output, input_image_tokens=images or None, rerank_searches=searches)
+    found = reported(
+        input_tokens=tokens, output_tokens=output, input_image_tokens=images or None, rerank_searches=searches
+    )
+    return None if found is None else found.counts
 
 
 def _input(tokens: Fields) -> int | None:
     return first(tokens, "input_tokens", "inputTokens")
+
+
+def read_billed_extras(usage: Fields, hint: Hint) -> ReportedUsage | None:
+    """Billed units that are no tokens and no searches: images without their tokens, and classifications."""
+    billed = part(usage, "billed_units", "billedUnits")
+    doubts = [f"{number} billed {name}" for name in ("images", "classifications") if (number := first(billed, name))]
+    if first(billed, "image_tokens", "imageTokens"):
+        doubts = [doubt for doubt in doubts if not doubt.endswith("images")]
+    return ReportedUsage({}, doubts=tuple(doubts)) if doubts else None

@@ -21,10 +21,19 @@ class Attributes:
     Of an object that has every attribute one asks for, such as a Mock, only what was set on it counts.
     """
 
-    __slots__ = ("_lookup",)
+    __slots__ = ("_lookup", "_source")
 
     def __init__(self, source: Any) -> None:
+        self._source = source
         self._lookup = _lookup(source)
+
+    def names(self) -> list[Any]:
+        """The names of the fields that are there; none where the source cannot list them."""
+        try:
+            source = self._source
+            return list(source if issubclass(type(source), Mapping) else object.__getattribute__(source, "__dict__"))
+        except Exception:  # noqa: BLE001 - as below
+            return []
 
     def get(self, key: str, /) -> Any:
         """The field's value, None where reading it raises."""
@@ -53,12 +62,20 @@ def view(value: Any) -> Fields | None:
     if kind is dict:
         fields: dict[str, Any] = value
         return fields
+    if kind is Attributes:
+        return value  # type: ignore[no-any-return]
     if issubclass(kind, _NO_FIELDS):
         return None
     try:
         return Attributes(value)
     except Exception:  # noqa: BLE001 - as above
         return None
+
+
+def named(fields: Fields) -> Iterator[tuple[str, Any]]:
+    """Every field whose name is a text, with its value."""
+    names = list(fields) if type(fields) is dict else fields.names() if type(fields) is Attributes else []
+    return ((name, fields.get(name)) for name in names if type(name) is str)
 
 
 _EMPTY: dict[str, Any] = {}

@@ -1,10 +1,10 @@
 """Spellings of JavaScript: LangChain.js' ``tokenUsage``, the Vercel AI SDK's ``usage``, Cognigy's map of models."""
 
 from token_handlers.payloads.fields import Fields, part
-from token_handlers.payloads.reported import count, first, known
+from token_handlers.payloads.reported import Hint, ReportedUsage, count, first, reported
 
 
-def read_token_usage(usage: Fields, provider: str | None) -> dict[str, int] | None:
+def read_token_usage(usage: Fields, hint: Hint) -> ReportedUsage | None:
     """LangChain.js' ``tokenUsage`` and Vercel's AI SDK up to 4: ``promptTokens`` and ``completionTokens``.
 
     LangChain.js' ``estimatedTokenUsage`` is not looked for: what it holds is counted, not reported.
@@ -13,7 +13,7 @@ def read_token_usage(usage: Fields, provider: str | None) -> dict[str, int] | No
     if prompt is None and completion is None:
         return None
     inputs, outputs = part(usage, "promptTokensDetails"), part(usage, "completionTokensDetails")
-    return known(
+    return reported(
         input_tokens=prompt,
         output_tokens=completion,
         cache_read_tokens=first(inputs, "cachedTokens"),
@@ -23,7 +23,7 @@ def read_token_usage(usage: Fields, provider: str | None) -> dict[str, int] | No
     )
 
 
-def read_vercel(usage: Fields, provider: str | None) -> dict[str, int] | None:
+def read_vercel(usage: Fields, hint: Hint) -> ReportedUsage | None:
     """Vercel's AI SDK from 5 on: ``inputTokens`` with cached tokens in it, ``outputTokens`` with reasoning in it."""
     inputs, outputs = part(usage, "inputTokenDetails"), part(usage, "outputTokenDetails")
     cached = first(inputs, "cacheReadTokens")
@@ -34,7 +34,7 @@ def read_vercel(usage: Fields, provider: str | None) -> dict[str, int] | None:
         reasoning = count(usage.get("reasoningTokens"))
     if cached is None and reasoning is None:
         return None
-    return known(
+    return reported(
         input_tokens=count(usage.get("inputTokens")),
         output_tokens=count(usage.get("outputTokens")),
         cache_read_tokens=cached,

@@ -1,11 +1,22 @@
-"""LangChain's and LangChain.js' own usage: ``usage_metadata`` and ``response_metadata``."""
+"""LangChain's and LangChain.js' own usage: ``usage_metadata``, and the blocks of a message's content."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from token_handlers.payloads.fields import Fields, text, view
-from token_handlers.payloads.reported import ReportedUsage, clamp_parts, count, reported_cost, served_tier
+from token_handlers.payloads.anthropic import UNSTATED_LIFETIME
+from token_handlers.payloads.fields import Fields, entries, part, text, view, views
+from token_handlers.payloads.openai import settle_total
+from token_handlers.payloads.reported import (
+    NO_HINT,
+    Counts,
+    Hint,
+    ReportedUsage,
+    clamp_parts,
+    count,
+    joined,
+    unreadable,
+)
 
 _INPUT = {
     "cache_read": "cache_read_tokens",
@@ -20,6 +31,7 @@ _OUTPUT = {
     "reasoning": "reasoning_tokens",
     "audio": "output_audio_tokens",
     "image": "output_image_tokens",
+    "video": "output_video_tokens",
     "citation_tokens": "output_citation_tokens",
 }
 _PLAIN_INPUT = {"cache_read": "cache_read_tokens", "audio": "input_audio_tokens"}
@@ -40,14 +52,14 @@ def _slots(names: dict[str, str]) -> _Slots:
 _INPUT_SLOTS, _OUTPUT_SLOTS = _slots(_INPUT), _slots(_OUTPUT)
 
 
-def read_usage_metadata(usage: Fields) -> ReportedUsage | None:
+def read_usage_metadata(usage: Fields, hint: Hint = NO_HINT) -> ReportedUsage | None:
     """LangChain's UsageMetadata, whose input includes cache tokens for every provider.
 
     OpenAI's service tiers rename the details (``priority_cache_read``): the names are undone and the tier is returned.
-    Reasoning that xAI leaves out of the output but not out of the total, and what Perplexity bills beside the
-    output, are put into the output. The mark of LangChain's cache alone, ``{"total_cost": 0}``, is no usage.
+    What the total says beyond both sides is told apart by `settle_total`. The mark of LangChain's cache alone,
+    ``{"total_cost": 0}``, is no usage.
     """
-    counts: dict[str, int] = {}
+    counts: Counts = {}
     for name in ("input_tokens", "output_tokens"):
         number = usage.get(name)
         if number is not None and (number := count(number)) is not None:
@@ -55,14 +67,12 @@ def read_usage_metadata(usage: Fields) -> ReportedUsage | None:
     if not counts:
         return None
     given, generated = usage.get("input_token_details"), usage.get("output_token_details")
-    if given is None and generated is None:
-        return ReportedUsage(counts)
     tier = None if given is None else _add_details(counts, given, _INPUT_SLOTS)
     if generated is not None:
         tier = _add_details(counts, generated, _OUTPUT_SLOTS) or tier
-    _complete(counts, usage)
-    clamp_parts(counts, "LangChain usage_metadata")
-    return ReportedUsage(counts, None, tier)
+    unsettled = _settle(counts, usage, hint)
+    doubts = joined(unsettled, clamp_parts(counts, "LangChain usage_metadata"), tuple(unreadable(usage)))
+    return ReportedUsage(counts, None, tier, doubts=doubts)
 
 
 def plain_counts(usage: Fields) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
@@ -112,27 +122,21 @@ def _listed(details: Any, slots: _Slots) -> Iterable[tuple[str, Any]]:
     return [] if fields is None else [(key, fields.get(key)) for key in slots]
 
 
-def _complete(counts: dict[str, int], usage: Fields) -> None:
-    if counts.get("cache_write_5m_tokens") or counts.get("cache_write_1h_tokens"):
+def _settle(counts: Counts, usage: Fields, hint: Hint) -> tuple[str, ...]:
+    timed = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
+    if timed and counts.get("cache_write_tokens") != timed:
         # LangChain moves the tokens of a known lifetime out of cache_creation
-        timed = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
-        if counts.get("cache_write_tokens") != timed:
-            counts["cache_write_tokens"] = counts.get("cache_write_tokens", 0) + timed
-    if "output_tokens" in counts and (counts.get("reasoning_tokens") or counts.get("output_citation_tokens")):
-        counts["output_tokens"] = _whole_output(counts, count(usage.get("total_tokens")))
+        counts["cache_write_tokens"] = counts.get("cache_write_tokens", 0) + timed
+    if len(counts.keys() & _SIDES) < len(_SIDES):
+        return ()
+    total, reasoning = count(usage.get("total_tokens")), counts.get("reasoning_tokens", 0)
+    if total is not None and 0 < reasoning == total - counts["input_tokens"] < counts["output_tokens"]:
+        counts["output_tokens"] = reasoning  # a Gemini stream whose answer was taken back: thoughts are all it bills
+        return ()
+    return settle_total(counts, total, hint, beside=hint.is_of("vercel"))
 
 
-def _whole_output(counts: dict[str, int], total: int | None) -> int:
-    output, reasoning = counts["output_tokens"], counts.get("reasoning_tokens", 0)
-    citations = counts.get("output_citation_tokens")
-    if citations is not None:  # Perplexity bills citations and reasoning beside the completion and outside the total
-        return output + citations + reasoning
-    beyond_input = (total or 0) - counts.get("input_tokens", 0)
-    if reasoning and beyond_input == output + reasoning:  # xAI
-        return output + reasoning
-    if 0 < reasoning == beyond_input < output:  # a Gemini stream whose answer was taken back: thoughts are all it bills
-        return reasoning
-    return output
+_SIDES = frozenset({"input_tokens", "output_tokens"})
 
 
 def add_usage_metadata(messages: Iterable[Fields]) -> dict[str, Any]:
@@ -168,38 +172,72 @@ def _plus(left: Any, right: Any) -> Any:
     return {key: (left or {}).get(key, 0) + right.get(key, 0) for key in {**(left or {}), **right}}
 
 
-def combine(reading: ReportedUsage | None, raw: ReportedUsage | None, metadata: Fields) -> ReportedUsage | None:
-    """A message's ``usage_metadata`` completed from its ``response_metadata``.
+def combine(reading: ReportedUsage | None, raw: ReportedUsage | None) -> ReportedUsage | None:
+    """A message's ``usage_metadata`` completed from the provider's own usage in its ``response_metadata``.
 
     The latter has what LangChain does not carry over: Mistral's cached tokens, searches, the provider's cost. Where
     the two disagree on input or output, the larger stands: LangChain leaves Anthropic's compaction out.
     """
-    found = _joined(reading, raw) if reading is not None and raw is not None else reading or raw
-    if found is None:
-        return None
-    cost, tier = reported_cost(metadata), served_tier(metadata)
-    model = text(metadata, "model_name", "model", "model_id", "modelName")
-    return found._replace(
-        cost=found.cost if cost is None else cost,
-        service_tier=tier or found.service_tier,
-        model=model or found.model,
-    )
-
-
-def _joined(reading: ReportedUsage, raw: ReportedUsage) -> ReportedUsage:
-    counts = reading.counts
+    if reading is None or raw is None:
+        return reading or raw
+    counts, doubts = reading.counts, joined(raw.doubts, reading.doubts)
     if same_call(counts, raw.counts):
         counts = {**raw.counts, **counts}
-        clamp_parts(counts, "LangChain message")
+        doubts = joined(doubts, clamp_parts(counts, "LangChain message"))
     elif _size(raw.counts) > _size(counts):
-        counts = raw.counts
-    return raw._replace(counts=counts, service_tier=raw.service_tier or reading.service_tier)
+        counts, doubts = raw.counts, raw.doubts
+    return raw._replace(counts=counts, service_tier=raw.service_tier or reading.service_tier, doubts=doubts)
 
 
-def same_call(left: dict[str, int], right: dict[str, int]) -> bool:
+def same_call(left: Counts, right: Counts) -> bool:
     """Whether two readings agree on input and output."""
     return all(left.get(key, 0) == right.get(key, 0) for key in ("input_tokens", "output_tokens"))
 
 
-def _size(counts: dict[str, int]) -> int:
+def _size(counts: Counts) -> int:
     return counts.get("input_tokens", 0) + counts.get("output_tokens", 0)
+
+
+_MEDIA = frozenset({"image", "image_url", "audio", "video"})
+_V1 = {"web_search": "web_search_call", "file_search": "file_search_call", "code_interpreter": "code_interpreter_call"}
+
+
+def answer_of(content: Any, additional_kwargs: Any, usage: Fields | None) -> dict[str, Any]:
+    """A message's content as the provider's answer that it was: blocks, output items, tools that ran.
+
+    langchain-core's standard blocks ("v1") are named as their provider named them.
+    """
+    more = view(additional_kwargs) or {}
+    blocks = [_native(block) for block in views(entries(content) or [])]
+    answer: dict[str, Any] = {"content": blocks, "output": [*blocks, *views(entries(more.get("tool_outputs")) or [])]}
+    answer |= {key: value for key in ("annotations", "executed_tools") if (value := more.get(key)) is not None}
+    return answer if usage is None else answer | {"usage": usage}
+
+
+def _native(block: Fields) -> Fields:
+    kind, name, extras = text(block, "type"), text(block, "name"), part(block, "extras")
+    if kind == "server_tool_call" and name in _V1:
+        return {"type": _V1[name], "action": block.get("args"), "container_id": extras.get("container_id")}
+    if kind == "server_tool_call":
+        return {"type": "server_tool_use", "name": name, "caller": extras.get("caller")}
+    if kind == "server_tool_result":
+        failed = text(block, "status") == "error"
+        return {"type": extras.get("block_type"), "content": {} if failed else block.get("output")}
+    return part(block, "value") if kind == "non_standard" else block
+
+
+def lost_parts(reading: ReportedUsage, content: Any, hint: Hint) -> Iterator[str]:
+    """Doubts about what LangChain's ``usage_metadata`` by itself does not carry over.
+
+    Whether cache writes of Anthropic's streams live five minutes or an hour, and how many tokens an image took.
+    """
+    counts = reading.counts
+    if counts.get("cache_write_tokens") and counts.keys().isdisjoint(_LIFETIMES) and hint.is_of("anthropic"):
+        yield UNSTATED_LIFETIME
+    media = [block for block in views(entries(content) or []) if text(block, "type") in _MEDIA]
+    if media and not any(counts.get(name) for name in _MEDIA_TOKENS):
+        yield "images or sound in the answer, whose tokens it does not tell apart"
+
+
+_LIFETIMES = frozenset({"cache_write_5m_tokens", "cache_write_1h_tokens", "cache_write_12h_tokens"})
+_MEDIA_TOKENS = ("output_image_tokens", "output_audio_tokens", "output_video_tokens")

@@ -1,12 +1,13 @@
 """What a payload says: counts, money and the whole that a part belongs to."""
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from token_handlers.guide import WHY
-from token_handlers.payloads.fields import Fields, part, text
+from token_handlers.payloads.fields import Fields, named, part, text, view
 from token_handlers.usage import PARTS
 
 logger = logging.getLogger("token_handlers")
@@ -65,6 +66,40 @@ def is_whole(reported: ReportedUsage, operation: str) -> bool:
     return "input_tokens" in counts and "output_tokens" in counts
 
 
+MODELS = ("model", "model_name", "modelVersion", "model_version", "modelName", "model_id", "modelId", "modelType")
+_PUNCTUATION = re.compile(r"[^a-z0-9]+")
+
+
+class Hint(NamedTuple):
+    """What settles a shape that several providers share: the provider that the caller names, and what stands around.
+
+    ``provider`` is in lower case, letters and digits alone; ``around`` has what encloses the usage, the nearest first.
+    """
+
+    provider: str = ""
+    around: tuple[Fields, ...] = ()
+
+    def model(self) -> str:
+        """The model that answered, in lower case and without its maker; empty where nothing says so."""
+        for node in self.around:
+            name = text(node, *MODELS)
+            if name is not None:
+                return name.lower().rpartition("/")[2]
+        return ""
+
+    def is_of(self, *providers: str) -> bool:
+        """Whether the caller named one of these providers, or one of its products."""
+        return self.provider.startswith(providers)
+
+
+NO_HINT = Hint()
+
+
+def hint_of(provider: object, *around: Fields) -> Hint:
+    """The hint that a caller's ``provider`` gives."""
+    return Hint(_PUNCTUATION.sub("", provider.lower()) if isinstance(provider, str) else "", around)
+
+
 def count(value: Any) -> int | None:
     """A number of tokens, or None where it is none.
 
@@ -96,9 +131,40 @@ def add(*numbers: int | None) -> int | None:
     return sum(known) if known else None
 
 
-def known(**counts: int | None) -> dict[str, int]:
-    """The counts that were reported."""
-    return {name: number for name, number in counts.items() if number is not None}
+def reported(**counts: int | None) -> ReportedUsage | None:
+    """What was reported of these counts; None where nothing was."""
+    known = {name: number for name, number in counts.items() if number is not None}
+    return ReportedUsage(known) if known else None
+
+
+def joined(*doubts: tuple[str, ...]) -> tuple[str, ...]:
+    """The doubts, each once, in their order."""
+    return tuple(dict.fromkeys(doubt for several in doubts for doubt in several))
+
+
+_NUMBERS = ("_tokens", "Tokens", "TokenCount", "_token_count", "_requests", "_calls", "_queries", "eval_count")
+
+
+def _shown(value: Any) -> str:
+    kind = type(value)
+    if kind is int:
+        return "2**53 or more" if value >= MOST_TOKENS else f"{value}" if value > -MOST_TOKENS else "-2**53 or less"
+    return f"{value:.6g}" if kind is float else f"a {kind.__name__}"
+
+
+def unreadable(usage: Fields, depth: int = 2) -> Iterator[str]:
+    """A doubt for each field of a usage, or of its details, that should be a count and is none.
+
+    A text's words are left out: no text of a payload is kept.
+    """
+    for name, value in named(usage):
+        kind = type(value)
+        if kind is int and 0 <= value < MOST_TOKENS:
+            continue
+        if value is not None and name.endswith(_NUMBERS) and count(value) is None:
+            yield f"{name} is no count: {_shown(value)}"
+        elif depth and name.endswith(("etails", "creation", "tool_use")) and (inner := view(value)) is not None:
+            yield from unreadable(inner, depth - 1)
 
 
 def warn_once(topic: str, message: str, *args: object) -> None:
@@ -108,13 +174,15 @@ def warn_once(topic: str, message: str, *args: object) -> None:
         logger.warning("%s (%s)", message % args, WHY)
 
 
-def clamp_parts(counts: dict[str, int], shape: str) -> None:
-    """Keep every part within its whole, in place: the whole stands as reported, the part is cut to what fits.
+def clamp_parts(counts: Counts, shape: str) -> tuple[str, ...]:
+    """Keep every part within its whole, in place, and return a doubt for each that was not.
 
-    A part whose whole was not reported is dropped, unless it is 0.
+    The whole stands as reported, the part is cut to what fits. A part whose whole was not reported is dropped, unless
+    it is 0.
     """
     if not any(map(counts.get, _PART_NAMES)):
-        return
+        return ()
+    doubts: list[str] = []
     for parts, whole in PARTS:
         room = counts.get(whole)
         for name in parts:
@@ -125,6 +193,7 @@ def clamp_parts(counts: dict[str, int], shape: str) -> None:
                 del counts[name]
                 continue
             if number > room:
+                doubts.append(f"{name} ({number}) is more than {whole} has room for ({room})")
                 warn_once(
                     f"parts of {shape}",
                     "The %s payload reports %s = %d, more than %s has room for (%d): the latter stands. "
@@ -133,6 +202,7 @@ def clamp_parts(counts: dict[str, int], shape: str) -> None:
                 )  # fmt: skip
                 counts[name] = number = room
             room -= number
+    return tuple(doubts)
 
 
 def usd(value: Any) -> Decimal | None:
@@ -145,18 +215,18 @@ def usd(value: Any) -> Decimal | None:
 
 
 def reported_cost(fields: Fields) -> Decimal | None:
-    """USD that the provider states next to its usage, or in LangChain's ``response_metadata``.
+    """USD that the biller states next to its usage, or in LangChain's ``response_metadata``.
 
     OpenRouter and gateways: ``cost``. With one's own key (BYOK) that is OpenRouter's fee alone, so the upstream
     provider's bill is added; where it is not stated, the cost is unknown. Perplexity: ``cost.total_cost``.
-    xAI: ``cost_in_usd_ticks``, of which 10**10 are one USD.
+    xAI: ``cost_in_usd_ticks``, of which 10**10 are one USD. DeepInfra: ``estimated_cost``, which is what it bills.
     """
     ticks = usd_ticks(fields.get("cost_in_usd_ticks"))
     if ticks is not None:
         return ticks
     stated = fields.get("cost")
     if stated is None:
-        return None
+        return usd(fields.get("estimated_cost"))
     cost = usd(stated)
     if cost is None:
         return usd(part(fields, "cost").get("total_cost"))
@@ -180,12 +250,36 @@ def _with_upstream(cost: Decimal, fields: Fields) -> Decimal | None:
     return cost + upstream if upstream is not None and upstream > cost else cost
 
 
+_TRAFFIC = {
+    "ON_DEMAND_FLEX": "flex",
+    "ON_DEMAND_PRIORITY": "priority",
+    "ON_DEMAND_OFFPEAK": "offpeak",
+    "PROVISIONED_THROUGHPUT": "provisioned_throughput",
+}
+
+
 def served_tier(fields: Fields) -> str | None:
-    """The service tier that served the call, in lower case; Anthropic's fast mode is the tier "fast"."""
-    if text(fields, "speed") == "fast":
-        return "fast"
+    """The service tier that served the call, in lower case: what was asked for ("auto") is none."""
     tier = text(fields, "service_tier", "serviceTier") or text(part(fields, "serviceTier"), "type")
-    traffic = text(fields, "trafficType", "traffic_type")
-    if tier is None and traffic is not None:
-        tier = {"ON_DEMAND_FLEX": "flex", "ON_DEMAND_PRIORITY": "priority"}.get(traffic)
+    if tier is None:
+        traffic = text(fields, "trafficType", "traffic_type")
+        tier = None if traffic is None else _TRAFFIC.get(traffic)
     return None if tier is None or tier == "auto" else tier.lower()
+
+
+def served_context(fields: Fields) -> dict[str, str]:
+    """What a usage or response says of place, speed and size where it has a price; see `ReportedUsage`."""
+    found: dict[str, str] = {}
+    if text(fields, "speed") == "fast":
+        found["speed"] = "fast"
+    geo = text(fields, "inference_geo")
+    if geo is not None and geo not in ("global", "not_available"):
+        found["inference_geo"] = geo.lower()
+    size = text(fields, "search_context_size")
+    if size in ("low", "medium", "high"):
+        found["search_context_size"] = size
+    if text(fields, "prompt_cache_retention") == "24h":
+        found["cache_retention"] = "24h"
+    if text(part(fields, "performanceConfig"), "latency") == "optimized":
+        found["latency"] = "optimized"
+    return found

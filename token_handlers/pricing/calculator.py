@@ -1,36 +1,50 @@
-"""What a call costs: the prices that the user set, then genai-prices' dated table, else unknown."""
+"""What a call costs: the prices that the user set, then genai-prices' dated table as corrected here, else unknown."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from token_handlers.guide import WHY
-from token_handlers.pricing.overrides import PriceOverride, Prices, own_price
+from token_handlers.pricing.overrides import (
+    Money,
+    Multiplier,
+    OwnKey,
+    PriceOverride,
+    Prices,
+    own_key,
+    own_multiplier,
+    own_price,
+)
 from token_handlers.pricing.providers import provider_id
+from token_handlers.pricing.served import Served, host_of, tier_name
 from token_handlers.usage import CostPart
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
 
+    from token_handlers.pricing.catalog import Entry
     from token_handlers.pricing.plans import Plan
 
 logger = logging.getLogger("token_handlers")
 
-_Key = tuple[str | None, str | None, str | None, str | None, str | None]
-_OwnKey = tuple[str, str | None]
+_Context = tuple[tuple[str, str], ...]
+_Key = tuple[str | None, str | None, str | None, str | None, str | None, _Context]
 
 _PLANS_KEPT = 1024
 _WARNINGS_KEPT = 1024
 
 
 class Price(NamedTuple):
-    """USD, whose price it is ("user" for `set_price`, or "genai-prices"), and why the cost is an estimate, if it is.
+    """USD, whose price it is, and why the cost is an estimate, if it is.
 
-    ``parts`` is what each unit cost, where `price_call` was asked to explain.
+    ``source`` is "user" for `set_price`, "genai-prices", or "token_handlers" where the rates are our own. ``parts`` are
+    what each unit cost, where `price_call` was asked to explain.
     """
 
     cost: Decimal
@@ -45,13 +59,15 @@ class _Call(NamedTuple):
     base_url: str | None
     service_tier: str | None
     requested: str | None
+    context: _Context = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PriceBook:
     """The user's prices, a snapshot of genai-prices, and the plans made of both; a change of either is a new book."""
 
-    own: Mapping[_OwnKey, PriceOverride]
+    own: Mapping[OwnKey, PriceOverride]
+    multipliers: tuple[Multiplier, ...]
     snapshot: "DataSnapshot"
     get_snapshot: Callable[[], "DataSnapshot"]
     plans: dict[_Key, "Plan"] = field(default_factory=dict)
@@ -62,7 +78,8 @@ class _State:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # the garbage collector may end a call, and so price one, in the middle of it
-        self.own: Mapping[_OwnKey, PriceOverride] = {}
+        self.own: Mapping[OwnKey, PriceOverride] = {}
+        self.multipliers: tuple[Multiplier, ...] = ()
         self.book: PriceBook | None = None
         self.warned: set[tuple[str | None, ...]] = set()
 
@@ -83,24 +100,107 @@ def price_call(
     beside: Sequence[tuple[str | None, Mapping[str, int]]] = (),
     explain: bool = False,
 ) -> Price | None:
-    """What one call cost, or None where that cannot be known; never raises, warns once per provider and model.
+    """Return what one call cost, or None where that cannot be known; never raises, warns once per provider and model.
 
     ``counts`` are inclusive, under Usage's names; a whole that is absent is 0, a part above its whole leaves the price
     open. ``model`` is the name that the answer stated, ``requested`` the one that was asked for: prices that the user
-    set for either come first, then the table for ``model``, then for ``requested``. ``provider`` is any name of
-    LangChain, LlamaIndex or OpenTelemetry; ``base_url`` says whose server it was: at one that is not known, only an id
-    counts that the provider's table has literally. ``at`` is when the call was made (epoch seconds; None is now).
+    set for either come first, then the table for ``model``, then for ``requested`` where the answer's name can only
+    mean that model (an Azure deployment, another snapshot). ``provider`` is any name of LangChain, LlamaIndex or
+    OpenTelemetry; ``base_url`` says whose server it was: at one that is not known, only an id counts that a maker's
+    table has literally. ``at`` is when the call was made (epoch seconds; None is now).
 
-    A ``service_tier`` that the table has no rates for is billed at the standard rate, with a warning, once. Tokens of a
-    kind that has no price of its own (cached, audio, reasoning) cost what the whole does. Prices load at first need.
+    ``service_tier`` is the tier that served, ``context`` what else was served that changes the price: ``speed``,
+    ``inference_geo``, ``region``, ``latency``, ``web_search_tool``, ``search_context_size``, ``cache_retention``.
+    ``beside`` are parts of the counts that another model was billed for: (model, counts), None for the same one.
+
+    ``Price.doubts`` say why the cost is an estimate: a tier, a place or an event that no rate is known for, a rate that
+    is not certain. Tokens of a kind without a rate of its own cost what the whole does. Prices load at first need.
     """
+    if beside:
+        one = partial(
+            price_call, provider=provider, base_url=base_url, service_tier=service_tier, at=at, context=context
+        )
+        return _price_apart(counts, beside, model, requested, partial(one, explain=explain))
     try:
-        plan = find_plan(model, provider, base_url=base_url, service_tier=service_tier, at=at, requested=requested)
-        cost = plan.cost(counts) if plan is not None else None
+        plan = find_plan(
+            model,
+            provider,
+            base_url=base_url,
+            service_tier=service_tier,
+            at=at,
+            requested=requested,
+            context=context,
+        )
+        found = plan.price(counts) if plan is not None else None
     except (ValueError, OverflowError, OSError) as error:  # counts that contradict each other, a time out of range
-        _warn_once(("counts", provider, model), "a call of %r (provider %r) is unpriced: %s", model, provider, error)
+        _warn_unpriced(model, provider, str(error))
         return None
-    return None if cost is None or plan is None else Price(cost, plan.source)
+    if plan is None or found is None:
+        if plan is not None and plan.priced and counts:
+            _warn_unpriced(model, provider, "no rate is known for what it used")
+        return None
+    cost, doubts = found
+    if doubts:
+        _warn_of_doubts(model or requested, provider, doubts)
+    return Price(cost, plan.source, doubts, plan.parts(counts) if explain else ())
+
+
+def explain_call(
+    counts: Mapping[str, int],
+    model: str | None,
+    provider: str | None = None,
+    *,
+    base_url: str | None = None,
+    service_tier: str | None = None,
+    at: float | None = None,
+    requested: str | None = None,
+    context: Mapping[str, str] | None = None,
+    beside: Sequence[tuple[str | None, Mapping[str, int]]] = (),
+) -> tuple[CostPart, ...]:
+    """Return what each part of a call cost and by which rate: together `price_call`'s cost. Nothing if unpriced."""
+    price = price_call(
+        counts,
+        model,
+        provider,
+        base_url=base_url,
+        service_tier=service_tier,
+        at=at,
+        requested=requested,
+        context=context,
+        beside=beside,
+        explain=True,
+    )
+    return price.parts if price is not None else ()
+
+
+def _price_apart(
+    counts: Mapping[str, int],
+    beside: Sequence[tuple[str | None, Mapping[str, int]]],
+    model: str | None,
+    requested: str | None,
+    price: Callable[..., Price | None],
+) -> Price | None:
+    """Price a call that several models or attempts were billed for: each part by itself, then the rest."""
+    rest = dict(counts)
+    prices = []
+    for other, part in beside:
+        for name, count in part.items():
+            rest[name] = rest.get(name, 0) - count
+        own = price(part, other or model, requested=None if other else requested)
+        if own is None:
+            return None
+        named = tuple(cost._replace(model=other) for cost in own.parts)
+        prices.append(own._replace(parts=named))
+    whole = price(rest, model, requested=requested)
+    if whole is None:
+        return None
+    every = [whole, *prices]
+    return Price(
+        sum((each.cost for each in every), Decimal(0)),
+        whole.source,
+        tuple(dict.fromkeys(doubt for each in every for doubt in each.doubts)),
+        tuple(part for each in every for part in each.parts),
+    )
 
 
 def find_plan(
@@ -111,11 +211,12 @@ def find_plan(
     service_tier: str | None = None,
     at: float | None = None,
     requested: str | None = None,
+    context: Mapping[str, str] | None = None,
 ) -> "Plan | None":
     """Return the plan by which `price_call` prices, None where there can be none; raises for a time out of range."""
-    call = (model, provider, base_url, service_tier, requested)
     book = _state.book or _current_book()
     try:
+        call = (model, provider, base_url, service_tier, requested, tuple(sorted(context.items())) if context else ())
         now = time.time() if at is None else at + 0.0
         plan = book.plans.get(call)
         if plan is not None and plan.start <= now < plan.end and book.snapshot is book.get_snapshot():
@@ -135,6 +236,7 @@ def set_price(
     model: str,
     provider: str | None = None,
     *,
+    service_tier: str | None = None,
     alias_of: str | None = None,
     alias_provider: str | None = None,
     **prices: Unpack[Prices],
@@ -145,27 +247,87 @@ def set_price(
 
         set_price("my-llama", input_mtok=0, output_mtok=0)
         set_price("gpt-4o", "azure", input_mtok="2.20", output_mtok="8.80", cache_read_mtok="1.10")
+        set_price("gpt-4o", service_tier="scale", input_mtok="2", output_mtok="8")
+        set_price("gpt-4o-search-preview", requests_kcount="25")
         set_price("my-deployment", alias_of="gpt-4o-mini")
 
+    ``service_tier`` sets the price of one tier alone. Without a tier, a price holds on every tier.
+
     ``input_mtok`` is required, and ``output_mtok`` wherever there are output tokens; cached, audio, image and reasoning
-    tokens without a price of their own cost as much as others of their direction, events without one nothing.
+    tokens without a price of their own cost as much as others of their direction. An event that is counted and has no
+    price makes the cost an estimate without it: 0 says that it is free. Fees alone, without ``input_mtok``, are added
+    to the rates of the table, or take the place of its fees.
+
     ``alias_of`` bills a deployment or a fine-tune as another model, tiers and dates included: at the same provider
-    where it sells that model, else at its maker, or at ``alias_provider``; its price keeps that model's source.
-    `reset_prices` forgets it all.
+    where it sells that model, else at its maker, or at ``alias_provider``; its price keeps that model's source. A name
+    that has no price raises ValueError. `set_multiplier` is for discounts and surcharges; `reset_prices` forgets all.
     """
-    own = own_price(model, provider, alias_of, alias_provider, prices)
-    key = model.lower(), provider_id(provider) if provider else None
+    names = {
+        "provider": provider,
+        "service_tier": service_tier,
+        "alias_of": alias_of,
+        "alias_provider": alias_provider,
+    }
+    own = own_price(model, names, prices)
+    if alias_of is not None:
+        _check_alias(alias_of, alias_provider)
     with _state.lock:
-        _state.own = {**_state.own, key: own}
+        _state.own = {**_state.own, own_key(model, provider, service_tier): own}
+        _state.book = None
+
+
+def set_multiplier(
+    factor: Money,
+    *,
+    provider: str | None = None,
+    host: str | None = None,
+    region: str | None = None,
+    model: str | None = None,
+    since: date | None = None,
+    fees: bool = False,
+) -> None:
+    """Multiply the table's rates: a discount of your contract, a surcharge of a place.
+
+    It is about the calls that are of the ``provider``, were answered by the ``host``, were served in the ``region``,
+    and of the ``model``, as far as these are given; ``since`` a day or a moment, for calls made from then on::
+
+        set_multiplier("0.9", provider="anthropic")
+        set_multiplier("1.1", provider="openai", host="eu.api.openai.com", since=date(2026, 3, 5))
+
+    It multiplies tokens, and with ``fees=True`` searches and other events too. Several that are about a call multiply
+    each other. One that names a host or a region takes the place of the factor that is known for the place here. What
+    `set_price` says is multiplied by none, but an alias is. The same call with another factor replaces the first;
+    `reset_prices` forgets it.
+    """
+    names = {"provider": provider, "host": host, "region": region, "model": model}
+    own = own_multiplier(factor, names, since, fees=fees)
+    with _state.lock:
+        _state.multipliers = (*(each for each in _state.multipliers if each.key != own.key), own)
         _state.book = None
 
 
 def reset_prices() -> None:
-    """Forget every price that was set with `set_price`, and which models were warned of."""
+    """Forget every price and multiplier that was set, and which models were warned of."""
     with _state.lock:
         _state.own = {}
+        _state.multipliers = ()
         _state.book = None
         _state.warned.clear()
+
+
+def _check_alias(alias_of: str, alias_provider: str | None) -> None:
+    """Refuse an alias of a model that has no price."""
+    from token_handlers.pricing.catalog import is_known, similar_names
+
+    if any(model == alias_of.lower() for model, _, _ in _state.own):
+        return
+    book = _current_book()
+    if is_known(book.snapshot, alias_of, alias_provider):
+        return
+    similar = similar_names(book.snapshot, alias_of, alias_provider)
+    remedy = f"did you mean {' or '.join(map(repr, similar))}?" if similar else "set its own price first"
+    seller = f" of {alias_provider!r}" if alias_provider else ""
+    raise ValueError(f"alias_of={alias_of!r}{seller} is no model with a price: {remedy}")
 
 
 def _current_book() -> PriceBook:
@@ -176,13 +338,14 @@ def _current_book() -> PriceBook:
     snapshot = get_snapshot()
     with _state.lock:
         if _state.book is None or _state.book.snapshot is not snapshot:
-            _state.book = PriceBook(_state.own, snapshot, get_snapshot)
+            _state.book = PriceBook(_state.own, _state.multipliers, snapshot, get_snapshot)
         return _state.book
 
 
 def _plan(key: _Key, now: float) -> "Plan":
     book = _current_book()
-    call = _Call(*(None if name is None else str(name) for name in key))
+    model, provider, base_url, service_tier, requested = (None if name is None else str(name) for name in key[:5])
+    call = _Call(model, provider, base_url, service_tier, requested, key[5])
     plan = _find_plan(book, call, now)
     if len(book.plans) >= _PLANS_KEPT:
         book.plans.clear()
@@ -191,67 +354,133 @@ def _plan(key: _Key, now: float) -> "Plan":
 
 
 def _find_plan(book: PriceBook, call: _Call, now: float) -> "Plan":
+    from token_handlers.pricing.catalog import is_alias
     from token_handlers.pricing.plans import UNPRICED
 
     names = list(dict.fromkeys(name for name in (call.model, call.requested) if name))
     unpriced = UNPRICED
-    for find in (_own_plan, _table_plan):
-        for name in names:
-            plan = find(book, call._replace(model=name), now)
-            if plan and plan.priced:
-                return plan
-            unpriced = plan or unpriced
-    _warn_unpriced(call, names)
+    for name in names:
+        plan = _own_plan(book, call._replace(model=name), now)
+        if plan and plan.priced:
+            return plan
+        unpriced = plan or unpriced
+    if len(names) > 1 and not is_alias(book.snapshot, names[0], names[1], call.provider, call.base_url):
+        names.pop()
+    fees = _own_fees(book, call, (call.model, call.requested))
+    for name in names:
+        plan = _table_plan(book, call._replace(model=name), now, fees)
+        if plan and plan.priced:
+            return plan
+        unpriced = plan or unpriced
+    _warn_no_price(call)
     return unpriced
 
 
-def _own_plan(book: PriceBook, call: _Call, now: float, seen: frozenset[_OwnKey] = frozenset()) -> "Plan | None":
+def _own_plan(book: PriceBook, call: _Call, now: float, seen: frozenset[OwnKey] = frozenset()) -> "Plan | None":
     from token_handlers.pricing.plans import own_plan
 
-    key = next((key for key in _own_keys(book, call) if key in book.own and key not in seen), None)
+    keys = (key for key in _own_keys(book, call) if key in book.own and key not in seen)
+    key = next((key for key in keys if not book.own[key].adds_fees), None)
     if key is None:
         return None
     own = book.own[key]
     if own.alias_of is None:
         return own_plan(own.prices)
-    elsewhere = {"provider": own.alias_provider, "base_url": None} if own.alias_provider else {}
-    alias = call._replace(model=own.alias_of, **elsewhere)
+    fees = _own_fees(book, call, (call.model, own.alias_of))
+    alias = call._replace(model=own.alias_of)
+    if own.alias_provider:
+        alias = alias._replace(provider=own.alias_provider, base_url=None)
     plan = _own_plan(book, alias, now, seen | {key})
     for place in (alias, alias._replace(provider=None, base_url=None)):
         if plan is None or not plan.priced:
-            plan = _table_plan(book, place, now)
+            plan = _table_plan(book, place, now, fees)
     return plan
 
 
-def _own_keys(book: PriceBook, call: _Call) -> Iterator[_OwnKey]:
-    """The keys of the prices that a user may have set for a call, the most particular first."""
+def _own_fees(book: PriceBook, call: _Call, names: Sequence[str | None]) -> dict[str, Decimal]:
+    """Return the fees that the user added to the table's, by price key, for any of a call's names."""
+    fees: dict[str, Decimal] = {}
+    for name in names:
+        for key in _own_keys(book, call._replace(model=name)):
+            own = book.own.get(key)
+            if own is not None and own.adds_fees:
+                fees = {**own.prices, **fees}
+    return fees
+
+
+def _own_keys(book: PriceBook, call: _Call) -> Iterator[OwnKey]:
+    """Yield the keys of the prices that a user may have set for a call, the most particular first."""
     from token_handlers.pricing.catalog import provider_of_url, spellings
 
     host = provider_of_url(book.snapshot, call.base_url)
+    providers = [provider_id(provider) for provider in (call.provider, host and host.id) if provider]
+    tiers = tuple(dict.fromkeys((tier_name(call.service_tier), "")))
     for name in spellings(call.model or ""):
-        yield from ((name, provider_id(provider)) for provider in (call.provider, host and host.id) if provider)
-        yield name, None
+        for provider in (*providers, None):
+            for tier in tiers:
+                yield name, provider, tier
 
 
-def _table_plan(book: PriceBook, call: _Call, now: float) -> "Plan | None":
-    from token_handlers.pricing.catalog import find_entry, knows_tier, table_plan
+def _table_plan(book: PriceBook, call: _Call, now: float, fees: Mapping[str, Decimal]) -> "Plan | None":
+    from token_handlers.pricing.catalog import find_entry, price_entry
+    from token_handlers.pricing.plans import Plan
 
     entry = find_entry(book.snapshot, call.model or "", call.provider, call.base_url)
     if entry is None:
         return None
-    plan = table_plan(entry, call.service_tier, now)
-    if plan.priced and not knows_tier(entry, call.service_tier, now):
+    served = _served(entry, call, now)
+    factors = [each for each in book.multipliers if _is_about(each, served)]
+    priced = price_entry(book.snapshot, entry, served, place_is_set=any(each.names_place for each in factors))
+    sheet, start, end = priced
+    for key, usd in fees.items() if sheet.rates else ():
+        sheet.set(key, usd, "set_price")
+    for each in factors:
+        keys = [key for key in sheet.rates if each.fees or key.endswith("_mtok")]
+        sheet.multiply(each.factor, each.says, keys)
+    moments = [each.since for each in book.multipliers if each.since is not None]
+    start = max([start, *(moment for moment in moments if moment <= now)])
+    return Plan(sheet, start=start, end=min([end, *(moment for moment in moments if moment > now)]))
+
+
+def _served(entry: "Entry", call: _Call, now: float) -> Served:
+    from token_handlers.pricing.catalog import spellings
+
+    return Served(
+        seller=entry.provider.id,
+        maker=entry.maker.id,
+        name=spellings(call.model or "")[-1],
+        model=entry.model.id,
+        at=datetime.fromtimestamp(now, UTC),
+        provider=call.provider,
+        host=host_of(call.base_url),
+        service_tier=call.service_tier,
+        context=dict(call.context),
+    )
+
+
+def _is_about(multiplier: Multiplier, served: Served) -> bool:
+    return (
+        multiplier.provider in (None, served.seller, provider_id(served.provider or ""))
+        and multiplier.host in (None, served.host)
+        and multiplier.region in (None, served.place)
+        and multiplier.model in (None, served.name, served.model)
+        and (multiplier.since is None or served.at.timestamp() >= multiplier.since)
+    )
+
+
+def _warn_unpriced(model: str | None, provider: str | None, why: str) -> None:
+    _warn_once(("counts", provider, model), "a call of %r (provider %r) is unpriced: %s", model, provider, why)
+
+
+def _warn_of_doubts(model: str | None, provider: str | None, doubts: Sequence[str]) -> None:
+    for doubt in doubts:
         _warn_once(
-            ("tier", call.provider, call.model, call.service_tier),
-            "no rates of %r (provider %r) for the service tier %r: its calls are priced at the standard rate",
-            call.model,
-            call.provider,
-            call.service_tier,
+            ("doubt", provider, model, doubt), "the cost of %r (provider %r) is an estimate: %s", model, provider, doubt
         )
-    return plan
 
 
-def _warn_unpriced(call: _Call, names: list[str]) -> None:
+def _warn_no_price(call: _Call) -> None:
+    names = list(dict.fromkeys(name for name in (call.model, call.requested) if name))
     if not names:
         _warn_once(("name", call.provider), "calls through %r state no model, and count as unpriced", call.provider)
         return
@@ -267,6 +496,8 @@ def _warn_unpriced(call: _Call, names: list[str]) -> None:
 
 
 def _warn_once(key: tuple[str | None, ...], message: str, *args: object) -> None:
+    if key in _state.warned:
+        return
     with _state.lock:
         if key in _state.warned or len(_state.warned) >= _WARNINGS_KEPT:
             return

@@ -1,25 +1,27 @@
-"""Prices compiled to integers: the exact cost of a call, in about a microsecond."""
+"""Rates compiled to integers: the exact cost of a call, in about a microsecond."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from itertools import combinations
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from genai_prices import Usage as GenaiUsage
 from genai_prices.data_units import unit_data
 from genai_prices.types import ModelPrice, Tier, TieredPrices
 
-from token_handlers.usage import Usage
+from token_handlers.usage import CostPart, Usage
 
-Rates = Mapping[str, Decimal | TieredPrices]
-Exact = Callable[[GenaiUsage], Decimal]
+Rate = Decimal | TieredPrices
+Rates = Mapping[str, Rate]
 _Sum = Callable[..., int | None]
 
 _GENAI_NAMES = {"reasoning_tokens": "output_reasoning_tokens"}
 _CONTEXT = Context(prec=28)  # the precision in which genai-prices adds up, whatever the thread's own context says
 _ROUNDED = 10**_CONTEXT.prec
+_SCALED_DIGITS = Decimal("1e-12")
 _FREE = Decimal(0)
 _SUMS_KEPT = 64
 
@@ -37,22 +39,121 @@ class Unit(NamedTuple):
         return other is not None and self.dimensions < other.dimensions
 
 
-UNITS = {
-    key: Unit(key, raw["price_key"], raw["per"], frozenset(raw["dimensions"].items())) for key, raw in unit_data.items()
+_OWN_UNITS: dict[str, dict[str, object]] = {  # that genai-prices does not have
+    "cache_write_12h_tokens": {
+        "price_key": "cache_write_12h_mtok",
+        "per": 10**6,
+        "dimensions": {"family": "tokens", "direction": "input", "token_type": "cache_write", "cache_ttl": "12h"},
+    },
+} | {
+    key: {"price_key": f"{key}_kcount", "per": 1000, "dimensions": {"family": "tool_calls", "tool_type": key}}
+    for key in ("container_sessions", "maps_searches", "sources")
 }
+_RAW_UNITS: dict[str, Any] = _OWN_UNITS | unit_data
+UNITS = {
+    key: Unit(key, raw["price_key"], raw["per"], frozenset(raw["dimensions"].items()))
+    for key, raw in _RAW_UNITS.items()
+}
+_OWN_PRICE_KEYS = frozenset(str(raw["price_key"]) for key, raw in _OWN_UNITS.items() if key not in unit_data)
 _BY_PRICE_KEY = {unit.price_key: unit for unit in UNITS.values()}
 _BY_DIMENSIONS = {unit.dimensions: unit for unit in UNITS.values()}
 _INPUT, _PER_CALL = UNITS["input_tokens"], UNITS["requests"]
-_COUNTABLE = {
-    UNITS[_GENAI_NAMES.get(name, name)].price_key
-    for name in Usage.model_fields
-    if _GENAI_NAMES.get(name, name) in UNITS
-} | {_PER_CALL.price_key}
+_USAGE_UNITS = {name: UNITS[_GENAI_NAMES.get(name, name)] for name in Usage.model_fields}
+_NAMES = {unit.key: name for name, unit in _USAGE_UNITS.items()}
+PRICE_KEYS = (*(unit.price_key for unit in _USAGE_UNITS.values()), _PER_CALL.price_key)
+"""The price of each count of a Usage, and of a request."""
+_EVENTS = {name: unit.price_key for name, unit in _USAGE_UNITS.items() if unit.price_key.endswith("_kcount")}
+_SPOKEN_OF = {
+    "social_searches": "searches of social media",
+    "storage_searches": "searches of files",
+    "rerank_searches": "rerank searches",
+    "sources": "search sources",
+}
 
 
-def is_countable(prices: Rates) -> bool:
-    """Whether a Usage can hold anything that has a price: false for no prices, and for hours of audio alone."""
-    return not _COUNTABLE.isdisjoint(prices)
+def is_countable(rates: Rates) -> bool:
+    """Whether a Usage can hold anything that has a rate: false for no rates, and for hours of audio alone."""
+    return not set(PRICE_KEYS).isdisjoint(rates)
+
+
+def token_keys(rates: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the price keys that are rates of tokens."""
+    return tuple(key for key in rates if key.endswith("_mtok"))
+
+
+def amount_of(rate: Rate) -> Decimal:
+    """Return the USD of a rate, of its lowest step where it has some."""
+    return rate.base if isinstance(rate, TieredPrices) else rate
+
+
+def scaled(rate: Rate, factor: Decimal) -> Rate:
+    """Return a rate times a factor, every step of it, to a millionth of a millionth of a USD."""
+
+    def times(amount: Decimal) -> Decimal:
+        with localcontext(_CONTEXT):
+            return (amount * factor).quantize(_SCALED_DIGITS).normalize()
+
+    if isinstance(rate, Decimal):
+        return times(rate)
+    return TieredPrices(
+        base=times(rate.base), tiers=[Tier(start=tier.start, price=times(tier.price)) for tier in rate.tiers]
+    )
+
+
+@dataclass
+class RateSheet:
+    """The rates that hold for a call, by price key, and what is not certain about them.
+
+    ``doubts`` hold for every call; ``unit_doubts``, by a count of Usage, for calls in which it is not 0. ``notes`` say
+    which rate a price key has. ``place_is_set``: a user's multiplier names the place, and takes the place of ours.
+    """
+
+    rates: dict[str, Rate]
+    doubts: list[str] = field(default_factory=list)
+    unit_doubts: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    source: str = "genai-prices"
+    place_is_set: bool = False
+
+    def doubt(self, why: str) -> None:
+        """Add why every call is an estimate."""
+        if why not in self.doubts:
+            self.doubts.append(why)
+
+    def note(self, key: str, text: str) -> None:
+        """Add what is to know of one rate."""
+        self.notes[key] = ", ".join(filter(None, (self.notes.get(key), text)))
+
+    def note_tokens(self, text: str) -> None:
+        """Add what is to know of every token's rate."""
+        for key in token_keys(self.rates):
+            self.note(key, text)
+
+    def multiply(self, factor: Decimal, note: str, keys: Iterable[str]) -> None:
+        """Multiply the rates of some price keys."""
+        for key in keys:
+            self.rates[key] = scaled(self.rates[key], factor)
+            self.note(key, f"x{factor.normalize():f} for {note}")
+
+    def set(self, key: str, rate: Rate, note: str, doubt: str = "") -> None:
+        """Set one rate; a doubt holds where its unit is counted, for requests always."""
+        self.rates[key] = rate
+        self.notes[key] = note
+        unit = _NAMES.get(_BY_PRICE_KEY[key].key)
+        if unit is None:
+            self.doubts.extend([doubt] if doubt else [])
+        elif doubt:
+            self.unit_doubts[unit] = doubt
+        else:
+            self.unit_doubts.pop(unit, None)
+
+    def doubt_unrated_events(self) -> frozenset[str]:
+        """Add a doubt for each event that has no rate, and return these."""
+        unrated = frozenset(name for name, key in _EVENTS.items() if key not in self.rates)
+        for name in unrated:
+            said = _SPOKEN_OF.get(name) or name.replace("_", " ")
+            self.unit_doubts[name] = f"no rate is known for {said}: the cost is without them"
+        return unrated
 
 
 class _Tiers(NamedTuple):
@@ -65,79 +166,190 @@ class _Tiers(NamedTuple):
     uneven: frozenset[str]  # priced per 3,600 or 60, which no power of ten divides
 
 
-class Plan:
-    """What calls cost from ``start`` until ``end`` (epoch seconds).
+class RateRow(NamedTuple):
+    """USD for so many of a unit, of calls with more than so many input tokens, and which rate that is."""
 
-    Each count has one integer weight per tier: its price less that of the whole it is a part of. What a sum of products
-    cannot express (hours, contradictions, more than 28 digits) is left to ``exact``; without it there is no price.
+    unit: str
+    rate: Decimal
+    per: int
+    above_input_tokens: int = 0
+    note: str = ""
+    doubt: str = ""
+
+
+class _Compiled(NamedTuple):
+    """What calls whose counts have the same names have in common."""
+
+    sum: _Sum
+    doubtful: tuple[str, ...]
+
+
+class Plan:
+    """What calls cost from ``start`` until ``end`` (epoch seconds), by one sheet of rates.
+
+    Each count has one integer weight per tier: its price less that of the whole it is a part of. What a sum
+    cannot express (hours, contradictions, more than 28 digits) is left to genai-prices. Without rates, no price.
     """
 
-    __slots__ = ("_exact", "_left_out", "_sums", "_tiers", "end", "source", "start")
+    __slots__ = ("_compiled", "_left_out", "_model_price", "_sheet", "_tiers", "_unrated", "end", "start")
 
     def __init__(
-        self,
-        prices: Rates,
-        exact: Exact | None,
-        *,
-        source: str,
-        start: float = -inf,
-        end: float = inf,
-        left_out: frozenset[str] = frozenset(),
+        self, sheet: RateSheet, *, start: float = -inf, end: float = inf, left_out: frozenset[str] = frozenset()
     ) -> None:
-        self.source, self.start, self.end, self._exact = source, start, end, exact
-        self._tiers = _compile(prices)
+        self.start, self.end = start, end
+        self._sheet = sheet
+        self._unrated = sheet.doubt_unrated_events()
+        self._model_price: ModelPrice | None = None
+        if is_countable(sheet.rates):
+            ours = {key: rate for key, rate in sheet.rates.items() if key not in _OWN_PRICE_KEYS}
+            self._model_price = ModelPrice(**ours)
+        self._tiers = _compile(sheet.rates)
         self._left_out = left_out | self._tiers.uneven
-        self._sums: dict[tuple[str, ...], _Sum] = {}
+        self._compiled: dict[tuple[str, ...], _Compiled] = {}
+
+    @property
+    def source(self) -> str:
+        """Whose rates they are."""
+        return self._sheet.source
 
     @property
     def priced(self) -> bool:
         """False where there is no price, which is not a price of 0."""
-        return self._exact is not None
+        return self._model_price is not None
 
-    def cost(self, counts: Mapping[str, int]) -> Decimal | None:
-        """USD, or None without counts; raises ValueError where they contradict each other or leave the price open."""
-        if not counts or self._exact is None:
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why every call is an estimate."""
+        return tuple(self._sheet.doubts)
+
+    @property
+    def rates(self) -> Rates:
+        """The rates by price key, every factor included."""
+        return self._sheet.rates
+
+    def rows(self) -> Iterator[RateRow]:
+        """Yield the rates of a Usage's counts and of a request, each step of them."""
+        for name, unit in (*_USAGE_UNITS.items(), (_PER_CALL.key, _PER_CALL)):
+            rate = self._sheet.rates.get(unit.price_key)
+            if rate is None:
+                continue
+            note, doubt = self._sheet.notes.get(unit.price_key, ""), self._sheet.unit_doubts.get(name, "")
+            row = RateRow(name, amount_of(rate), unit.per, note=note, doubt=doubt)
+            yield row
+            yield from (row._replace(rate=tier.price, above_input_tokens=tier.start) for tier in _tiers(rate))
+
+    def price(self, counts: Mapping[str, int]) -> tuple[Decimal, tuple[str, ...]] | None:
+        """Return USD and why they are an estimate, or None without counts, or where only events without a rate cost.
+
+        Raises ValueError where the counts contradict each other or leave the price open.
+        """
+        if not counts or self._model_price is None:
             return None
-        steps = self.steps(counts)
-        if steps is None:
-            with localcontext(_CONTEXT):
-                return self._exact(_genai_usage(counts))
-        return self.usd(steps)
-
-    def steps(self, counts: Mapping[str, int]) -> int | None:
-        """The cost as a number of equal steps, which can be added up; None where they don't express it."""
         names = tuple(counts)
         try:
-            steps = (self._sums.get(names) or self._add_sum(names))(*counts.values())
+            total, doubtful = self._compiled.get(names) or self._compile(names)
+            steps = total(*counts.values())
         except TypeError:  # a count that is no number
-            return None
-        return steps if type(steps) is int and steps < _ROUNDED else None
+            steps, doubtful = None, ()
+        cost = self._exact(counts) if type(steps) is not int or steps >= _ROUNDED else self.usd(steps)
+        doubts = self._sheet.doubts
+        if doubtful:
+            counted = [name for name in doubtful if counts[name]]
+            if not cost and not self._unrated.isdisjoint(counted):
+                return None
+            doubts = doubts + [self._sheet.unit_doubts[name] for name in counted]
+        return cost, tuple(doubts) if doubts else ()
 
     def all_steps(self, names: tuple[str, ...], columns: Sequence[tuple[int, ...]]) -> int | None:
-        """The steps of several calls together, whose counts have the same names; None where they don't express one."""
+        """Return the cost of several calls together, as a number of equal steps; their counts have the same names.
+
+        None where that does not express it, and where one of them may be an estimate.
+        """
         try:
-            each = list(map(self._sums.get(names) or self._add_sum(names), *columns))
+            total, doubtful = self._compiled.get(names) or self._compile(names)
+            each = list(map(total, *columns))
             steps = sum(each)  # type: ignore[arg-type]  # a None is what the except clause is for
         except TypeError:
+            return None
+        if self._sheet.doubts or any(any(columns[names.index(name)]) for name in doubtful):
             return None
         return steps if type(steps) is int and max(each) < _ROUNDED else None  # type: ignore[type-var]
 
     def usd(self, steps: int) -> Decimal:
-        """What so many steps are."""
+        """Return what so many steps are."""
         return _CONTEXT.multiply(steps, self._tiers.step) if steps else _FREE
 
-    def _add_sum(self, names: tuple[str, ...]) -> _Sum:
-        if len(self._sums) >= _SUMS_KEPT:
-            self._sums.clear()
-        made = self._sums[names] = _sum(self._tiers, self._left_out, names)
+    def parts(self, counts: Mapping[str, int], model: str | None = None) -> tuple[CostPart, ...]:
+        """Return what each counted unit cost and by which rate; together that is the cost."""
+        units = [UNITS.get(_GENAI_NAMES.get(name, name)) for name in counts]
+        tokens = counts.get("input_tokens", 0)
+        found = []
+        for unit, weights in _rests(self._sheet_units(), units).items():
+            number = sum(weight * count for weight, count in zip(weights, counts.values(), strict=True))
+            found.append(self._part(unit, number, tokens, model))
+        if _PER_CALL.price_key in self._sheet.rates:
+            found.append(self._part(_PER_CALL, 1, tokens, model))
+        order = [*_USAGE_UNITS, _PER_CALL.key]
+        return tuple(sorted((part for part in found if part.number), key=lambda part: order.index(part.unit)))
+
+    def _part(self, unit: Unit, number: int, tokens: int, model: str | None) -> CostPart:
+        rate = _price_at(self._sheet.rates[unit.price_key], tokens)
+        with localcontext(_CONTEXT):
+            cost = number * rate / unit.per
+        return CostPart(
+            _NAMES.get(unit.key, unit.key),
+            number,
+            rate,
+            unit.per,
+            cost,
+            self._sheet.notes.get(unit.price_key, ""),
+            model,
+        )
+
+    def _sheet_units(self) -> list[Unit]:
+        units = [_BY_PRICE_KEY[key] for key in self._sheet.rates if key in _BY_PRICE_KEY]
+        return [unit for unit in units if unit is not _PER_CALL and (unit.key in _NAMES)]
+
+    def _compile(self, names: tuple[str, ...]) -> _Compiled:
+        if len(self._compiled) >= _SUMS_KEPT:
+            self._compiled.clear()
+        doubtful = tuple(name for name in names if name in self._sheet.unit_doubts)
+        made = self._compiled[names] = _Compiled(_sum(self._tiers, self._left_out, names), doubtful)
         return made
+
+    def _exact(self, counts: Mapping[str, int]) -> Decimal:
+        """Return the cost as genai-prices works it out, with what it has no units for; raises ValueError as it does."""
+        if self._model_price is None:
+            raise ValueError("there are no rates")
+        for name in self._left_out & _USAGE_UNITS.keys() & counts.keys():
+            if counts[name]:
+                key = _USAGE_UNITS[name].price_key
+                raise ValueError(f"there are {counts[name]} {name}, and no {key}: set it with set_price")
+        with localcontext(_CONTEXT):
+            own = sum(
+                (self._own_cost(unit, counts) for unit in map(UNITS.get, counts) if unit is not None), start=_FREE
+            )
+            return self._model_price.calc_price(_genai_usage(counts))["total_price"] + own
+
+    def _own_cost(self, unit: Unit, counts: Mapping[str, int]) -> Decimal:
+        if unit.price_key not in _OWN_PRICE_KEYS or unit.price_key not in self._sheet.rates:
+            return _FREE
+        tokens = counts.get("input_tokens", 0)
+        rate = _price_at(self._sheet.rates[unit.price_key], tokens)
+        whole = next(
+            (other for other in self._sheet_units() if other.key == "cache_write_tokens" and other.holds(unit)), None
+        )
+        included = _price_at(self._sheet.rates[whole.price_key], tokens) if whole else _FREE
+        if whole and counts[unit.key] > counts.get(whole.key, 0):
+            raise ValueError(f"{unit.key} ({counts[unit.key]}) exceeds {whole.key} ({counts.get(whole.key, 0)})")
+        return counts[unit.key] * (rate - included) / unit.per
 
 
 def _genai_usage(counts: Mapping[str, int]) -> GenaiUsage:
     named = {_GENAI_NAMES.get(name, name): count for name, count in counts.items()}
     if None in named.values():  # which genai-prices takes for 0
         raise ValueError("a count is None")
-    return GenaiUsage(**{name: count for name, count in named.items() if name in UNITS and name != _PER_CALL.key})
+    return GenaiUsage(**{name: count for name, count in named.items() if name in unit_data and name != _PER_CALL.key})
 
 
 def _compile(prices: Rates) -> _Tiers:
@@ -183,12 +395,8 @@ def _sum(tiers: _Tiers, left_out: frozenset[str], names: tuple[str, ...]) -> _Su
     units = [UNITS.get(_GENAI_NAMES.get(name, name)) for name in names]
     doubts = {f"n{at} < 0" for at in range(len(units))}
     doubts |= {f"n{at}" for at, unit in enumerate(units) if unit and unit.key in left_out}
-    rests: dict[Unit, list[int]] = {}  # a unit without its priced parts, as so many times each count
-    for unit in sorted(tiers.rates[0], key=lambda unit: -len(unit.dimensions)):
-        rest = [int(other is unit) for other in units]
-        for part in filter(unit.holds, rests):
-            rest = [count - inner for count, inner in zip(rest, rests[part], strict=True)]
-        rests[unit] = rest
+    rests = _rests(tiers.rates[0], units)
+    for unit, rest in rests.items():
         if min(rest) < 0:
             doubts.add(f"{_terms(rest)} < 0")
         if unit not in units:
@@ -199,6 +407,17 @@ def _sum(tiers: _Tiers, left_out: frozenset[str], names: tuple[str, ...]) -> _Su
         for rates, per_call in zip(tiers.rates, tiers.per_call, strict=True)
     ]
     return _function(len(units), doubts, _by_tier(tiers.starts, totals, units))
+
+
+def _rests(rated: Iterable[Unit], counted: Sequence[Unit | None]) -> dict[Unit, list[int]]:
+    """Return each rated unit without its rated parts, as so many times each of the counted units."""
+    rests: dict[Unit, list[int]] = {}
+    for unit in sorted(rated, key=lambda unit: -len(unit.dimensions)):
+        rest = [int(other is unit) for other in counted]
+        for part in filter(unit.holds, rests):
+            rest = [count - inner for count, inner in zip(rest, rests[part], strict=True)]
+        rests[unit] = rest
+    return rests
 
 
 def _terms(factors: Sequence[int]) -> str:
@@ -235,23 +454,17 @@ def _overlaps(unit: Unit, reported: Sequence[Unit | None]) -> Iterator[tuple[int
             yield left_at, right_at
 
 
-UNPRICED = Plan({}, None, source="")
+UNPRICED = Plan(RateSheet({}, source=""))
 
 
 def own_plan(prices: Mapping[str, Decimal]) -> Plan:
-    """The plan of prices that a user set; output tokens leave the price open where no output price was set."""
-    full = ModelPrice(**_with_wholes_and_overlaps(prices))
-
-    def exact(usage: GenaiUsage) -> Decimal:
-        if "output_mtok" not in prices and usage.output_tokens:
-            raise ValueError(f"set_price got no output_mtok, and there are output_tokens ({usage.output_tokens})")
-        return full.calc_price(usage)["total_price"]
-
+    """Return the plan of prices that a user set; output tokens leave the price open where no output price was set."""
     left_out = frozenset(() if "output_mtok" in prices else ("output_tokens",))
-    return Plan(vars(full), exact, source="user", left_out=left_out)
+    notes = dict.fromkeys(prices, "set_price")
+    return Plan(RateSheet(_with_wholes_and_overlaps(prices), notes=notes, source="user"), left_out=left_out)
 
 
-def _with_wholes_and_overlaps(prices: Mapping[str, Decimal]) -> dict[str, Decimal]:
+def _with_wholes_and_overlaps(prices: Mapping[str, Decimal]) -> dict[str, Rate]:
     """Add what genai-prices wants priced too, without a discount that nobody stated.
 
     The whole of a part costs what input (or output) costs, an overlap, such as cached audio, what its modality costs.

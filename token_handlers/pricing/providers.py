@@ -67,3 +67,8 @@ def provider_id(name: str) -> str:
     core = _CLASS_NAME.fullmatch(whole)
     inner = core[1] if core else whole
     return _IDS.get(inner, inner if inner in NOT_IN_CATALOG else whole)
+
+
+def is_vertex(name: str | None) -> bool:
+    """Whether a provider's name means Google's Vertex AI, and not the Gemini API."""
+    return "vertex" in (name or "").lower()

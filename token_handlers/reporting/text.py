@@ -1,18 +1,31 @@
-"""Totals as a report: rows and notes, text and JSON. The HTML report is in report_html."""
+"""Totals as a report: rows and notes, text and JSON. The page is in page.py."""
 
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from token_handlers.counter.counter import OTHER
 from token_handlers.counter.tables import text_table
+from token_handlers.reporting.amounts import counted, percent, usd, usd_column
 from token_handlers.usage import UsageTotals
 
 Row = tuple[str | int, ...]
 IN_TIME = ("day", "hour", "month")
 """Labels whose values are shown in their order; of others the dearest comes first."""
 
-_PLACES, _MOST_PLACES = 4, 12
+_REMEDY_ESTIMATED = (
+    "Where a stream reports no usage, `report_stream_usage(llm)` asks for it; "
+    "`token-handlers guide why` lists the other reasons."
+)
+_REMEDY_UNPRICED = (
+    "`token_handlers.set_price(model, ...)` prices the calls to come, `token-handlers reprice` those in the ledger."
+)
+
+
+class Note(NamedTuple):
+    """One thing to know of totals, and what can be done about it."""
+
+    text: str
+    remedy: str
 
 
 class Table(NamedTuple):
@@ -71,23 +84,25 @@ def notes_on(label: str, groups: Mapping[str, UsageTotals], total: UsageTotals) 
     """Return the shares of cached and reasoning tokens, what is not exact, and what lacks the label."""
     unlabelled = 0 if label in ("model", "tag") else sent(total) - sum(map(sent, groups.values()))
     shares = (
-        (total.prompt_tokens_cached, total.prompt_tokens, "of the prompt tokens were read from the provider's cache."),
+        (total.prompt_tokens_cached, total.prompt_tokens, "of the prompt tokens came from the provider's cache."),
         (total.reasoning_tokens, total.completion_tokens, "of the completion tokens were reasoning."),
     )
-    notes = [f"{part:,} ({part / whole:.0%}) {text}" for part, whole, text in shares if part and whole]
-    notes += notes_on_exactness(total)
-    return notes + ([f"{_counted(unlabelled, 'request')} without a {label}."] if unlabelled > 0 else [])
+    notes = [f"{part:,} ({percent(part / whole)}) {text}" for part, whole, text in shares if part and whole]
+    notes += [note.text for note in exactness_notes(total)]
+    if total.cached_responses:
+        answers = counted(total.cached_responses, "answer")
+        notes.append(f"{answers} from LangChain's cache: not billed, saved {usd(total.saved_cost)} USD.")
+    return notes + ([f"{counted(unlabelled, 'request')} without a {label}."] if unlabelled > 0 else [])
 
 
-def notes_on_exactness(total: UsageTotals) -> list[str]:
-    """Return what is estimated, unpriced or not billed, each in a sentence."""
+def exactness_notes(total: UsageTotals) -> list[Note]:
+    """Return what is estimated, unpriced or rejected."""
     notes = (
-        (total.estimated_requests, "request", "reported no usage: their tokens are estimates."),
-        (total.unpriced_requests, "request", "of unknown cost: not in the sum (see token-handlers reprice)."),
-        (total.failed_requests, "request", "rejected: not billed."),
-        (total.cached_responses, "answer", f"from LangChain's cache: not billed, saved {usd(total.saved_cost)} USD."),
+        (total.estimated_requests, "with an estimate: of their tokens or of a part of their cost.", _REMEDY_ESTIMATED),
+        (total.unpriced_requests, "of unknown cost: not in the sum (see token-handlers reprice).", _REMEDY_UNPRICED),
+        (total.failed_requests, "rejected: not billed.", "The provider's errors, in your own log, say why."),
     )
-    return [f"{_counted(number, noun)} {text}" for number, noun, text in notes if number]
+    return [Note(f"{counted(number, 'request')} {text}", remedy) for number, text, remedy in notes if number]
 
 
 def sent(totals: UsageTotals) -> int:
@@ -98,21 +113,3 @@ def sent(totals: UsageTotals) -> int:
 def printable(name: str) -> str:
     """Return a name as a terminal may show it: without line breaks and escape sequences."""
     return name if name.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in name)
-
-
-def usd_column(costs: Sequence[Decimal | None]) -> list[str]:
-    """Return USD of one width, with places enough for three digits of the smallest; what is not known is said."""
-    smallest = min((cost for cost in costs if cost), default=Decimal(1))
-    places = min(max(_PLACES, 2 - smallest.adjusted()), _MOST_PLACES)
-    texts = ["unknown" if cost is None else f"{cost:,.{places}f}" for cost in costs]
-    width = max(map(len, texts))
-    return [text.rjust(width) for text in texts]
-
-
-def usd(cost: Decimal | None) -> str:
-    """Return one amount of USD, with places enough for three digits."""
-    return usd_column([cost])[0]
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

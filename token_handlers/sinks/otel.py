@@ -74,7 +74,7 @@ class OTelMetrics:
         self._emit(record.operation, record.usage, attributes)
         if record.cost is not None:
             self._cost.add(float(record.cost), attributes)
-        elif record.source != "manual":
+        else:
             self._unpriced.add(record.requests, attributes)
 
     def flush(self, timeout: float | None = None) -> bool:

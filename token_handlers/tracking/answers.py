@@ -5,6 +5,7 @@ of an SDK of its own. A call that owns answers is billed by their sum, whatever 
 """
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from decimal import Decimal
 
 from token_handlers import http
@@ -26,6 +27,9 @@ request_owners: list[RequestOwner] = []
 sdk_owner: list[RequestOwner] = []
 """The function that opens a call for a request of no framework's."""
 
+gated: ContextVar[Call | None] = ContextVar("token_handlers_gated", default=None)
+"""The call that a budget's gate in front of an SDK has let pass: the requests below belong to it."""
+
 
 class AnswerObserver:
     """Gives each request to the call that sends it, and each answer to the call that has sent for it."""
@@ -36,6 +40,9 @@ class AnswerObserver:
 
     def opened(self, request: ProviderRequest) -> Call | None:
         """Return the call that a request belongs to."""
+        passed = gated.get()
+        if passed is not None and not passed.settled:
+            return passed
         found = [call for owner_of in request_owners if (call := owner_of(request)) is not None]
         if not found:
             found = [call for owner_of in sdk_owner if (call := owner_of(request)) is not None]

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from token_handlers.budget.budget import Budget
-from token_handlers.budget.limits import Hold
+from token_handlers.budget.limits import Reservation
+from token_handlers.budget.tool_fees import NO_FEES, AllowedFees
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import Labelled, label_pairs
 from token_handlers.http import ProviderAnswer
@@ -99,7 +100,7 @@ class Call:
     base_url: str | None = None
     node: str | None = None
     budgets: Budgets = ()
-    holds: Mapping[Budget, Hold] | None = None
+    reservations: Mapping[Budget, Reservation] | None = None
     settled = False
     is_sent = True  # False while its budgets are asked
     task: "tuple[asyncio.Task[object], Callable[[object], None]] | None" = None
@@ -137,6 +138,10 @@ class Call:
     def prompt_bound(self) -> int | None:
         """Return a number of tokens that the prompt can't exceed, without estimating it; None where there is none."""
         return None
+
+    def allowed_fees(self) -> AllowedFees:
+        """Return what the tools that the call declares may be billed for, beside the tokens."""
+        return NO_FEES
 
     def max_output(self) -> int:
         """Return the most output tokens that the call allows, 0 where it does not say."""

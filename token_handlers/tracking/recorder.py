@@ -7,7 +7,6 @@ from decimal import Decimal
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from token_handlers.budget.budget import renew_locks as renew_budgets
 from token_handlers.budget.limits import Amounts
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import Increment, increment, increment_of
@@ -39,13 +38,13 @@ def finish(call: Call, verdict: Verdict) -> None:
     """
     if not close(call):
         return
-    if call.answers:
-        verdict = billed_by_answers(call, verdict)
-    if isinstance(verdict, Discard):
-        _undo(call)
-        return
-    result, price, added, fault = _read(call, verdict)
     try:
+        if call.answers:
+            verdict = billed_by_answers(call, verdict)
+        if isinstance(verdict, Discard):
+            _undo(call)
+            return
+        result, price, added, fault = _read(call, verdict)
         for parent in call.parents:
             if parent.child_usages is not None:
                 parent.child_usages.append(result.usage.counts)
@@ -55,7 +54,7 @@ def finish(call: Call, verdict: Verdict) -> None:
         if sinks:
             _deliver(EndedCall.of(call, result, price).record, sinks)
     finally:
-        if call.holds:
+        if call.reservations:
             reservations.release(call)
     if fault is not None:
         absorb(fault, "reading what a call used")
@@ -139,7 +138,7 @@ def reserve(call: Call) -> None:
     """
     call.is_sent = False
     try:
-        shielded(reservations.reserve)(call)
+        reservations.reserve(call)
         call.is_sent = True
     except BaseException:  # also what ends the program while somebody is asked
         discard(call)
@@ -355,7 +354,7 @@ def record_manual(
         counter.apply(added)
     amounts = Amounts(record.cost or Decimal(0), record.usage.input_tokens + record.usage.output_tokens)
     for budget in dict.fromkeys((*state.budgets, *budgets)):
-        shielded(budget.settle)(None, amounts, record.session, record.user)
+        reservations.book(budget, amounts, record.session, record.user, record.tags)
     listeners = (listener for counter in reached for listener in counter.listeners)
     _deliver(lambda: record, (*state.sinks, *sinks, *listeners))
 
@@ -365,11 +364,5 @@ def _warn_unreported(name: str, remedy: str) -> None:
     _unreported.warn(name, message, name, remedy, WHY)
 
 
-def _renew() -> None:
-    """Renew in a child the locks that another thread of the parent may have held."""
-    renew_state()
-    renew_budgets()
-
-
-after_fork(_renew)
+after_fork(renew_state)
 at_exit(record_open_calls, first=True)  # the sinks, which flush themselves at exit, are still to get the open calls

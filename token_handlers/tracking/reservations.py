@@ -1,42 +1,85 @@
-"""What calls reserve of their budgets while they are under way, and settle at their end."""
+"""What calls reserve of their budgets while they are under way, and book at their end."""
 
+import functools
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 from token_handlers.budget.budget import Budget
-from token_handlers.budget.limits import Amounts, Asked, Hold
-from token_handlers.errors import shielded
+from token_handlers.budget.limits import Amounts, Reservation, ReservationRequest
+from token_handlers.budget.tool_fees import AllowedFees
+from token_handlers.errors import absorb
 from token_handlers.pricing.calculator import price_call
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.result import CallResult
 
+_NOTHING = Decimal(0)
+
 
 def reserve(call: Call) -> None:
-    """Reserve what a call may use in each of its budgets; BudgetExceeded where one has no room for it."""
-    holds: dict[Budget, Hold] = {}
-    call.holds = holds
-    wanted = asked(call)
-    for budget in call.budgets:
-        holds[budget] = budget.reserve(wanted)
+    """Reserve what a call may use in each of its budgets; BudgetExceeded where one has no room for it.
+
+    Whoever calls this releases the reservations where it raises: the call has each before it reserves anything.
+    """
+    reservations: dict[Budget, Reservation] = {}
+    call.reservations = reservations
+    try:
+        request = requested(call)
+        for budget in call.budgets:
+            reservation = reservations[budget] = budget.open(request)
+            budget.reserve(reservation)
+    except Exception as error:  # noqa: BLE001 - as `shielded`, without its frames
+        absorb(error, "reserving in a budget")
 
 
 def release(call: Call, *, wait: bool = False) -> None:
     """Release what a call reserved that is not sent, or that another call reserves too; ``wait`` until it is done."""
-    holds, call.holds = call.holds, None
-    for budget, hold in (holds or {}).items():
-        shielded(budget.release)(hold, wait=wait)
+    for budget, reservation in (call.reservations or {}).items():
+        try:
+            budget.release(reservation, wait=wait)
+        except Exception as error:  # noqa: BLE001 - as `shielded`, without its frames
+            absorb(error, "releasing a reservation")
+    call.reservations = None
 
 
-def asked(call: Call) -> Asked:
+def requested(call: Call) -> ReservationRequest:
     """Return what a call that is about to be sent may use, as far as its budgets want to know."""
     call.describe()
-    tokens, cost = 0, None
-    if any(budget.counts_tokens for budget in call.budgets):
-        counts = {"input_tokens": call.estimate_prompt(), "output_tokens": call.max_output()}
-        tokens = sum(counts.values())
-        if any(budget.prices for budget in call.budgets):
-            price = price_call(counts, call.model, call.provider, base_url=call.base_url, at=call.started_at)
-            cost = None if price is None else price.cost
-    return Asked(tokens, cost, call.model, call.labels.session, call.labels.user)
+    counts_tokens = prices = False
+    for budget in call.budgets:
+        counts_tokens = counts_tokens or budget.counts_tokens
+        prices = prices or budget.prices
+    if not counts_tokens:
+        return ReservationRequest(0, _NOTHING, call.model, *call.labels)
+    bound = call.prompt_bound()
+    if bound is None:
+        return _estimated(call, prices=prices)
+    output = call.max_output()
+    cost: Decimal | None = _NOTHING
+    if prices:
+        counts = {"input_tokens": bound, "output_tokens": output}
+        price = price_call(counts, call.model, call.provider, base_url=call.base_url, at=call.started_at)
+        cost = None if price is None else price.cost
+    estimate = functools.partial(_estimated, call, prices=prices)
+    return ReservationRequest(bound + output, cost, call.model, *call.labels, estimate=estimate)
+
+
+def _estimated(call: Call, *, prices: bool) -> ReservationRequest:
+    tokens = {"input_tokens": call.estimate_prompt(), "output_tokens": call.max_output()}
+    cost = _NOTHING if not prices else _cost(call, tokens, call.allowed_fees())
+    return ReservationRequest(sum(tokens.values()), cost, call.model, *call.labels)
+
+
+def _cost(call: Call, tokens: Mapping[str, int], fees: AllowedFees) -> Decimal | None:
+    """Return what a call costs that uses so much; fees without a price are left to its end."""
+    price = None
+    if fees.counts:
+        counts = {**tokens, **fees.counts}
+        price = price_call(
+            counts, call.model, call.provider, base_url=call.base_url, at=call.started_at, context=fees.context
+        )
+    if price is None:
+        price = price_call(tokens, call.model, call.provider, base_url=call.base_url, at=call.started_at)
+    return None if price is None else price.cost
 
 
 def settle(call: Call, result: CallResult, cost: Decimal | None) -> None:
@@ -45,9 +88,39 @@ def settle(call: Call, result: CallResult, cost: Decimal | None) -> None:
         release(call)
         return
     counts = result.usage.counts
-    amounts = Amounts(
-        cost or Decimal(0), counts.get("input_tokens", 0) + counts.get("output_tokens", 0), result.requests
-    )
-    holds, call.holds = call.holds or {}, None
-    for budget in call.budgets:
-        shielded(budget.settle)(holds.get(budget), amounts, call.labels.session, call.labels.user)
+    tokens = counts.get("input_tokens", 0) + counts.get("output_tokens", 0)
+    amounts = Amounts(_NOTHING if cost is None else cost, tokens, result.requests)
+    reservations = call.reservations or {}
+    if cost is None and result.outcome == "success":
+        amounts = amounts._replace(cost=_foreseen(reservations.values()))
+    try:
+        for budget in call.budgets:
+            book(budget, amounts, *call.labels, reservation=reservations.get(budget))
+    except BaseException:  # such as Ctrl-C in the middle: the call was made, and each budget books it once
+        for budget in call.budgets:
+            book(budget, amounts, *call.labels, reservation=reservations.get(budget))
+        raise
+    call.reservations = None
+
+
+def _foreseen(reservations: Iterable[Reservation]) -> Decimal:
+    """Return the cost that was reserved for a call, for one that turned out to have no price."""
+    return max((reservation.request.exact().amounts.cost for reservation in reservations), default=_NOTHING)
+
+
+def book(
+    budget: Budget,
+    amounts: Amounts,
+    session: str | None,
+    user: str | None,
+    tags: Mapping[str, str],
+    *,
+    reservation: Reservation | None = None,
+) -> None:
+    """Book what was used in a budget, in place of what was reserved where anything was."""
+    try:
+        if reservation is None:
+            reservation = budget.open(ReservationRequest(session=session, user=user, tags=tags))
+        budget.settle(reservation, amounts)
+    except Exception as error:  # noqa: BLE001 - as `shielded`, without its frames
+        absorb(error, "booking what a call used in a budget")

@@ -1,5 +1,7 @@
 """Calls of the providers' SDKs themselves, inside a block or under automatic tracking, without a framework."""
 
+from collections.abc import Mapping
+
 from token_handlers.http import ProviderRequest
 from token_handlers.lifecycle import Warnings
 from token_handlers.payloads import is_whole
@@ -19,7 +21,9 @@ _left_out = Warnings()
 
 
 class SDKCall(Call):
-    """One request that an SDK sends: it ends with its answer."""
+    """One request that an SDK sends: it ends with its answer; behind a gate, tries that fail are one call."""
+
+    is_gated = False
 
     def __init__(self, request: ProviderRequest, context: CallContext) -> None:
         super().__init__(context)
@@ -31,9 +35,15 @@ class SDKCall(Call):
         self._most_output = request.most_output_tokens or 0
         recorder.evict_oldest()
 
+    def note_body(self, body: object) -> None:
+        """Note the size of what is sent, as its texts have it: what is sent is not kept."""
+        self.size = _size(body)
+
     def answered(self) -> None:
-        """End the call."""
-        recorder.finish(self, self._verdict())
+        """End the call, unless its SDK may try again."""
+        verdict = self._verdict()
+        if verdict is not FAILED or not self.is_gated:
+            recorder.finish(self, verdict)
 
     def estimate_prompt(self) -> int:
         """Return the tokens of the request, by its size."""
@@ -77,6 +87,14 @@ def open_sdk_call(request: ProviderRequest) -> Call | None:
     elif SDK not in state.automatic:
         return None
     return SDKCall(request, context)
+
+
+def _size(body: object) -> int:
+    if isinstance(body, str):
+        return len(body.encode(errors="replace"))
+    if isinstance(body, Mapping):
+        return sum(map(_size, body.values()))
+    return sum(map(_size, body)) if isinstance(body, list | tuple) else 1
 
 
 sdk_owner.append(open_sdk_call)

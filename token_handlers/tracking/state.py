@@ -15,6 +15,7 @@ from token_handlers.tracking.scopes import Budgets, Sinks, active_scopes
 
 _HOOKS = {
     "langchain.hook": "langchain_core.tracers.context",
+    "langchain.owners": "langchain_core.embeddings",
     "llama_index.hook": "llama_index_instrumentation",
 }
 _watching = threading.Lock()
@@ -70,10 +71,16 @@ watchers: list[Callable[[], object]] = []
 """What else is to be watched while something is tracked; called once, with the frameworks."""
 
 
+budget_watchers: list[tuple[Callable[[], object], Callable[[], object]]] = []
+"""What else is to be wrapped from the first budget on, and what takes that off again."""
+
+
 def check_budgets() -> None:
     """Have LlamaIndex's calls checked against budgets, as LangChain's are anyway."""
     if not state.checked:
         state.checked = True
+        for watch, _ in budget_watchers:
+            watch()
         hook = sys.modules.get("token_handlers.llama_index.hook")
         if hook is not None:
             hook.check_budgets()

@@ -12,10 +12,7 @@ import pytest
 from tests.support.ledgers import check_file, check_sums
 from tests.support.redis_servers import Valkey, call, free_port
 from token_handlers.sinks.redis import RedisCounter
-from token_handlers.sinks.sqlite import SQLiteLedger
-from token_handlers.sinks.sqlite import backlog as sqlite_backlog
-from token_handlers.sinks.sqlite import location as sqlite_place
-from token_handlers.sinks.sqlite import schema as sqlite_schema
+from token_handlers.sinks.sqlite import SQLiteLedger, backlog, location
 
 # Each process has a counter of a fleet and the ledger that is its backlog, and gives both its records.
 PROGRAM = """
@@ -180,7 +177,7 @@ def test_whichever_is_given_first(valkey, namespace, ledger, path, order):
     counter = RedisCounter(valkey.url, namespace, linger=0, timeout=5, backlog=ledger)
     sinks = (ledger, counter) if order == "ledger first" else (counter, ledger)
     for number in range(300):
-        give(call(event_id=f"{number}" if number % 3 else None), *sinks)
+        give(call(event_id=f"{number}") if number % 3 else call(), *sinks)
         if number % 100 == 0:
             assert counter.flush(10)
     assert counter.flush(10)
@@ -236,20 +233,9 @@ def test_event_ids_may_be_anything(ledger, event_id):
     assert [] == ledger.unsent(10)
 
 
-def test_a_ledger_of_before(path, valkey, namespace, monkeypatch):
-    """A ledger that knew no outbox is migrated when it is opened, and can be a backlog."""
-    with monkeypatch.context() as patch:
-        patch.setattr(sqlite_place, "MIGRATIONS", sqlite_schema.MIGRATIONS[:1])
-        patch.setattr("token_handlers.sinks.sqlite.rows._ADD_UNSENT", "SELECT ?")
-        with SQLiteLedger(path) as old:
-            give(call(event_id="a"), old)
-
-    assert 1 == deliver(valkey.url, path, namespace=namespace)
-
-
 def test_a_ledger_that_can_not_be_written(valkey, namespace, ledger, path, monkeypatch, caplog):
     """While it is locked nothing raises or is sent twice; it is said once, and what arrived is noted afterwards."""
-    monkeypatch.setattr(sqlite_place, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(location, "BUSY_SECONDS", 0)
     give(call(event_id="a"), ledger)
     assert 1 == len(ledger.unsent(10))
     ledger._file.close()
@@ -269,11 +255,11 @@ def test_a_ledger_that_can_not_be_written(valkey, namespace, ledger, path, monke
 
 def test_a_backlog_that_is_no_sink(ledger, monkeypatch, caplog):
     """A ledger that is not given what its counter sends says so once: it keeps nothing for it."""
-    monkeypatch.setattr(sqlite_backlog, "MOST_AHEAD", 100)
+    monkeypatch.setattr(backlog, "MOST_AHEAD", 100)
     for number in range(30):
         ledger.sent([f"{number} {each}" for each in range(10)])
 
-    assert 100 == len(ledger._outbox._ahead)
+    assert 100 == len(ledger._unsent._ahead)
     assert [f"the ledger {ledger.path} is the backlog of a RedisCounter: make it a sink beside that"] == caplog.messages
 
 
@@ -319,7 +305,7 @@ def test_fork(valkey, namespace, ledger):
 
 
 def test_threads(valkey, namespace, ledger):
-    """Threads that record while the counter delivers, one of them without ids, lose and double nothing."""
+    """Threads that record while the counter delivers, also to the ledger alone, lose and double nothing."""
     counter = RedisCounter(valkey.url, namespace, batch=20, linger=0, capacity=50, timeout=5, backlog=ledger)
 
     def work(name):
@@ -334,6 +320,6 @@ def test_threads(valkey, namespace, ledger):
         thread.join()
 
     assert counter.flush(30)
-    assert (1000, 2000) == (counter.totals().successful_requests, ledger.totals().successful_requests)
+    assert (2000, 2000) == (counter.totals().successful_requests, ledger.totals().successful_requests)
     assert [] == ledger.unsent(1)
     counter.close()

@@ -5,10 +5,8 @@ from decimal import Decimal
 import pytest
 
 from tests.support.ledgers import NOON, call, check_file, check_sums
-from token_handlers import TokenHandlersError, Usage, UsageRecord, UsageTotals
-from token_handlers.sinks.sqlite import SQLiteLedger
-from token_handlers.sinks.sqlite import location as sqlite_place
-from token_handlers.sinks.sqlite import writer as sqlite_queue
+from token_handlers import TokenHandlersError, Usage, UsageRecord, UsageTotals, lifecycle
+from token_handlers.sinks.sqlite import SQLiteLedger, location
 
 DAY = timedelta(days=1)
 
@@ -29,8 +27,8 @@ def ledger(path):
 @pytest.fixture
 def outage(path, ledger, monkeypatch):
     """A program that holds the ledger's file locked, until it is closed."""
-    monkeypatch.setattr(sqlite_place, "BUSY_SECONDS", 0)
-    monkeypatch.setattr(sqlite_queue, "FIRST_PAUSE_SECONDS", 60.0)  # only a flush tries again
+    monkeypatch.setattr(location, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(lifecycle, "FIRST_PAUSE_SECONDS", 60.0)  # only a flush tries again
     ledger._file.close()
     program = sqlite3.connect(path, isolation_level=None)
     program.execute("BEGIN IMMEDIATE")
@@ -80,12 +78,12 @@ def test_a_call_is_kept_once(path, ledger):
     for _ in range(3):
         ledger(call("same"))
     ledger.flush()
-    assert 2 == ledger.known
+    assert 2 == ledger.duplicates
     with SQLiteLedger(path) as other:
         other(call("same", sent=99))
         other(call("another"))
         other.flush()
-        assert 1 == other.known
+        assert 1 == other.duplicates
 
     assert 2 == ledger.totals().successful_requests
     assert 34 == ledger.totals().prompt_tokens
@@ -93,11 +91,11 @@ def test_a_call_is_kept_once(path, ledger):
 
 
 def test_what_has_no_id_or_time_gets_one(ledger):
-    """Records without an event id are all kept; one without a time is filed under now."""
+    """Records with an empty event id are all kept; one without a time is filed under now."""
     before = datetime.now(UTC) - timedelta(milliseconds=1)
-    ledger(call())
-    ledger(call(started_at=None))
-    ledger(call(started_at=None, ended_at=NOON))
+    ledger(call(""))
+    ledger(call("", started_at=None))
+    ledger(call("", started_at=None, ended_at=NOON))
 
     assert 3 == ledger.totals().successful_requests
     *earlier, last = ledger.records()
@@ -123,7 +121,7 @@ def test_what_no_ledger_can_hold_is_lost_alone(ledger, caplog):
     assert ledger.flush()
 
     assert (3, 2, 0) == (ledger.totals().successful_requests, ledger.lost, ledger.waiting)
-    assert ["?"] == list(ledger.by("model", session="odd"))
+    assert ["\ud800"] == list(ledger.by("model", session="odd"))
     assert 2 == len(caplog.messages)
     assert all("loses records" in message for message in caplog.messages)
     check_sums(ledger)
@@ -209,7 +207,7 @@ def test_an_outage_disturbs_nobody(ledger, outage, caplog):
 
 def test_what_waits_is_bounded(ledger, outage, monkeypatch, caplog):
     """Past MAX_WAITING records are lost, which is counted and logged once; the others are kept."""
-    monkeypatch.setattr(sqlite_queue, "MAX_WAITING", 5)
+    monkeypatch.setattr(ledger._writer, "capacity", 5)
     for number in range(8):
         ledger(call(f"{number}"))
     assert (5, 3) == (ledger.waiting, ledger.lost)
@@ -295,8 +293,8 @@ def test_the_log_stays_small(path, ledger):
             ledger(call(f"{number} {other}", session=f"session {other}", tags={"padding": "x" * 200}))
         assert ledger.flush()
 
-    assert path.with_name("ledger.db-wal").stat().st_size < 3 * sqlite_place.WAL_LIMIT
-    assert path.stat().st_size > sqlite_place.WAL_LIMIT
+    assert path.with_name("ledger.db-wal").stat().st_size < 3 * location.WAL_LIMIT
+    assert path.stat().st_size > location.WAL_LIMIT
 
 
 def test_repricing(ledger):

@@ -3,11 +3,12 @@ import stat
 
 import pytest
 
-from tests.support.ledgers import call
-from token_handlers import TokenHandlersError
-from token_handlers.sinks.sqlite import SQLiteLedger
-from token_handlers.sinks.sqlite import location as sqlite_place
-from token_handlers.sinks.sqlite import schema as sqlite_schema
+from tests.support.ledgers import call, check_sums, make_old
+from tests.support.usage_ledgers import fill
+from token_handlers import TokenHandlersError, Usage
+from token_handlers.sinks.sql.schema import COLUMNS, EXPRESSIONS, SUMS
+from token_handlers.sinks.sqlite import SQLiteLedger, file, location, rollups, schema
+from token_handlers.usage import MEASURES
 
 
 @pytest.fixture
@@ -94,13 +95,14 @@ def test_network_file_systems_are_refused(path, tmp_path, monkeypatch):
     mounts.write_text(
         f"1 0 8:1 / / rw - ext4 /dev/vda rw\n2 1 0:1 / {tmp_path}/net\\040work rw shared:1 - nfs4 host:/ rw\n"
     )
-    assert "ext4" == sqlite_place.file_system(path, mounts)
-    assert "nfs4" == sqlite_place.file_system(tmp_path / "net work" / "a" / "ledger.db", mounts)
-    assert sqlite_place.file_system(path, tmp_path / "nothing") is None
-
-    monkeypatch.setattr(sqlite_place, "file_system", lambda path: "nfs4")
+    monkeypatch.setattr(location, "MOUNTS", mounts)
+    assert "ext4" == location.file_system(path)
+    assert "nfs4" == location.file_system(tmp_path / "net work" / "a" / "ledger.db")
     with pytest.raises(TokenHandlersError, match="nfs4"):
-        SQLiteLedger(path)
+        SQLiteLedger(tmp_path / "net work" / "ledger.db")
+
+    monkeypatch.setattr(location, "MOUNTS", tmp_path / "nothing")
+    assert location.file_system(path) is None
 
 
 def test_paths(tmp_path, monkeypatch):
@@ -128,28 +130,55 @@ def test_only_the_owner_can_read_it(path, ledger):
     }
 
 
-def test_an_older_ledger_is_migrated(path, monkeypatch):
-    """Each version's statements run once, on a ledger of the version before, and user_version says so."""
-    with SQLiteLedger(path) as old:
-        old(call("a"))
-    monkeypatch.setattr(
-        sqlite_place, "MIGRATIONS", (*sqlite_schema.MIGRATIONS, ("ALTER TABLE usage_event ADD COLUMN mood TEXT",))
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_ledger_is_migrated(path, version):
+    """The first write brings an older ledger up to today's version, sums that it did not keep included, once."""
+    make_old(path, version)
+    for name in "ab":
+        with SQLiteLedger(path) as ledger:
+            ledger(call(name))
+            check_sums(ledger)
+            totals = ledger.totals(session="s")
+            assert (30, 2, 40, 7) == (
+                totals.cache_write_1h_tokens,
+                totals.web_searches,
+                totals.cache_write_tokens,
+                totals.embedding_tokens,
+            )
+
+    program = sqlite3.connect(path)
+    assert (schema.VERSION,) == program.execute("PRAGMA user_version").fetchone()
+    assert (7,) == program.execute("SELECT count(*) FROM usage_event WHERE doubts IS NULL").fetchone()
+    program.close()
+
+
+def test_a_measure_more(path, monkeypatch):
+    """A ledger from before a measure gets its column, and the sum of what the calls have of it, when it is opened."""
+    with monkeypatch.context() as patch:
+        older = tuple(name for name in SUMS if name != "web_searches")
+        searches = EXPRESSIONS["web_searches"]
+        for module in (schema, rollups):
+            patch.setattr(module, "SUMS", older)
+        patch.setattr(schema, "EXPRESSIONS", {name: EXPRESSIONS[name] for name in older})
+        patch.setattr(schema, "MEASURE_VIEW", schema.MEASURE_VIEW.replace(searches, "0"))
+        for module in (schema, location, file):
+            patch.setattr(module, "VERSION", schema.VERSION - 1)
+        patch.setattr(rollups, "ROLL_UP_AT", 1)
+        fill(path, call("a", usage=Usage(input_tokens=5, web_searches=3)))
+
+    with SQLiteLedger(path) as ledger:
+        assert (3, 5) == (ledger.totals().web_searches, ledger.totals().prompt_tokens)
+        check_sums(ledger)
+
+
+def test_every_count_and_measure_has_a_column(ledger, path):
+    """Usage's fields are columns of the calls, and the totals' numbers columns of their sums."""
+    program = sqlite3.connect(path)
+    calls, sums = (
+        {row[1] for row in program.execute(f"PRAGMA table_info({table})")} for table in ("usage_event", "rollup_day")
     )
-    for _ in range(2):
-        with SQLiteLedger(path) as new:
-            new(call("b"))
-            assert 2 == new.totals().successful_requests
-
-    program = sqlite3.connect(path)
-    assert (len(sqlite_schema.MIGRATIONS) + 1,) == program.execute("PRAGMA user_version").fetchone()
-    assert (2,) == program.execute("SELECT count(*) FROM usage_event WHERE mood IS NULL").fetchone()
     program.close()
 
-
-def test_every_count_has_a_column(ledger, path):
-    """Usage's fields and the table's columns are the same."""
-    program = sqlite3.connect(path)
-    columns = {row[1] for row in program.execute("PRAGMA table_info(usage_event)")}
-    program.close()
-
-    assert set(sqlite_schema.COLUMNS) | {"id"} == columns
+    assert {*COLUMNS, "id"} == calls
+    assert set(Usage.model_fields) <= calls
+    assert {measure.name for measure in MEASURES} <= sums

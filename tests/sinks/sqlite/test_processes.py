@@ -206,7 +206,7 @@ def give_anew(path, name):
     SQLiteLedger(path)(call(name))
 
 
-def test_a_forked_child_does_not_keep_the_turn(path):
+def test_a_forked_child_does_not_keep_the_lock(path):
     """While a child lives on, its parent's death in the midst of a write holds up nobody."""
     with SQLiteLedger(path) as ledger:
         ready, release = os.pipe(), os.pipe()
@@ -215,7 +215,7 @@ def test_a_forked_child_does_not_keep_the_turn(path):
         parent = os.fork()
         if not parent:
             try:
-                with ledger._file._turn:  # as in the midst of a write
+                with ledger._file._write_lock:  # as in the midst of a write
                     if not os.fork():
                         os.close(release[1])
                         os.read(release[0], 1)
@@ -320,7 +320,7 @@ with ballast.open("wb", buffering=0) as file:
 for number in range(3000):
     ledger(call(f"{{number}}", session=f"{{number}}"))
 assert not ledger.flush()
-print(ledger._queue.last_error)
+print(ledger._last_error)
 assert ledger.totals().successful_requests == 3001 - ledger.waiting
 ballast.unlink()
 assert ledger.flush()

@@ -184,6 +184,20 @@ def test_the_dearest(ledger):
     assert 0 == ledger.by("session").others
 
 
+def test_providers_and_models(ledger):
+    """by_provider_model() has the calls of a time by provider, None where nobody named it, and model."""
+    ledger(call("a", provider="openai"))
+    ledger(call("b", provider="openai", operation="embeddings", started_at=NOON + timedelta(hours=3)))
+    ledger(call("c", provider="azure"))
+    ledger(call("d", started_at=NOON + DAY))
+
+    def requests(**asked):
+        return {key: totals.successful_requests for key, totals in ledger.by_provider_model(**asked).items()}
+
+    assert {("openai", "gpt-4o-mini"): 2, ("azure", "gpt-4o-mini"): 1, (None, "gpt-4o-mini"): 1} == requests()
+    assert {("openai", "gpt-4o-mini"): 1} == requests(since=NOON + timedelta(hours=1), until="2026-03-04")
+
+
 def test_a_session_called_other(ledger):
     """A value that is called "(other)" is one of the others."""
     for name, cost in (("a", "1"), ("(other)", "5"), ("b", "2"), ("c", "3")):

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ledgers import call
+from tests.support.ledgers import call, check_sums, make_old
 from token_handlers import TokenHandlersError
 from token_handlers.cli import main
 from token_handlers.sinks.sqlite import SQLiteLedger
 from token_handlers.sinks.sqlite import file as sqlite_file
-from token_handlers.sinks.sqlite import location as sqlite_place
-from token_handlers.sinks.sqlite import schema as sqlite_schema
 
 # What an ordinary user may do, also where the tests run as root, whose Python others may not read: import all before.
 READER = """
@@ -211,12 +209,17 @@ def test_a_file_that_changes_while_it_is_read(path, forbidden):
             assert 3 == ledger.totals().successful_requests
 
 
-def test_a_ledger_of_before_is_not_migrated(path, forbidden, monkeypatch):
-    """An older version is read as it is."""
+@pytest.mark.parametrize("may", [True, False])
+def test_a_ledger_of_before_is_not_migrated(path, forbidden, monkeypatch, may):
+    """An older version is read as it is, also what only today's version sums."""
+    monkeypatch.setattr(sqlite_file, "may_write", lambda path: may)
+    path.unlink()
+    make_old(path)
     before = path.read_bytes()
-    monkeypatch.setattr(sqlite_place, "MIGRATIONS", (*sqlite_schema.MIGRATIONS, ("CREATE TABLE more (a)",)))
     with SQLiteLedger(path, read_only=True) as ledger:
-        assert 1 == ledger.totals().successful_requests
+        assert 30 == ledger.totals(session="s").cache_write_1h_tokens
+        assert 5 == len(list(ledger.records()))
+        check_sums(ledger)
 
     assert before == path.read_bytes()
 

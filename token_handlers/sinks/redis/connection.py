@@ -26,7 +26,7 @@ _OF_THE_POOL = ("connection_class", "max_connections")
 _RELIED_ON = ("decode_responses", "encoding", "encoding_errors", "protocol", "retry", "retry_on_error")
 
 
-class Server:
+class RedisConnection:
     """One server, or in a cluster the node that holds our slot: as all keys share it, following MOVED is enough."""
 
     def __init__(self, url: str | SecretStr, timeout: float) -> None:

@@ -1,6 +1,5 @@
 """RedisCounter: one set of counters and budgets for a fleet, on any Redis-protocol server."""
 
-import atexit
 import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, cast
 from pydantic import SecretStr
 
 from token_handlers.budget.limits import Amounts, Reserved, Spent
+from token_handlers.counter.listeners import MakeRecord
 from token_handlers.errors import StoreRefused, StoreUnavailable
+from token_handlers.lifecycle import at_exit, not_at_exit
 from token_handlers.sinks.redis.backlog import Backlog
 from token_handlers.sinks.redis.budgets import (
     amounts_of,
@@ -20,10 +21,10 @@ from token_handlers.sinks.redis.budgets import (
     spent_of,
     sums_of,
 )
-from token_handlers.sinks.redis.connection import Server
-from token_handlers.sinks.redis.increments import LABELS, MAX_BATCH, Delta, Keys, encoded, script_input, totals_of
+from token_handlers.sinks.redis.connection import RedisConnection
+from token_handlers.sinks.redis.increments import LABELS, MAX_BATCH, Increments, Keys, encoded, script_input, totals_of
 from token_handlers.sinks.redis.scripts import RECORD, RELEASE, RESERVE, SETTLE, SPENT, Script
-from token_handlers.sinks.redis.writer import EXIT_TIMEOUT, WriteBehind
+from token_handlers.sinks.redis.writer import EXIT_TIMEOUT, Deferred, RedisWriter
 from token_handlers.usage import UsageRecord, UsageTotals
 
 if TYPE_CHECKING:
@@ -80,10 +81,10 @@ class RedisCounter:
         self._remember_ms = _milliseconds("remember", remember)
         self._keep_days = keep_days
         self._timeout = timeout
-        self._server = Server(url, timeout)
-        self._writer = WriteBehind(self._add, batch=batch, linger=linger, capacity=capacity, backlog=backlog)
+        self._server = RedisConnection(url, timeout)
+        self._writer = RedisWriter(self._add, batch=batch, linger=linger, capacity=capacity, backlog=backlog)
         self._at_exit = functools.partial(_close, weakref.ref(self))
-        atexit.register(self._at_exit)
+        at_exit(self._at_exit)
 
     def __repr__(self) -> str:
         return f"<RedisCounter {self._namespace!r} at {self._server.address}, {self.waiting} waiting>"
@@ -93,6 +94,10 @@ class RedisCounter:
         if not isinstance(record, UsageRecord):
             raise TypeError(f"a RedisCounter takes UsageRecords, not {type(record).__name__}")
         self._writer.put(record)
+
+    def defer(self, make_record: MakeRecord) -> None:
+        """Take a record that the counter's thread makes; it returns the same one each time it is called."""
+        self._writer.put(Deferred(make_record))
 
     @property
     def waiting(self) -> int:
@@ -113,7 +118,7 @@ class RedisCounter:
 
     def close(self, timeout: float = EXIT_TIMEOUT) -> None:
         """Send what waits, for so many seconds, and end. Done at the end of the process where nobody did it before."""
-        atexit.unregister(self._at_exit)
+        not_at_exit(self._at_exit)
         self._writer.close(timeout)
         self._server.close()
 
@@ -213,8 +218,8 @@ class RedisCounter:
         """Return what a scope has spent, in this window or in all, and what the calls that are under way hold."""
         return spent_of(self._budget(SPENT, self._keys.budget(scope, ""), "", sums_of(window)))
 
-    def _add(self, deltas: Sequence[Delta]) -> None:
-        self._server.script(RECORD, *script_input(self._keys, deltas, self._remember_ms, self._keep_days))
+    def _add(self, increments: Sequence[Increments]) -> None:
+        self._server.script(RECORD, *script_input(self._keys, increments, self._remember_ms, self._keep_days))
 
     def _budget(self, script: Script, keys: Sequence[bytes], reservation: str, *arguments: str | int) -> object:
         return self._server.script(script, keys, [self._keep_days * 86_400, encoded(reservation), *arguments])

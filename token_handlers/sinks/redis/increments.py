@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import UNKNOWN_MODEL, Increment, increment_of
-from token_handlers.usage import EXACT, UsageRecord, UsageTotals
+from token_handlers.usage import EXACT, MEASURES, UsageRecord, UsageTotals
 
 LABELS = ("day", "model", "session", "user")
 """What totals are kept by."""
@@ -19,26 +19,17 @@ MAX_AMOUNT = 2**53 // MAX_BATCH
 """No record adds more of anything (17,592 USD): the server's Lua merges a batch exactly up to 2**53."""
 
 MAX_USD = Decimal(MAX_AMOUNT).scaleb(-9)
+IMMEASURABLE = "its tokens, its cost or its date are beyond all measure"
 
-_NUMBERS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-    "embedding_tokens",
-    "successful_requests",
-    "failed_requests",
-    "cached_responses",
-    "estimated_requests",
-    "unpriced_requests",
-)
+_UNITS = tuple(measure.unit for measure in MEASURES)
+"""The fields of a hash, beside cost and saved."""
+
 _NANO = Decimal(10**9)
 
 NEAREST, UP, DOWN = ROUND_HALF_EVEN, ROUND_CEILING, ROUND_FLOOR
 
 
-class Delta(NamedTuple):
+class Increments(NamedTuple):
     """What a record adds: amounts by field, in each of its scopes. A scope is the parts of its hash's key."""
 
     event_id: str
@@ -84,35 +75,40 @@ def usd(nano_usd: int) -> Decimal:
     return EXACT.divide(Decimal(nano_usd), _NANO)
 
 
-def delta_of(record: UsageRecord) -> Delta | None:
-    """Return what a record adds, or None where an amount is beyond all measure."""
-    entry = increment_of(record)
-    amounts = {name: entry.numbers[name] for name in _NUMBERS if entry.numbers.get(name)}
-    if any(money is not None and money > MAX_USD for money in (entry.cost, entry.saved)):
-        return None
-    if entry.cost is not None:
-        amounts["cost"] = nano(entry.cost)  # a 0 too: the field says that something was priced
-    if entry.saved:
-        amounts["saved"] = nano(entry.saved)
+def increments_of(record: UsageRecord) -> Increments:
+    """Return what a record adds; an amount or a date that no server adds up is an OverflowError."""
+    increment = increment_of(record)
+    amounts = {unit: increment.numbers[unit] for unit in _UNITS if increment.numbers.get(unit)}
+    if any(money is not None and money > MAX_USD for money in (increment.cost, increment.saved)):
+        raise OverflowError(IMMEASURABLE)
+    if increment.cost is not None:
+        amounts["cost"] = nano(increment.cost)  # a 0 too: the field says that something was priced
+    if increment.saved:
+        amounts["saved"] = nano(increment.saved)
     if any(amount > MAX_AMOUNT for amount in amounts.values()):
-        return None
+        raise OverflowError(IMMEASURABLE)
     labels = (("model", record.model or UNKNOWN_MODEL), ("session", record.session), ("user", record.user))
-    day = (record.started_at or record.ended_at or datetime.now(UTC)).astimezone(UTC).date().isoformat()
+    try:
+        day = (record.started_at or record.ended_at or datetime.now(UTC)).astimezone(UTC).date().isoformat()
+    except (OverflowError, OSError, ValueError):  # a time that no calendar has in UTC
+        raise OverflowError(IMMEASURABLE) from None
     named = [(label, value) for label, value in labels if value is not None]
     scopes = (("total",), ("day", day), ("day", day, *named[0]), *named)
-    return Delta(record.event_id or uuid.uuid4().hex, scopes, amounts)
+    return Increments(record.event_id or uuid.uuid4().hex, scopes, amounts)
 
 
 def script_input(
-    keys: Keys, deltas: Sequence[Delta], remember_ms: int, keep_days: int
+    keys: Keys, increments: Sequence[Increments], remember_ms: int, keep_days: int
 ) -> tuple[list[bytes], list[bytes | str | int]]:
-    """Return the keys and the arguments with which RECORD adds these deltas."""
-    numbers = {scope: number for number, scope in enumerate(dict.fromkeys(s for d in deltas for s in d.scopes), 1)}
-    first_index = len(deltas) + len(numbers) + 1
+    """Return the keys and the arguments with which RECORD adds these increments."""
+    numbers = {
+        scope: number for number, scope in enumerate(dict.fromkeys(s for each in increments for s in each.scopes), 1)
+    }
+    first_index = len(increments) + len(numbers) + 1
     indexes = [_index(scope, first_index) for scope in numbers]
-    events = [[[numbers[scope] for scope in delta.scopes], delta.amounts] for delta in deltas]
+    events = [[[numbers[scope] for scope in each.scopes], each.amounts] for each in increments]
     named = [
-        *(keys.key("event", delta.event_id) for delta in deltas),
+        *(keys.key("event", each.event_id) for each in increments),
         *(keys.key(*scope) for scope in numbers),
         *(keys.key("index", label) for label in LABELS),
     ]

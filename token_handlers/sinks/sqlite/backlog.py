@@ -1,18 +1,18 @@
 """Which calls of a ledger a fleet's server is not known to have: for a ledger that is a RedisCounter's backlog."""
 
-import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 
 from token_handlers.errors import TokenHandlersError
+from token_handlers.lifecycle import Warnings
+from token_handlers.sinks.escapes import escaped
+from token_handlers.sinks.sql.rows import Row, record_of
 from token_handlers.sinks.sqlite.file import LedgerFile
 from token_handlers.sinks.sqlite.location import explained
-from token_handlers.sinks.sqlite.rows import Row, append, record_of, stored
+from token_handlers.sinks.sqlite.rollups import append
 from token_handlers.sinks.sqlite.schema import NAMELESS
 from token_handlers.usage import UsageRecord
-
-logger = logging.getLogger("token_handlers")
 
 FIRST_HOURS = 20
 """How far a ledger that becomes a backlog goes back: for a day the server knows by its event id what it has."""
@@ -38,7 +38,7 @@ _FIND = "SELECT id, event_id FROM usage_event WHERE event_id IN ({})"
 _TAKE_OFF = "DELETE FROM usage_outbox WHERE id = ?"
 
 
-class Outbox:
+class UnsentCalls:
     """The calls of a ledger's file that are still to arrive, and those that arrived before they were written."""
 
     def __init__(self, file: LedgerFile) -> None:
@@ -46,13 +46,13 @@ class Outbox:
         self.restart()
 
     def restart(self) -> None:
-        """Start anew, as a forked child does."""
+        """Start again, as a forked child does."""
         self._ahead: dict[str, None] = {}
         self._arrived: list[str] = []
-        self._told: set[str] = set()
+        self._warnings = Warnings()
 
     def append(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
-        """Add rows as `sqlite_rows.append` does, to the outbox only those that have not arrived yet."""
+        """Add rows as `rollups.append` does, to the outbox only those that have not arrived yet."""
         added = append(connection, rows)
         if self._ahead:
             _take_off(connection, [event_id for row in rows if (event_id := str(row[0])) in self._ahead])
@@ -80,7 +80,7 @@ class Outbox:
 
     def sent(self, event_ids: Sequence[str]) -> None:
         """Take calls off that have arrived; where that fails nothing is to be sent until it does not."""
-        self._arrived = [*self._arrived, *map(stored, event_ids)][-MOST_ARRIVED:]
+        self._arrived = [*self._arrived, *map(escaped, event_ids)][-MOST_ARRIVED:]
         try:
             self._note_arrived()
         except FAILURES as error:
@@ -98,17 +98,15 @@ class Outbox:
             known = _take_off(connection, arrived)
             self._ahead.update((event_id, None) for event_id in arrived if event_id not in known)
         if len(self._ahead) > MOST_AHEAD:
-            self._tell(f"the ledger {self._file.path} is the backlog of a RedisCounter: make it a sink beside that")
+            self._warn(f"the ledger {self._file.path} is the backlog of a RedisCounter: make it a sink beside that")
             self._ahead = dict(list(self._ahead.items())[-MOST_AHEAD:])
         self._arrived = []
 
     def _fail(self, error: Exception) -> None:
-        self._tell(f"{explained(self._file.path, error)}; what it has for a Redis server waits")
+        self._warn(f"{explained(self._file.path, error)}; what it has for a Redis server waits")
 
-    def _tell(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
-            logger.warning("%s", message)
+    def _warn(self, message: str) -> None:
+        self._warnings.warn(message, "%s", message)
 
 
 def _is_backlog(connection: sqlite3.Connection) -> bool:

@@ -1,20 +1,23 @@
-"""The ledger's file: told from others, made, migrated, locked; one connection writes, another reads.
+"""The ledger's file, as all threads of a process use it: one connection writes, another reads.
 
 Before SQLite 3.51.3 a checkpoint and a commit of two connections can corrupt a database in WAL mode, so everybody
 writes under a lock on ``<ledger>.lock``, and checkpoints happen nowhere else. Where there are no such locks (Windows)
-SQLite's own remain.
+SQLite's own remain. The lock's file says who has it, and which file the log belongs to that is beside the ledger.
 """
 
 import contextlib
 import os
 import sqlite3
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from token_handlers.lifecycle import after_fork, after_fork_in_parent, before_fork
 from token_handlers.sinks.sqlite.location import (
     WAL_LIMIT,
+    check_names,
     check_place,
     check_version,
     connect,
@@ -22,37 +25,47 @@ from token_handlers.sinks.sqlite.location import (
     make,
     migrate,
     refused,
+    version_of,
 )
 from token_handlers.sinks.sqlite.readonly import OpenToRead, may_write
+from token_handlers.sinks.sqlite.schema import VERSION, statements_to_read
 
 try:
     import fcntl
 except ImportError:
     fcntl = None  # type: ignore[assignment]  # Windows
 
+LOCK_SECONDS = 10.0
+"""How long to wait for the write lock: longer than anybody keeps it who is not stopped."""
+
+_WIDTH = 20
+"""Bytes of a number in the lock's file: the id of the process that has the lock, then the ledger's inode."""
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.0005, 0.02
+
 
 class LedgerFile:
     """One ledger on disk, for all threads of a process."""
 
-    def __init__(self, path: Path, in_child: Callable[[], None], *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._read_only = read_only
-        self._in_child = in_child
-        self._turn = _Turn(Path(f"{path}.lock"))
+        self._write_lock = WriteLock(path)
         self._writing, self._reading = threading.Lock(), threading.Lock()
-        self._writer: _Open | None = None
-        self._reader: _Open | OpenToRead | None = None
+        self._writer: _Connection | None = None
+        self._reader: _Connection | OpenToRead | None = None
         with _forking:
             _files.add(self)
 
     def open(self) -> None:
         """Make the ledger if it is not there, and check that it is one and can be written, or read if that is all."""
         check_place(self.path, read_only=self._read_only)
+        check_log(self.path)
         if self._read_only:
             with self.reading():
                 return
-        if identify(self.path):
-            check_version(self.path)
+        if identify(self.path) and check_version(self.path) == VERSION:
+            return  # whoever writes now may have stopped in the middle of it
         with self.writing():
             pass
 
@@ -61,7 +74,7 @@ class LedgerFile:
         """Yield the connection inside a transaction that nobody else writes during, and commit it."""
         if self._read_only:
             raise refused(self.path, "it was opened to be read", "open it without read_only")
-        with self._turn, self._writing:
+        with self._write_lock, self._writing:
             try:
                 connection = self._to_write()
                 connection.execute("BEGIN IMMEDIATE")
@@ -102,30 +115,44 @@ class LedgerFile:
         self._reading.release()
         self._writing.release()
         if child:
-            self._turn.leave_to_parent()
-            self._in_child()
+            self._write_lock.leave_to_parent()
 
     def _to_write(self) -> sqlite3.Connection:
         if self._writer is not None and not self._writer.is_current():
             self._close_writer()
+            with self._reading:  # the last one that closes a file takes its log away
+                self._close_reader()
         if self._writer is None:
             if identify(self.path) is None:
                 make(self.path)
+            check_names(self.path)
+            check_log(self.path)
+            self._write_lock.note_file()
             version = check_version(self.path)
-            self._writer = _Open(self.path)
-            migrate(self._writer.connection, version)
+            self._writer = _Connection(self.path, connect(self.path))
+            if version != VERSION:
+                migrate(self._writer.connection, version)
         return self._writer.connection
 
-    def _to_read(self) -> "_Open | OpenToRead":
+    def _to_read(self) -> "_Connection | OpenToRead":
         if self._reader is not None and not self._reader.is_current():
             self._close_reader()
         if self._reader is None:
-            to_write = not self._read_only or may_write(self.path)
-            if self._read_only and to_write:
-                check_version(self.path)
-            self._reader = _Open(self.path) if to_write else OpenToRead(self.path)
-            self._reader.connection.execute("PRAGMA query_only = ON")
+            check_log(self.path)
+            self._reader = self._opened_to_read()
+            connection = self._reader.connection
+            if version_of(connection, self.path) != VERSION:
+                for statement in statements_to_read(connection):
+                    connection.execute(statement)
+            connection.execute("PRAGMA query_only = ON")
         return self._reader
+
+    def _opened_to_read(self) -> "_Connection | OpenToRead":
+        if self._read_only and not may_write(self.path):
+            return OpenToRead(self.path)
+        if self._read_only:
+            check_version(self.path)
+        return _Connection(self.path, connect(self.path))
 
     def _close_writer(self) -> None:
         if self._writer is not None:
@@ -144,13 +171,13 @@ class LedgerFile:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
-class _Open:
+class _Connection:
     """A connection, and the file that it was opened for: somebody may put another in its place."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
         self._file = identify(path)
-        self.connection = connect(path)
+        self.connection = connection
 
     def is_current(self) -> bool:
         """Return whether the path still leads to the file."""
@@ -160,20 +187,23 @@ class _Open:
         """Accept what was read: SQLite's locks see to that."""
 
 
-class _Turn:
-    """Who writes: one thread of one process at a time."""
+class WriteLock:
+    """Who writes: one thread of one process at a time. Whoever waits too long learns which process has it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
+    def __init__(self, ledger: Path) -> None:
+        self._ledger = ledger
+        self._path = Path(f"{ledger}.lock")
+        self._thread_lock = threading.Lock()
         self._file: int | None = None
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        end = time.monotonic() + LOCK_SECONDS
+        if not self._thread_lock.acquire(timeout=LOCK_SECONDS):
+            raise refused(self._ledger, f"a thread of this process has written for {LOCK_SECONDS:g} s", "try again")
         try:
             if fcntl is not None:
                 self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-                fcntl.flock(self._file, fcntl.LOCK_EX)
+                self._lock(self._file, end)
         except BaseException:
             self.__exit__()
             raise
@@ -182,12 +212,33 @@ class _Turn:
         if self._file is not None:
             fcntl.flock(self._file, fcntl.LOCK_UN)  # closing it is not enough while a forked child has it open
             self._close()
-        self._lock.release()
+        self._thread_lock.release()
 
     def leave_to_parent(self) -> None:
-        """Let go of the parent's turn in a forked child, or it would outlive the parent."""
-        self._lock = threading.Lock()
+        """Let go of the parent's lock in a forked child, or it would outlive the parent."""
+        self._thread_lock = threading.Lock()
         self._close()
+
+    def _lock(self, file: int, end: float) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise refused(self._ledger, *_reason(file)) from None
+            else:
+                break
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        with contextlib.suppress(OSError):  # the name is for people; the lock holds without it, on a full disk too
+            os.pwrite(file, f"{os.getpid():<{_WIDTH}}\n".encode(), 0)
+
+    def note_file(self) -> None:
+        """Note which file is in the ledger's place, as its log will be beside it: for who has the lock."""
+        number = self._ledger.stat().st_ino
+        if self._file is not None and number != _noted(self._file):
+            os.pwrite(self._file, f"{number:<{_WIDTH}}\n".encode(), _WIDTH + 1)
 
     def _close(self) -> None:
         file, self._file = self._file, None
@@ -195,28 +246,64 @@ class _Turn:
             os.close(file)
 
 
+def check_log(path: Path) -> None:
+    """Refuse the log of another file that was in the ledger's place: SQLite would write it into this one."""
+    log = Path(f"{path}-wal")
+    try:
+        file = os.open(f"{path}.lock", os.O_RDONLY)
+    except OSError:  # nobody wrote here, or it may not be read
+        return
+    try:
+        noted = _noted(file)
+    finally:
+        os.close(file)
+    if noted is not None and path.exists() and noted != path.stat().st_ino and log.exists() and log.stat().st_size:
+        remedy = f"end all programs that use it and move the log and {path}-shm away"
+        copied = f"if they were copied together, remove {path}.lock"
+        raise refused(path, f"{log} is the log of a file that was in its place before", f"{remedy}; {copied}")
+
+
+def _noted(file: int) -> int | None:
+    """Return the inode that the lock's file names."""
+    text = os.pread(file, _WIDTH, _WIDTH + 1).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _reason(file: int) -> tuple[str, str]:
+    """Return why the lock can't be had, and the remedy."""
+    holder = os.pread(file, _WIDTH, 0).decode("ascii", "replace").strip()
+    if not holder.isdecimal():
+        return f"could not get the write lock within {LOCK_SECONDS:g} s", "end the program that has it"
+    name, state = "", ""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{holder}/stat").read_text("utf-8", "replace")
+        name = f" ({status[status.index('(') + 1 : status.rindex(')')]})"
+        state = status[status.rindex(")") + 2]
+    had = f"process {holder}{name} has had the write lock for more than {LOCK_SECONDS:g} s"
+    if state == "T":
+        return f"{had} and is stopped", f"continue it (kill -CONT {holder}), or end it"
+    return had, "end it if it hangs"
+
+
 _files: "weakref.WeakSet[LedgerFile]" = weakref.WeakSet()
 _forking = threading.Lock()
 _paused: list[LedgerFile] = []
 
 
-def _before_fork() -> None:
+def _pause_all() -> None:
     _forking.acquire()
     _paused.extend(_files)
     for file in _paused:
         file.pause()
 
 
-def _after_fork(*, child: bool) -> None:
+def _resume_all(*, child: bool) -> None:
     for file in _paused:
         file.resume(child=child)
     _paused.clear()
     _forking.release()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=lambda: _after_fork(child=False),
-        after_in_child=lambda: _after_fork(child=True),
-    )
+before_fork(_pause_all)
+after_fork_in_parent(lambda: _resume_all(child=False))
+after_fork(lambda: _resume_all(child=True))

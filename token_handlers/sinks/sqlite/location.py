@@ -2,17 +2,21 @@
 
 import contextlib
 import os
+import re
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from token_handlers.errors import TokenHandlersError
-from token_handlers.sinks.sqlite.schema import APPLICATION_ID, MIGRATIONS
+from token_handlers.sinks.sqlite.schema import APPLICATION_ID, VERSION, statements_since
 
 BUSY_SECONDS = 5.0
 """How long to wait for a program that locks the file and knows nothing of our lock."""
 
 WAL_LIMIT = 4 * 2**20
 """Bytes of the write-ahead log past which it is copied into the database."""
+
+MOUNTS = Path("/proc/self/mountinfo")
 
 _SETTINGS = (
     "PRAGMA synchronous = FULL",
@@ -59,6 +63,7 @@ def check_place(path: Path, *, read_only: bool = False) -> None:
         _check_writable(path)
     elif not path.stat().st_size:
         raise refused(path, "it is empty", "choose another path")
+    check_names(path)
     system = file_system(path)
     if system in _NETWORK | _NETWORK_FUSE:
         raise refused(path, f"it is on a network file system ({system})", "SQLite needs a local disk: choose another")
@@ -72,16 +77,32 @@ def _check_writable(path: Path) -> None:
         raise refused(path, "its folder is read-only", "make that writable, or choose another path")
 
 
-def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+def check_names(path: Path) -> None:
+    """Refuse a file that has a second path: who opens that one sees neither this one's lock nor its log."""
+    if not path.exists():
+        return
+    if (names := path.stat().st_nlink) > 1:
+        raise refused(path, f"it has {names} names (hard links)", "keep one of them, or make a copy")
+    if any(mounted == path for mounted, _ in _mounts()):
+        raise refused(path, "it is mounted without its folder", "mount the folder that it is in")
+
+
+def file_system(path: Path) -> str | None:
     """Return the type of the file system that a path is on; None where the system does not tell so cheaply."""
     found, length = None, -1
-    with contextlib.suppress(OSError):
-        for line in mounts.read_text("utf-8", "surrogateescape").splitlines():
-            fields = line.split()
-            mounted = Path(fields[4].replace(r"\040", " "))
-            if path.is_relative_to(mounted) and len(mounted.parts) >= length:
-                found, length = fields[fields.index("-") + 1], len(mounted.parts)
+    for mounted, kind in _mounts():
+        if path.is_relative_to(mounted) and len(mounted.parts) >= length:
+            found, length = kind, len(mounted.parts)
     return found
+
+
+def _mounts() -> Iterator[tuple[Path, str]]:
+    """Yield where something is mounted, and the type of its file system."""
+    with contextlib.suppress(OSError):
+        for line in MOUNTS.read_text("utf-8", "surrogateescape").splitlines():
+            fields = line.split()
+            path = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[4])
+            yield Path(path), fields[fields.index("-") + 1]
 
 
 def identify(path: Path) -> tuple[int, int] | None:
@@ -106,7 +127,7 @@ def version_of(connection: sqlite3.Connection, path: Path) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION_ID:
         raise refused(path, "it is another program's SQLite file", "choose another path")
-    if version > len(MIGRATIONS):
+    if version > VERSION or 2 < version < 1_000:
         raise refused(path, f"a newer token_handlers made it (version {version})", "upgrade token_handlers")
     return version
 
@@ -114,8 +135,10 @@ def version_of(connection: sqlite3.Connection, path: Path) -> int:
 def make(path: Path) -> None:
     """Put an empty ledger in place, whole: who is killed meanwhile leaves nothing that looks like one."""
     draft = Path(f"{path}.new")
-    for stale in (*(f"{draft}{end}" for end in ("", "-journal", "-wal", "-shm")), f"{path}-wal", f"{path}-shm"):
+    # A log without its file would be taken for the new one's.
+    for stale in (f"{file}{end}" for file in (draft, path) for end in ("-journal", "-wal", "-shm")):
         Path(stale).unlink(missing_ok=True)
+    draft.unlink(missing_ok=True)
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
         _fill(draft)
@@ -139,7 +162,7 @@ def _fill(draft: Path) -> None:
 
 
 def connect(path: Path, mode: str = "mode=rw") -> sqlite3.Connection:
-    """Return a connection to a file that exists."""
+    """Return a connection to a file that exists; ``mode`` is how SQLite opens it."""
     connection = sqlite3.connect(
         f"{path.as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
@@ -153,10 +176,9 @@ def connect(path: Path, mode: str = "mode=rw") -> sqlite3.Connection:
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Bring a ledger of a version up to today's, each step in a transaction of its own."""
-    for number, statements in enumerate(MIGRATIONS[version:], version + 1):
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in statements:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {number}")
-        connection.execute("COMMIT")
+    """Bring a ledger of a version up to today's, in one transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in statements_since(version, connection):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")

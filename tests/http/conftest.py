@@ -1,0 +1,53 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.answer_server import AnswerServer, answering, body
+from token_handlers import http
+from token_handlers.http import ProviderAnswer, ProviderRequest
+
+
+class Watcher:
+    """An observer that owns every request, and keeps them and their answers."""
+
+    def __init__(self) -> None:
+        self.is_wanting = True
+        self.requests: list[ProviderRequest] = []
+        self.answers: list[ProviderAnswer] = []
+
+    def wants(self) -> bool:
+        return self.is_wanting
+
+    def opened(self, request: ProviderRequest) -> object:
+        self.requests.append(request)
+        return len(self.requests)
+
+    def answered(self, owner: object, answer: ProviderAnswer) -> None:
+        self.answers.append(answer)
+
+    @property
+    def counts(self):
+        """Input and output tokens of each answer, None where it reports none, and whether they are the bill."""
+        return [
+            (
+                answer.usage and (answer.usage.counts.get("input_tokens"), answer.usage.counts.get("output_tokens")),
+                answer.is_final,
+            )
+            for answer in self.answers
+        ]
+
+
+@pytest.fixture
+def watcher() -> Iterator[Watcher]:
+    """An observer that is attached for the time of the test."""
+    watching = Watcher()
+    http.attach(watching)
+    yield watching
+    http.detach()
+
+
+@pytest.fixture
+def answers() -> Iterator[AnswerServer]:
+    """A loopback server; a test says what it answers."""
+    with answering(body({})) as server:
+        yield server

@@ -1,0 +1,191 @@
+import json
+
+import pytest
+
+from tests.support.provider_answers import (
+    CHAT,
+    CHAT_STREAM,
+    GEMINI,
+    GEMINI_STREAM,
+    MESSAGE,
+    MESSAGE_STREAM,
+    RESPONSE,
+    RESPONSE_STREAM,
+    USAGE,
+    chunk,
+    gemini_part,
+)
+from token_handlers.http import ResponseUsage
+
+SSE = "text/event-stream"
+
+
+def sse(events, *, done=False, newline="\n"):
+    """Return a stream's bytes."""
+    text = "".join(f"data: {json.dumps(event, separators=(',', ':'))}{newline}{newline}" for event in events)
+    return (text + (f"data: [DONE]{newline}{newline}" if done else "")).encode()
+
+
+def fed(data, *, api="chat", provider=None, content_type=None, size=None, is_whole=True):
+    """Return what was read of a body that came in pieces of a size: the counts, and whether they are final."""
+    usage = ResponseUsage(api, provider, content_type)
+    size = size or len(data)
+    for start in range(0, len(data), size):
+        usage.feed(data[start : start + size])
+    usage.end(is_whole=is_whole)
+    return read(usage)
+
+
+def read(usage):
+    """Return the counts that were read, and whether they are final."""
+    reading = usage.read()
+    counts = None if reading is None else (reading.counts.get("input_tokens"), reading.counts.get("output_tokens"))
+    return counts, usage.is_final
+
+
+ANSWERS = [
+    ("chat", None, CHAT, CHAT_STREAM),
+    ("messages", "anthropic", MESSAGE, MESSAGE_STREAM),
+    ("responses", "openai", RESPONSE, RESPONSE_STREAM),
+    ("gemini", "google", GEMINI, GEMINI_STREAM),
+]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, None])
+@pytest.mark.parametrize(("api", "provider", "answer", "stream"), ANSWERS, ids=[each[0] for each in ANSWERS])
+def test_body_and_stream_say_the_same_in_pieces_of_any_size(api, provider, answer, stream, size):
+    """Pieces may end anywhere, in the middle of a marker, too."""
+    whole = fed(json.dumps(answer).encode(), api=api, provider=provider, content_type="application/json", size=size)
+    streamed = fed(sse(stream), api=api, provider=provider, content_type=SSE, size=size)
+
+    assert ((100, 20), True) == whole == streamed
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_stream_is_known_without_its_media_type(newline):
+    """Some servers send events as text/plain."""
+    assert ((100, 20), True) == fed(sse(CHAT_STREAM, newline=newline), content_type="text/plain")
+
+
+def test_gemini_streams_a_json_list_where_no_events_are_asked_for():
+    """The elements of the list are its chunks."""
+    assert ((100, 20), True) == fed(json.dumps(GEMINI_STREAM).encode(), api="gemini", size=7)
+
+
+def test_stream_that_is_closed_after_its_usage_is_final():
+    """The openai package stops reading at [DONE], others at the chunk without choices."""
+    assert ((100, 20), True) == fed(sse(CHAT_STREAM), content_type=SSE, is_whole=False)
+
+
+def test_stream_that_ends_before_its_usage_has_none():
+    """A server that was not asked for usage states none."""
+    assert (None, False) == fed(sse(CHAT_STREAM[:3], done=True), content_type=SSE)
+
+
+def test_usage_is_not_final_when_content_comes_after_it():
+    """What was generated after it is billed, too."""
+    assert ((100, 20), False) == fed(sse([chunk(usage=USAGE), chunk("more")], done=True), content_type=SSE)
+
+
+def test_usage_with_content_is_not_final_when_the_answer_ends_without_one():
+    """It was a count on the way."""
+    stream = [chunk("Hel", usage=USAGE), chunk(finish="stop")]
+
+    assert ((100, 20), False) == fed(sse(stream, done=True), content_type=SSE)
+
+
+def test_usage_with_content_is_not_final_when_the_stream_is_cut():
+    """A running total of each chunk is the bill only at the end."""
+    assert ((100, 1), False) == fed(
+        sse(GEMINI_STREAM[:1]), api="gemini", provider="google", content_type=SSE, is_whole=False
+    )
+
+
+def test_anthropics_beginning_alone_is_not_final():
+    """message_start states the prompt; message_delta, which has not come, the output."""
+    assert ((100, 1), False) == fed(
+        sse(MESSAGE_STREAM[:3]), api="messages", provider="anthropic", content_type=SSE, is_whole=False
+    )
+
+
+def test_running_totals_are_not_added_up():
+    """Servers such as vLLM repeat the prompt in each chunk."""
+    totals = [{**USAGE, "completion_tokens": number, "total_tokens": 100 + number} for number in (1, 2, 20)]
+    stream = [chunk("a", usage=usage) for usage in totals[:2]] + [chunk(finish="stop", usage=totals[2])]
+
+    assert ((100, 20), True) == fed(sse(stream, done=True), content_type=SSE)
+
+
+def test_increments_are_added_up():
+    """Servers that state the prompt once and each chunk's own output mean increments."""
+    usages = [{"prompt_tokens": prompt, "completion_tokens": 10, "total_tokens": prompt + 10} for prompt in (100, 0)]
+    stream = [chunk("a", usage=usages[0]), chunk("b", usage=usages[1], finish="stop")]
+
+    assert ((100, 20), True) == fed(sse(stream, done=True), content_type=SSE)
+
+
+def test_text_about_usage_is_not_taken_for_it():
+    """A quotation mark in a text is escaped, and a tool's arguments are a text."""
+    stream = [*CHAT_STREAM[:2], chunk('{"usage":{"prompt_tokens":1,"completion_tokens":1}}'), *CHAT_STREAM[2:]]
+
+    assert ((100, 20), True) == fed(sse(stream), content_type=SSE)
+
+
+def test_long_body_is_read_at_its_ends():
+    """The usage, model and id of 2 MB of vectors are found without reading these."""
+    vectors = [{"object": "embedding", "index": 0, "embedding": [0.123456789] * 160_000}]
+    answer = {
+        "object": "list",
+        "data": vectors,
+        "model": "text-embedding-3-small",
+        "usage": {"prompt_tokens": 7, "total_tokens": 7},
+    }
+    data = json.dumps(answer).encode()
+    usage = ResponseUsage("embeddings", "openai", "application/json")
+    for start in range(0, len(data), 10_000):
+        usage.feed(data[start : start + 10_000])
+    usage.end()
+
+    assert ((7, None), True) == read(usage)
+    assert "text-embedding-3-small" == usage.model
+
+
+def test_long_body_with_searches_is_read_whole():
+    """Searches are billed, and stand among the items, before the text."""
+    long = {**RESPONSE, "output": [*RESPONSE["output"], {"type": "message", "content": [{"text": "a" * 100_000}]}]}
+    usage = ResponseUsage("responses", "openai", "application/json")
+    usage.feed(json.dumps(long).encode())
+    usage.end()
+
+    assert 1 == usage.read().counts["web_searches"]
+
+
+def test_fees_of_tools_stand_in_other_events_than_the_usage():
+    """Gemini's grounding comes with a chunk of its own."""
+    grounding = {"webSearchQueries": ["a", "b"], "groundingChunks": []}
+    usages = [{"promptTokenCount": 100, "candidatesTokenCount": 20, "totalTokenCount": 120}]
+    stream = [gemini_part("a", usages[0], groundingMetadata=grounding), gemini_part("", usages[0], finish="STOP")]
+    usage = ResponseUsage("gemini", "google", SSE)
+    usage.feed(sse(stream))
+    usage.end()
+
+    assert [grounding] == [
+        candidate["groundingMetadata"]
+        for event in usage.events_to_read()
+        for candidate in event["candidates"]
+        if "groundingMetadata" in candidate
+    ]
+
+
+def test_no_text_is_left_after_an_answer_was_read():
+    """Of a body the usage is kept, of a stream no line without one."""
+    usage = ResponseUsage("chat", None, SSE)
+    usage.feed(sse([chunk("secret " * 10), *CHAT_STREAM]))
+
+    assert "secret" not in repr(usage.events_to_read())
+
+
+@pytest.mark.parametrize("data", [b"<html>", b"{", b"null", b"[1, 2]", b"data: {\n\n", b"\xff\xfe", b"{}"])
+def test_other_bodies_have_no_usage(data):
+    """A proxy's error page is none."""
+    assert (None, False) == fed(data)

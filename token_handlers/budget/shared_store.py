@@ -1,0 +1,48 @@
+"""SharedStore: the accounts of a fleet's budget, on a Redis-protocol server."""
+
+from token_handlers.budget.limits import Amounts, BudgetState, Limits, Reservation, ReservationResult, Store
+from token_handlers.usage import new_event_id
+
+
+class SharedStore:
+    """A budget's accounts in a RedisCounter, under LocalStore's methods; each but `settle` asks over the network."""
+
+    def __init__(self, store: Store, per: str | None, hold_seconds: float) -> None:
+        self._store = store
+        self._per = per
+        self._hold_seconds = hold_seconds
+
+    def reserve(self, reservation: Reservation, amounts: Amounts, limits: Limits) -> ReservationResult:
+        """Reserve what a call may use where the limits leave room; raise StoreUnavailable where nobody answers."""
+        reservation.id = reservation.id or new_event_id()
+        result = self._store.reserve(
+            reservation.account,
+            reservation=reservation.id,
+            cost=amounts.cost,
+            tokens=amounts.tokens,
+            requests=amounts.requests,
+            limits=limits,
+            window=self._per,
+            ttl=self._hold_seconds,
+        )
+        if result.granted:
+            reservation.held = amounts
+        return result
+
+    def settle(self, reservation: Reservation, amounts: Amounts) -> None:
+        """Book what a call used, from a background thread."""
+        if not reservation.booked:
+            cost, tokens, requests = amounts
+            name = reservation.id = reservation.id or new_event_id()
+            self._store.settle(reservation.account, name, cost=cost, tokens=tokens, requests=requests, wait=False)
+            reservation.booked, reservation.held = True, None
+
+    def release(self, reservation: Reservation, *, wait: bool = False) -> None:
+        """Release what a call reserved; with ``wait`` before this returns."""
+        if reservation.id is not None and not reservation.booked:
+            self._store.release(reservation.account, reservation.id, wait=wait)
+            reservation.held = None
+
+    def state(self, name: str) -> BudgetState:
+        """Return what an account has spent in this window, and what its calls have reserved."""
+        return self._store.spent(name, self._per)

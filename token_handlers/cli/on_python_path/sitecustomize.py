@@ -1,0 +1,66 @@
+# ruff: noqa: INP001 (this folder is put on PYTHONPATH, and is no package)
+"""Tracks a Python process that a program under `token-handlers run` starts, which finds this file on PYTHONPATH.
+
+It first runs the sitecustomize that it hides. Tracking starts with the first import of a library that makes calls, so
+that other processes pay nothing for it.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import module_from_spec
+from types import ModuleType
+
+HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 (pathlib takes time to import)
+LIBRARIES = ("langchain_core", "llama_index", "llama_index_instrumentation", "openai", "anthropic", "token_handlers")
+
+
+class StartWithFirst:
+    """A finder of modules that finds none, and starts tracking where a library is looked for."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Start tracking, once, before a library is imported."""
+        if name in LIBRARIES and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            start()
+        return None
+
+
+def start() -> None:
+    """Track this process, or note that it can't be tracked; the program goes on either way."""
+    try:
+        from token_handlers.cli.child_processes import start_here
+    except ImportError:  # another environment's Python
+        note_unfollowed(f"{sys.executable}, where this version of token_handlers is not installed")
+    else:
+        start_here()
+
+
+def note_unfollowed(process: str) -> None:
+    """Write down for the closing table that a process could not be tracked."""
+    import json
+
+    for run in json.loads(os.environ.get("TOKEN_HANDLERS_RUN", "[]")):
+        try:
+            with open(os.path.join(run["folder"], "unfollowed"), "a", encoding="utf-8") as file:  # noqa: PTH118, PTH123
+                file.write(f"{process}\n")
+        except OSError:  # the run has ended
+            continue
+
+
+def run_the_hidden() -> None:
+    """Run the sitecustomize that would have been found without this one."""
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != HERE]  # noqa: PTH100
+    spec = PathFinder.find_spec("sitecustomize", sys.path)
+    if spec is not None and spec.loader is not None:
+        hidden = sys.modules["sitecustomize"] = module_from_spec(spec)
+        spec.loader.exec_module(hidden)
+
+
+if __name__ == "sitecustomize":
+    if os.environ.get("TOKEN_HANDLERS_RUN"):
+        sys.meta_path.insert(0, StartWithFirst())
+    run_the_hidden()

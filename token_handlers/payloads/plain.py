@@ -1,0 +1,291 @@
+"""The answers that most calls end with, read in a few steps; a property test shows each equal to the general readers.
+
+Whatever is not plain, in one field or another, is None here, and is left to them. What is told by its type's name is
+an SDK's own object, whose fields can be asked for without running anybody's code.
+"""
+
+from typing import Any
+
+from token_handlers.payloads.reported import MOST_TOKENS, Counts, ReportedUsage
+
+_Dict = dict[str, Any]
+
+_METADATA_INPUTS = {"cache_read": "cache_read_tokens", "cache_creation": "cache_write_tokens",
+                    "ephemeral_5m_input_tokens": "cache_write_5m_tokens",
+                    "ephemeral_1h_input_tokens": "cache_write_1h_tokens", "audio": "input_audio_tokens"}  # fmt: skip
+_METADATA_OUTPUTS = {"reasoning": "reasoning_tokens", "audio": "output_audio_tokens"}
+_CHAT = frozenset({"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details",
+                   "completion_tokens_details", "queue_time", "prompt_time", "completion_time",
+                   "total_time"})  # fmt: skip
+_CHAT_INPUTS = {"cached_tokens": "cache_read_tokens", "cache_write_tokens": "cache_write_tokens",
+                "audio_tokens": "input_audio_tokens", "image_tokens": "input_image_tokens",
+                "video_tokens": "input_video_tokens", "text_tokens": None}  # fmt: skip
+_CHAT_OUTPUTS = {"reasoning_tokens": "reasoning_tokens", "audio_tokens": "output_audio_tokens",
+                 "image_tokens": "output_image_tokens", "text_tokens": None, "accepted_prediction_tokens": None,
+                 "rejected_prediction_tokens": None}  # fmt: skip
+_DETAILS = frozenset({"PromptTokensDetails", "CompletionTokensDetails"})
+_MESSAGES = frozenset({"input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens",
+                       "cache_creation", "output_tokens_details", "service_tier", "inference_geo", "server_tool_use",
+                       "iterations", "speed"})  # fmt: skip
+_LIFETIMES = {"ephemeral_5m_input_tokens": "cache_write_5m_tokens",
+              "ephemeral_1h_input_tokens": "cache_write_1h_tokens"}  # fmt: skip
+_ANYWHERE = ("global", "not_available")
+
+_METADATA = frozenset({"token_usage", "usage", "model_name", "model", "model_provider", "service_tier",
+                       "system_fingerprint", "id", "finish_reason", "logprobs", "object", "created", "created_at",
+                       "status", "metadata", "type", "role", "stop_reason", "stop_sequence", "stop_details",
+                       "container", "diagnostics", "safety_ratings", "incomplete_details", "user"})  # fmt: skip
+_SHOWING_FEES = frozenset({"tool_outputs", "annotations", "executed_tools"})
+_BLOCKS = frozenset({"text", "tool_use", "thinking", "redacted_thinking", "reasoning", "refusal", "function_call",
+                     "tool_call", "TextBlock", "ToolUseBlock", "ThinkingBlock", "RedactedThinkingBlock"})  # fmt: skip
+_COMPLETIONS = frozenset({"ChatCompletion", "ChatCompletionChunk"})
+_COMPLETION = frozenset({"id", "object", "created", "model", "choices", "usage", "system_fingerprint",
+                         "service_tier"})  # fmt: skip
+_MESSAGE = frozenset({"id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "stop_details",
+                      "usage", "container", "diagnostics"})  # fmt: skip
+
+
+def read_plain_message(
+    usage_metadata: Any, response_metadata: Any, provider: str | None, content: Any, additional_kwargs: Any
+) -> ReportedUsage | None:
+    """A LangChain message of OpenAI's client, of Anthropic's, or one with a ``usage_metadata`` alone."""
+    metadata = response_metadata
+    if type(usage_metadata) is not dict or not _is_plain_answer(metadata, content, additional_kwargs):
+        return None
+    counts, kind = _metadata_counts(usage_metadata), metadata.get("model_provider") if provider is None else provider
+    if counts is None or not _is_plain_provider(kind):
+        return None
+    tier, model = metadata.get("service_tier"), metadata.get("model_name")
+    model = metadata.get("model") if model is None else model
+    raw = metadata.get("token_usage")
+    raw = metadata.get("usage") if raw is None else raw
+    if raw is not None:
+        own = _raw_counts(raw, kind)
+        if own is None or own["input_tokens"] != counts["input_tokens"]:
+            return None
+        if own["output_tokens"] != counts["output_tokens"]:
+            return None
+        counts, tier = own | counts, raw.get("service_tier") if tier is None else tier
+    elif counts.get("cache_write_tokens") and "cache_write_5m_tokens" not in counts:
+        return None  # Anthropic's streams leave out how long these are kept
+    return _reported(counts, tier, model)
+
+
+def _is_plain_answer(metadata: Any, content: Any, additional_kwargs: Any) -> bool:
+    if type(metadata) is not dict or not _METADATA.issuperset(metadata):
+        return False
+    if "stop_reason" in metadata and _is_refusal(metadata):
+        return False
+    more = additional_kwargs
+    if more is not None and (type(more) is not dict or not _SHOWING_FEES.isdisjoint(more)):
+        return False
+    return type(content) is str or _are_plain(content)
+
+
+def read_plain(payload: Any, provider: str | None) -> ReportedUsage | None:
+    """A whole answer as LlamaIndex and the SDKs pass it on: a chat completion, a message, or a usage alone."""
+    if not _is_plain_provider(provider):
+        return None
+    if type(payload) is not dict:
+        return _read_completion(payload.__dict__) if _is_plain_object(payload, _COMPLETIONS) else None
+    if _COMPLETION.issuperset(payload):
+        return _read_completion(payload)
+    if _MESSAGE.issuperset(payload):
+        return _read_message(payload, provider)
+    counts = _chat_counts(payload) if _CHAT.issuperset(payload) else None
+    return None if counts is None else ReportedUsage(counts)
+
+
+def _read_completion(body: _Dict) -> ReportedUsage | None:
+    usage = body.get("usage")
+    if type(usage) is not dict:
+        if not _is_plain_object(usage, ("CompletionUsage",)):
+            return None
+        usage = usage.__dict__
+    choices = body.get("choices")
+    if choices is not None and (type(choices) is not list or not all(map(_is_plain_choice, choices))):
+        return None
+    counts = _chat_counts(usage) if _CHAT.issuperset(usage) else None
+    return None if counts is None else _reported(counts, body.get("service_tier"), body.get("model"))
+
+
+def _read_message(body: _Dict, provider: str | None) -> ReportedUsage | None:
+    usage = body.get("usage")
+    if type(usage) is not dict:
+        if not _is_plain_object(usage, ("Usage",)):
+            return None
+        usage = usage.__dict__
+    kind = body.get("type")
+    if type(kind) is not str or kind != "message" or _is_refusal(body) or not _are_plain(body.get("content")):
+        return None
+    counts = _raw_counts(usage, provider or "anthropic")
+    return None if counts is None else _reported(counts, usage.get("service_tier"), body.get("model"))
+
+
+def _is_refusal(body: _Dict) -> bool:
+    """Whether it is one, or may be: a reason that is no text is left to others."""
+    reason = body.get("stop_reason")
+    return reason is not None and (type(reason) is not str or reason == "refusal")
+
+
+def _reported(counts: Counts, tier: Any, model: Any) -> ReportedUsage | None:
+    if tier is not None:
+        if type(tier) is not str or not tier:
+            return None
+        tier = None if tier == "auto" else tier.lower()
+    if model is not None and (type(model) is not str or not model):
+        return None
+    return ReportedUsage(counts, None, tier, model)
+
+
+def _is_plain_provider(provider: Any) -> bool:
+    """Vercel's gateway bills reasoning beside the output."""
+    return provider is None or (type(provider) is str and "vercel" not in provider.lower())
+
+
+def _is_plain_object(value: Any, names: Any) -> bool:
+    kind = type(value)
+    return (
+        kind.__name__ in names
+        and kind.__module__.startswith(("openai.", "anthropic."))
+        and not (value.__pydantic_extra__)
+    )
+
+
+def _are_plain(content: Any) -> bool:
+    """Whether the blocks of an answer show neither a tool that is billed nor an image."""
+    if content is None or type(content) is str:
+        return True
+    if type(content) is not list:
+        return False
+    for block in content:
+        kind = type(block)
+        name = block.get("type") if kind is dict else kind.__name__
+        if kind is not str and (type(name) is not str or name not in _BLOCKS):
+            return False
+    return True
+
+
+def _is_plain_choice(choice: Any) -> bool:
+    """Whether a choice shows neither citations nor tools that its provider ran."""
+    fields = _fields(choice)
+    message: Any = fields.get("message", fields.get("delta"))
+    fields = _fields(message)
+    more = fields if type(message) is dict or not fields else message.__pydantic_extra__ or {}
+    calls, notes = fields.get("tool_calls"), fields.get("annotations")
+    if not fields or not (notes is None or (type(notes) is list and not notes)) or "executed_tools" in more:
+        return False
+    return calls is None or (type(calls) is list and all(map(_is_plain_call, calls)))
+
+
+def _is_plain_call(call: Any) -> bool:
+    """Whether a tool call is the caller's own: a provider's built-in tools have names of their own."""
+    name = _fields(_fields(call).get("function")).get("name")
+    return type(name) is str and not name.startswith("$")
+
+
+def _fields(value: Any) -> _Dict:
+    if type(value) is dict:
+        return value
+    fields: _Dict = value.__dict__ if type(value).__module__.startswith("openai.") else {}
+    return fields
+
+
+def _raw_counts(usage: Any, provider: Any) -> Counts | None:
+    if type(usage) is not dict:
+        return None
+    if _CHAT.issuperset(usage):
+        return _chat_counts(usage)
+    is_anthropic = type(provider) is str and provider.lower().startswith("anthropic")
+    return _messages_counts(usage) if is_anthropic and _MESSAGES.issuperset(usage) else None
+
+
+def _metadata_counts(usage: _Dict) -> Counts | None:
+    """LangChain's UsageMetadata; see `read_usage_metadata`."""
+    sent, received, total = usage.get("input_tokens"), usage.get("output_tokens"), usage.get("total_tokens")
+    if not (type(sent) is type(received) is type(total) is int) or sent < 0 or received < 0:
+        return None
+    counts = {"input_tokens": sent, "output_tokens": received}
+    given, generated = usage.get("input_token_details"), usage.get("output_token_details")
+    if given is not None and not _add_parts(counts, given, _METADATA_INPUTS):
+        return None
+    if generated is not None and not _add_parts(counts, generated, _METADATA_OUTPUTS):
+        return None
+    timed = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
+    if timed and counts.get("cache_write_tokens") != timed:
+        counts["cache_write_tokens"] = counts.get("cache_write_tokens", 0) + timed
+    return counts if total == sent + received and _fit(counts, timed) else None
+
+
+def _chat_counts(usage: _Dict) -> Counts | None:
+    """OpenAI's usage; see `read_chat`."""
+    sent, received, total = usage.get("prompt_tokens"), usage.get("completion_tokens"), usage.get("total_tokens")
+    if not (type(sent) is type(received) is type(total) is int) or sent < 0 or received < 0:
+        return None
+    counts = {"input_tokens": sent, "output_tokens": received}
+    given, generated = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    if given is not None and not _add_parts(counts, given, _CHAT_INPUTS):
+        return None
+    if generated is not None and not _add_parts(counts, generated, _CHAT_OUTPUTS):
+        return None
+    return counts if total == sent + received and _fit(counts, 0) else None
+
+
+def _messages_counts(usage: _Dict) -> Counts | None:
+    """Anthropic's usage; see `read_messages`."""
+    sent, received = usage.get("input_tokens"), usage.get("output_tokens")
+    read, write = usage.get("cache_read_input_tokens"), usage.get("cache_creation_input_tokens")
+    if not (type(sent) is type(received) is type(read) is type(write) is int) or min(sent, received, read, write) < 0:
+        return None
+    if not (usage.get("server_tool_use") is usage.get("iterations") is usage.get("speed") is None):
+        return None
+    kept, thoughts = usage.get("cache_creation"), usage.get("output_tokens_details")
+    counts = {"input_tokens": sent + read + write, "output_tokens": received, "cache_read_tokens": read}
+    counts["cache_write_tokens"] = write
+    place = usage.get("inference_geo")
+    if place is not None and (type(place) is not str or place not in _ANYWHERE):
+        return None
+    if kept is not None and not _add_parts(counts, kept, _LIFETIMES):
+        return None
+    if thoughts is not None and not _add_parts(counts, thoughts, {"thinking_tokens": "reasoning_tokens"}):
+        return None
+    timed = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
+    return counts if _fit(counts, timed) else None
+
+
+_PARTS = frozenset({"PromptTokensDetails", "CompletionTokensDetails", "CacheCreation", "OutputTokensDetails"})
+
+
+def _add_parts(counts: Counts, details: Any, names: Any) -> bool:
+    """Add a whole's parts, in place; False where there is one that is not known, or no count."""
+    if type(details) is not dict:
+        if not _is_plain_object(details, _PARTS):
+            return False
+        details = details.__dict__
+    for key, number in details.items():
+        if number is None:
+            continue
+        if type(number) is not int or number < 0 or key not in names:
+            return False
+        name = names[key]
+        if name is not None:
+            counts[name] = number
+    return True
+
+
+_INPUT_PARTS = ("cache_read_tokens", "cache_write_tokens", "input_audio_tokens", "input_image_tokens",
+                "input_video_tokens")  # fmt: skip
+_OUTPUT_PARTS = ("reasoning_tokens", "output_audio_tokens", "output_image_tokens")
+
+
+def _fit(counts: Counts, timed: int) -> bool:
+    """Whether all parts fit into their wholes together, which is more than they have to."""
+    sent, received = counts["input_tokens"], counts["output_tokens"]
+    if sent + received >= MOST_TOKENS:
+        return False
+    given = received_parts = 0
+    for name in _INPUT_PARTS:
+        given += counts.get(name, 0)
+    for name in _OUTPUT_PARTS:
+        received_parts += counts.get(name, 0)
+    return given <= sent and received_parts <= received and timed <= counts.get("cache_write_tokens", 0)

@@ -1,0 +1,87 @@
+"""Who served a call, where, when and how: all that can change the rates of a model."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from token_handlers.pricing.providers import is_vertex
+
+_STANDARD_TIERS = frozenset(("", "default", "standard", "standard_only", "auto", "on_demand"))
+_TIERS = {  # Vertex AI's traffic types, and what the clients make of them
+    "on_demand_priority": "priority",
+    "on_demand_flex": "flex",
+    "batches": "batch",
+}
+_VERTEX_HOST = re.compile(
+    r"(?:([a-z]+-[a-z]+\d+)-)?aiplatform\.googleapis\.com|aiplatform\.([a-z]+)\.rep\.googleapis\.com"
+)
+
+
+class Served(NamedTuple):
+    """One call, as far as its rates depend on it.
+
+    ``seller`` is genai-prices' id of the provider that bills, ``maker`` of the one whose row it is, ``name`` the
+    model's name in the call, ``model`` the row's id.
+    """
+
+    seller: str
+    maker: str
+    name: str
+    model: str
+    at: datetime
+    provider: str | None = None
+    host: str | None = None
+    service_tier: str | None = None
+    context: Mapping[str, str] = {}
+
+    @property
+    def tier(self) -> str:
+        """The service tier in lower case under one name a tier; "" for the standard one, under any name."""
+        return tier_name(self.service_tier)
+
+    def said(self, key: str) -> str:
+        """What the call's context has under a key, in lower case; "" for nothing."""
+        return str(self.context.get(key) or "").strip().lower()
+
+    @property
+    def place(self) -> str:
+        """The region or location that served, in lower case; "" where it is not known."""
+        return self.said("region") or self.said("location") or self.said("inference_geo") or self._vertex_place()
+
+    @property
+    def on_vertex(self) -> bool:
+        """Whether Google's Vertex AI served, and not the Gemini API."""
+        if self.seller != "google":
+            return False
+        return bool(self.host and "aiplatform" in self.host) or (not self.host and is_vertex(self.provider))
+
+    def _vertex_place(self) -> str:
+        found = _VERTEX_HOST.fullmatch(self.host or "")
+        return (found[1] or found[2] or "global") if found else ""
+
+
+def tier_name(service_tier: str | None) -> str:
+    """Return a service tier under one name, "" for the standard one."""
+    tier = (service_tier or "").strip().lower()
+    return "" if tier in _STANDARD_TIERS else _TIERS.get(tier, tier)
+
+
+def host_of(base_url: str | None) -> str | None:
+    """Return the host name in an address, in lower case; None where there is none."""
+    if not base_url:
+        return None
+    try:
+        return urlsplit(base_url if "//" in base_url else f"//{base_url}").hostname
+    except ValueError:
+        return None
+
+
+def version(model: str) -> tuple[int, int] | None:
+    """Return the (major, minor) version that a name has after its family: claude-opus-4-8, gpt-5.4-mini, gemini-3-pro.
+
+    A date after a name is no minor version.
+    """
+    found = re.search(r"(?:claude-(?:[a-z]+-)?|gpt-|gemini-)(\d{1,2})(?:[.-](\d{1,2})(?!\d))?(?!\d)", model)
+    return (int(found[1]), int(found[2] or 0)) if found else None

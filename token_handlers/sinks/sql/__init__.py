@@ -1,0 +1,1 @@
+"""What every SQL store shares: the columns of a call, what is summed, and which rows answer a question."""

@@ -1,0 +1,194 @@
+"""A UsageRecord as the values of a row, and back."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from token_handlers.sinks.escapes import escaped, unescaped
+from token_handlers.sinks.sql.schema import COLUMNS, COUNTS, ORIGINS, SUMS
+from token_handlers.usage import EXACT, CostPart, Usage, UsageRecord, UsageTotals
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+LATEST_MS = (datetime.max.replace(tzinfo=UTC) - EPOCH) // _MILLISECOND
+"""The last millisecond that a datetime in UTC can have."""
+
+MOST_TOKENS, MOST_USD = 10**12, 10**6
+"""What one call may have: a column holds the sum of millions of such."""
+
+_NANO_PER_USD = _ATTO_PER_NANO = 10**9
+_UNKNOWN = None, None
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+Value = int | str | None
+Row = Sequence[Value]
+
+
+class StoredRow(Protocol):
+    """A row as a store returns it, by its columns' names."""
+
+    def __getitem__(self, name: str, /) -> object:
+        """Return a value."""
+
+    def keys(self) -> Iterable[str]:
+        """Return the names of its columns."""
+
+
+def row_of(record: UsageRecord) -> Row:
+    """Return the values of COLUMNS; the record has an event id and a time.
+
+    What no store can hold or give back, such as a time after the year 9999, is an OverflowError.
+    """
+    counts, reported = record.usage.__dict__, record.usage.model_fields_set
+    if max(record.requests, *counts.values()) > MOST_TOKENS:
+        raise OverflowError(f"a call of more than {MOST_TOKENS} tokens")
+    ended = record.ended_at
+    return (
+        escaped(record.event_id),
+        _time("started_at", record.started_at or ended or datetime.now(UTC)),
+        None if ended is None else _time("ended_at", ended),
+        _text(record.session),
+        _text(record.user),
+        _text(record.node),
+        _tags(record.tags),
+        _text(record.model),
+        _text(record.provider),
+        record.operation,
+        record.outcome,
+        record.source,
+        _text(record.method),
+        record.requests,
+        *(_UNKNOWN if record.cost is None else divide_usd(record.cost)),
+        _text(record.cost_source),
+        *(_UNKNOWN if record.saved_cost is None else divide_usd(record.saved_cost)),
+        _text(record.requested_model),
+        _to_json([escaped(doubt) for doubt in record.doubts]) if record.doubts else None,
+        _breakdown(record.cost_breakdown),
+        _text(record.service_tier),
+        _text(record.region),
+        _text(record.host),
+        _text(record.request_id),
+        _text(record.organization),
+        _text(record.project),
+        *[counts[name] if name in reported else None for name in COUNTS],
+    )
+
+
+def record_of(row: StoredRow) -> UsageRecord:
+    """Return the record of a row, whatever an earlier version let into the store."""
+    found: dict[str, Value] = {name: row[name] for name in row.keys()}  # type: ignore[misc]  # noqa: SIM118 (no mapping)
+    counts = {name: found[name] for name in COUNTS if found.get(name) is not None}
+    texts = ("event_id", "session", "user", "node", "model", "requested_model", "provider", "method", "cost_source")
+    given: dict[str, object] = {name: _original(found.get(name)) for name in (*texts, *ORIGINS)}
+    given |= {name: found[name] for name in ("operation", "outcome", "source", "requests")}
+    given["tags"] = {
+        unescaped(name): unescaped(value) for name, value in json.loads(str(found["tags"] or "{}")).items()
+    }
+    given["cost"] = _money(found["cost_nano"], found["cost_atto"])
+    given["saved_cost"] = _money(found["saved_nano"], found["saved_atto"])
+    given["doubts"] = tuple(unescaped(doubt) for doubt in json.loads(str(found.get("doubts") or "[]")))
+    given["cost_breakdown"] = _parts(found.get("cost_breakdown"))
+    given["started_at"], given["ended_at"] = _moment(found["ts_ms"]), _moment(found["ended_ms"])
+    try:
+        return UsageRecord(usage=Usage(**counts), **given)  # type: ignore[arg-type]
+    except ValidationError:  # an earlier version let in what is refused today
+        return UsageRecord.model_construct(usage=Usage.model_construct(set(counts), **counts), **given)  # type: ignore[arg-type]
+
+
+def milliseconds(moment: datetime) -> int:
+    """Return the milliseconds since 1970, rounded down; a time without a zone is local, as Python has it."""
+    if moment.tzinfo is None:
+        moment = moment.astimezone()
+    return (moment - EPOCH) // _MILLISECOND
+
+
+def divide_usd(cost: Decimal) -> tuple[int, int]:
+    """Return nano-USD and the rest below in 1e-18 USD; what is finer still is rounded half to even."""
+    if cost >= MOST_USD:
+        raise OverflowError(f"a call for {MOST_USD} USD or more")
+    return divmod(int(cost.scaleb(18, EXACT).to_integral_value(context=EXACT)), _ATTO_PER_NANO)
+
+
+def usd(nano: int, atto: int) -> Decimal:
+    """Return USD, exact, without trailing zeros."""
+    if not atto and not nano % _NANO_PER_USD:
+        return Decimal(nano // _NANO_PER_USD)
+    return Decimal(nano * _ATTO_PER_NANO + atto).scaleb(-18, EXACT).normalize(EXACT)
+
+
+def totals_of(sums: Sequence[int]) -> UsageTotals:
+    """Return totals of the sums of SUMS."""
+    *numbers, priced, nano, atto, saved_nano, saved_atto = sums
+    named: dict[str, int] = dict(zip(SUMS, numbers, strict=False))
+    cost = usd(nano, atto) if priced or not named["unpriced_requests"] else None
+    return UsageTotals(**named, cost=cost, saved_cost=usd(saved_nano, saved_atto))
+
+
+def day_of(number: int) -> str:
+    """Return a day by its number since 1970, in ISO's form; one that no calendar of Python's has by its number."""
+    return _named(number, "day", lambda: (EPOCH + timedelta(days=number)).date().isoformat())
+
+
+def hour_of(number: int) -> str:
+    """Return an hour in UTC by its number since 1970, in ISO's form."""
+    return _named(number, "hour", lambda: f"{(EPOCH + timedelta(hours=number)).isoformat()[:16]}Z")
+
+
+def _named(number: int, unit: str, name: Callable[[], str]) -> str:
+    try:
+        return name()
+    except OverflowError:
+        return f"{unit} {number} after 1970"
+
+
+def _time(name: str, moment: datetime) -> int:
+    try:
+        number = milliseconds(moment)
+    except (OverflowError, OSError, ValueError):  # astimezone's, of a local time that no system knows
+        number = -1
+    if not 0 <= number <= LATEST_MS:
+        raise OverflowError(f"{name} ({moment.isoformat()}) is before 1970 or after the year 9999 in UTC")
+    return number
+
+
+def _moment(number: Value) -> datetime | None:
+    return None if number is None else EPOCH + min(max(int(number), 0), LATEST_MS) * _MILLISECOND
+
+
+def _text(text: str | None) -> str | None:
+    return None if text is None else escaped(text)
+
+
+def _original(text: Value) -> str | None:
+    return None if text is None else unescaped(str(text))
+
+
+def _tags(tags: Mapping[str, str]) -> str | None:
+    return _to_json({escaped(name): escaped(value) for name, value in tags.items()}) if tags else None
+
+
+def _money(nano: Value, atto: Value) -> Decimal | None:
+    return None if nano is None else usd(int(nano), int(atto or 0))
+
+
+def _breakdown(parts: Sequence[CostPart]) -> str | None:
+    if not parts:
+        return None
+    plain = [part._replace(rate=str(part.rate), cost=str(part.cost)) for part in parts]  # type: ignore[arg-type]
+    return _to_json([[escaped(each) if isinstance(each, str) else each for each in part] for part in plain])
+
+
+def _parts(text: Value) -> tuple[CostPart, ...]:
+    return tuple(
+        CostPart(
+            unescaped(unit), number, Decimal(rate), per, Decimal(cost), unescaped(note), model and unescaped(model)
+        )
+        for unit, number, rate, per, cost, note, model in json.loads(str(text or "[]"))
+    )
+
+
+assert len(COLUMNS) == len(row_of(UsageRecord()))  # noqa: S101 (a column more needs its value here)

@@ -1,0 +1,107 @@
+"""The columns of a call, the sums that are made of them, and the labels and times that these are kept by.
+
+Times are milliseconds since 1970 in UTC. Money is integer nano-USD (``_nano``) and what is below a nano-USD in 1e-18
+USD (``_atto``), so that the sum of many small costs is exact. All is made of Usage's fields and of MEASURES: a new one
+has its column in each store.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from token_handlers.usage import MEASURES, PARTS, Usage
+
+HOUR = 3_600_000
+DAY = 24 * HOUR
+MONTH = 32 * DAY
+LEVELS = {"rollup_32days": MONTH, "rollup_day": DAY, "rollup_hour": HOUR}
+"""The tables of rollups, and how many milliseconds a bucket of each has, the coarsest first."""
+
+COUNTS = tuple(Usage.model_fields)
+TEXTS = ("session", "user", "node", "model", "requested_model", "provider", "method", "cost_source")
+ORIGINS = ("service_tier", "region", "host", "request_id", "organization", "project")
+"""What a record says of who served it."""
+
+COLUMNS: Mapping[str, str] = {
+    "event_id": "TEXT NOT NULL UNIQUE",
+    "ts_ms": "INTEGER NOT NULL",
+    "ended_ms": "INTEGER",
+    "session": "TEXT",
+    "user": "TEXT",
+    "node": "TEXT",
+    "tags": "TEXT",
+    "model": "TEXT",
+    "provider": "TEXT",
+    "operation": "TEXT NOT NULL",
+    "outcome": "TEXT NOT NULL",
+    "source": "TEXT NOT NULL",
+    "method": "TEXT",
+    "requests": "INTEGER NOT NULL",
+    "cost_nano": "INTEGER",
+    "cost_atto": "INTEGER",
+    "cost_source": "TEXT",
+    "saved_nano": "INTEGER",
+    "saved_atto": "INTEGER",
+    "requested_model": "TEXT",
+    "doubts": "TEXT",
+    "cost_breakdown": "TEXT",
+    **dict.fromkeys(ORIGINS, "TEXT"),
+    **dict.fromkeys(COUNTS, "INTEGER"),
+}
+"""The columns of usage_event and their types. Tags, doubts and the breakdown are JSON."""
+
+_MONEY = ("priced", "cost_nano", "cost_atto", "saved_nano", "saved_atto")
+SUMS = (*(measure.name for measure in MEASURES), *_MONEY)
+"""What is summed: the measures, how many calls have a cost, and money."""
+
+_WITHOUT_OUTPUT = "operation IN ('embeddings', 'rerank')"
+_PARTS = {part for parts, _ in PARTS for part in parts}
+_ANY_COUNT = f"{' + '.join(f'coalesce({name}, 0)' for name in COUNTS if name not in _PARTS)} > 0"
+_SPECIAL = {
+    "input_tokens": (f"NOT {_WITHOUT_OUTPUT}", "input_tokens"),
+    "output_tokens": (f"NOT {_WITHOUT_OUTPUT}", "output_tokens"),
+    "embedding_tokens": (_WITHOUT_OUTPUT, "input_tokens"),
+    "successful_requests": ("source <> 'manual'", "requests"),
+    "estimated_requests": ("source <> 'manual' AND (source = 'estimated' OR doubts IS NOT NULL)", "requests"),
+    "unpriced_requests": (f"cost_nano IS NULL AND (source <> 'manual' OR {_ANY_COUNT})", "requests"),
+}
+
+
+def expression_of(unit: str) -> str:
+    """Return what a call adds to the sum of a unit, in SQL, as counter.increment does."""
+    if unit in ("failed_requests", "cached_responses"):
+        outcome = unit.partition("_")[0]
+        return f"CASE WHEN outcome = '{outcome}' THEN requests ELSE 0 END"
+    condition, number = _SPECIAL.get(unit, ("", unit))
+    also = f" AND ({condition})" if condition else ""
+    return f"CASE WHEN outcome = 'success'{also} THEN coalesce({number}, 0) ELSE 0 END"
+
+
+EXPRESSIONS: Mapping[str, str] = {
+    **{measure.name: expression_of(measure.unit) for measure in MEASURES},
+    "priced": "CASE WHEN outcome = 'success' AND cost_nano IS NOT NULL THEN 1 ELSE 0 END",
+    **{name: f"CASE WHEN outcome = 'success' THEN coalesce({name}, 0) ELSE 0 END" for name in _MONEY[1:3]},
+    **{name: f"CASE WHEN outcome = 'cached' THEN coalesce({name}, 0) ELSE 0 END" for name in _MONEY[3:]},
+}
+"""What a call adds to each of SUMS."""
+
+
+class Label(NamedTuple):
+    """A label by which rollups sum: the levels for all models together, and those apart by model, provider, operation.
+
+    All tags are one label here.
+    """
+
+    together: tuple[str, ...]
+    apart: tuple[str, ...]
+
+
+_MONTH, _DAY, _HOUR = LEVELS
+# What a report asks for is summed in at most a few hundred thousand rows; each further level costs the writer.
+LABELS: Mapping[str, Label] = {
+    "": Label((_HOUR,), (_DAY, _HOUR)),
+    # There may be millions of sessions and users: theirs are the rollups that make a ledger large.
+    "session": Label((_DAY,), (_MONTH,)),
+    "user": Label((_MONTH, _DAY), (_MONTH,)),
+    "langgraph_node": Label((_DAY,), (_MONTH,)),
+    "tag": Label((_MONTH, _DAY), (_MONTH,)),
+}

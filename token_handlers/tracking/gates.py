@@ -1,0 +1,149 @@
+"""Budgets in front of the providers' SDKs: what no framework has checked is checked above an SDK's own retries.
+
+A refusal below them would be taken for a lost connection, and sent again. They are wrapped from the first budget on.
+"""
+
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import contextmanager
+from inspect import isawaitable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import wrapt
+
+from token_handlers.errors import shielded
+from token_handlers.http import read_parameters
+from token_handlers.tracking import recorder
+from token_handlers.tracking.answers import gated, request_owners, sdk_owner
+from token_handlers.tracking.call import Call, current_context
+from token_handlers.tracking.failures import was_rejected
+from token_handlers.tracking.result import FAILED, Estimate
+from token_handlers.tracking.sdk_calls import SDKCall
+from token_handlers.tracking.state import budget_watchers, state
+
+Sent = tuple[str, str, object]
+"""The server's URL, the path there, and the body before it is JSON."""
+
+Read = Callable[[Any, tuple[Any, ...], dict[str, Any]], Sent]
+
+
+class Gate(NamedTuple):
+    """A method of an SDK's class through which every request goes before it is tried, and what reads the request."""
+
+    module: str
+    owner: str
+    method: str
+    read: Read
+
+
+def _stainless(client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sent:
+    options = kwargs.get("options", args[1] if len(args) > 1 else None)
+    return str(client.base_url), getattr(options, "url", ""), getattr(options, "json_data", None)
+
+
+def _google(client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sent:
+    named = dict(zip(("http_method", "path", "request_dict"), args, strict=False)) | kwargs
+    url = getattr(getattr(client, "_http_options", None), "base_url", None)
+    return str(url or ""), "/" + str(named.get("path", "")).lstrip("/"), named.get("request_dict")
+
+
+GATES = (
+    *(
+        Gate(f"{sdk}._base_client", client, "request", _stainless)
+        for sdk in ("openai", "anthropic", "groq")
+        for client in ("SyncAPIClient", "AsyncAPIClient")
+    ),
+    *(
+        Gate("google.genai._api_client", "BaseApiClient", method, _google)
+        for method in ("request", "async_request", "request_streamed", "async_request_streamed")
+    ),
+)
+
+
+def watch() -> None:
+    """Wrap the SDKs that are imported, and those that will be, once."""
+    for module in dict.fromkeys(gate.module for gate in GATES):
+        if module not in _watched:
+            _watched.add(module)
+            wrapt.register_post_import_hook(_wrap, module)
+
+
+_watched: set[str] = set()
+_wrapped: list[tuple[type, str, object, object]] = []
+
+
+def restore() -> None:
+    """Give the SDKs their own methods back; a wrap that someone else has wrapped in turn stays, and does nothing."""
+    for owner, method, original, ours in _wrapped:
+        if owner.__dict__.get(method) is ours:
+            setattr(owner, method, original)
+    _wrapped.clear()
+    for module in tuple(_watched):
+        if module in sys.modules:
+            _watched.discard(module)
+
+
+def _wrap(module: ModuleType) -> None:
+    for gate in GATES:
+        owner = getattr(module, gate.owner, None) if gate.module == module.__name__ else None
+        original = None if owner is None else owner.__dict__.get(gate.method)
+        if owner is not None and original is not None:
+            ours = _gated(original, gate.read)
+            setattr(owner, gate.method, ours)
+            _wrapped.append((owner, gate.method, original, ours))
+
+
+def _gated(original: Callable[..., Any], read: Read) -> Callable[..., Any]:
+    def request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = _open(self, args, kwargs, read) if state.checked and gated.get() is None else None
+        if call is None:
+            return original(self, *args, **kwargs)
+        with _passing(call):
+            answer = original(self, *args, **kwargs)
+        return _awaited(call, answer) if isawaitable(answer) else answer
+
+    return request
+
+
+async def _awaited(call: SDKCall, answer: Awaitable[Any]) -> Any:
+    with _passing(call):
+        return await answer
+
+
+@contextmanager
+def _passing(call: SDKCall) -> Any:
+    """Let the requests below belong to a call, and end it where they all have failed."""
+    token = gated.set(call)
+    try:
+        yield
+    except BaseException as error:
+        recorder.finish(call, FAILED if was_rejected(error) else Estimate())
+        raise
+    finally:
+        gated.reset(token)
+
+
+@shielded
+def _open(client: Any, args: tuple[Any, ...], kwargs: dict[str, Any], read: Read) -> SDKCall | None:
+    """Return a call with budgets that no framework's call makes, reserved; raises BudgetExceeded."""
+    context = current_context()
+    if not (context.budgets or state.budgets):
+        return None
+    base_url, path, body = read(client, args, kwargs)
+    request = read_parameters(base_url, path, body) if isinstance(body, Mapping) else None
+    if request is None:
+        return None
+    found: list[Call | None] = [owner_of(request) for owner_of in request_owners]
+    if not any(found):
+        found = [open_call(request) for open_call in sdk_owner]
+    call = next((call for call in found if call is not None), None)
+    if not isinstance(call, SDKCall) or call.holds is not None:
+        return None
+    call.is_gated = True
+    call.note_body(body)
+    recorder.reserve(call)
+    return call
+
+
+budget_watchers.append((watch, restore))
