@@ -255,21 +255,16 @@ class Instrumented(Fake):
             yield CompletionResponse(text=text, delta=text, raw={"usage": self.usage})
 
 
-@pytest.mark.parametrize(
-    "way",
-    [
-        lambda llm: llm.complete("How?"),
-        lambda llm: list(llm.stream_complete("How?")),
-        lambda llm: list(llm.stream_chat(MESSAGES)),
-        lambda llm: run(drain(llm.astream_complete("How?"))),
-    ],
-)
+PASSED = {name: WAYS[name] for name in ("complete", "stream_complete", "stream_chat", "astream_complete")}
+
+
+@pytest.mark.parametrize("way", PASSED)
 def test_what_is_passed_on_counts_once(way):
     """Also where the instrumented method is the parent's of the same class."""
     usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
     with track_tokens() as counter:
-        way(PassedOn(other=Instrumented(usage=usage)))
-        way(Instrumented(usage=usage))
+        PASSED[way](PassedOn(other=Instrumented(usage=usage)))
+        PASSED[way](Instrumented(usage=usage))
 
     assert (2, 14, 4) == (counter.successful_requests, counter.prompt_tokens, counter.completion_tokens)
 
