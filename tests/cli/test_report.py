@@ -65,7 +65,7 @@ def test_report_by(label, expected, path, capsys):
 @pytest.mark.parametrize(
     ("label", "hint"),
     [
-        ("sesion", "did you mean session?"),
+        ("usr", "did you mean user?"),
         ("teem", "did you mean team?"),
         (
             "customer",

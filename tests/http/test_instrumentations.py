@@ -19,11 +19,13 @@ RIGHT = [((100, 20), True)]
 
 
 def ask(url):
+    """Make a call whose answer is read at once."""
     with httpx.Client() as client:
         assert CHAT == client.post(url + PATH, json=ASKED).json()
 
 
 def stream(url):
+    """Make a call whose answer is streamed."""
     with httpx.Client() as client, client.stream("POST", url + PATH, json=ASKED) as response:
         return response.read()
 

@@ -2,46 +2,12 @@ from decimal import Decimal
 
 import pytest
 
-from token_handlers.reporting.amounts import counted, dollars, percent, short, usd, usd_column
-
-
-@pytest.mark.parametrize(
-    ("cost", "expected"),
-    [
-        (None, "unknown"),
-        ("0", "0.00"),
-        ("0E-18", "0.00"),
-        ("1E-18", "0.000000000000000001"),
-        ("0.00001725", "0.00001725"),
-        ("0.00012963", "0.0001296"),
-        ("0.0031875", "0.003188"),
-        ("0.5", "0.50"),
-        ("0.50319", "0.5032"),
-        ("0.99996", "1.00"),
-        ("3", "3.00"),
-        ("12.3456", "12.35"),
-        ("1234.5", "1,234.50"),
-        ("20706", "20,706.00"),
-        ("123456789.123456789", "123,456,789.12"),
-        ("1E+12", "1,000,000,000,000.00"),
-    ],
-)
-def test_usd(cost, expected):
-    """People see four significant digits and all dollars, never an exponent, and never nothing for something."""
-    assert expected == usd(None if cost is None else Decimal(cost))
+from token_handlers.reporting.amounts import counted, dollars, percent, short
 
 
 def test_dollars():
     """An amount in a sentence has a dollar sign, one that is not known has none."""
     assert ("$3.00", "-$0.50", "unknown") == (dollars(Decimal(3)), dollars(Decimal("-0.5")), dollars(None))
-
-
-def test_a_column():
-    """In a column the points stand below each other, and what is not known is said."""
-    assert ["    0.003188", "1,234.50    ", "unknown     "] == usd_column(
-        [Decimal("0.0031875"), Decimal("1234.5"), None]
-    )
-    assert [] == usd_column([])
 
 
 @pytest.mark.parametrize(

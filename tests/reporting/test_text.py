@@ -78,7 +78,7 @@ def test_one_amount_is_one_text():
     groups = {"a": UsageTotals(cost=Decimal("0.50319")), "b": UsageTotals(cost=Decimal("12.3"))}
     total = UsageTotals(cost=Decimal("12.80319"))
 
-    assert ["12.30  ", " 0.5032", "12.80  "] == [row[-1] for row in totals_table("model", groups, total).rows]
+    assert ["12.30", " 0.5032", "12.80"] == [row[-1] for row in totals_table("model", groups, total).rows]
 
 
 def test_remedies():

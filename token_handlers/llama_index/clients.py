@@ -46,13 +46,14 @@ def _arequest(
     wrapped: Callable[..., Awaitable[Any]], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Awaitable[Any]:
     batch = _batch(args, kwargs)
-    pending = wrapped(*args, **kwargs)
-    return pending if batch is None else _awaited(batch, pending)
+    return wrapped(*args, **kwargs) if batch is None else _awaited(batch, wrapped, args, kwargs)
 
 
-async def _awaited(batch: EmbeddingBatch, pending: Awaitable[Any]) -> Any:
+async def _awaited(
+    batch: EmbeddingBatch, wrapped: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     with _sending(batch):
-        response = await pending
+        response = await wrapped(*args, **kwargs)
     shielded(embeddings.sent)(batch, response)
     return response
 

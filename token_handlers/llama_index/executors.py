@@ -12,16 +12,17 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from token_handlers.llama_index.wraps import replace
+from token_handlers.llama_index.wraps import is_replaced, replace
 
 
 def watch(module: ModuleType) -> None:
     """Have a module of LlamaIndex carry the context into threads, where it does not know of contexts."""
-    if "contextvars" in vars(module) or "copy_context" in vars(module):
+    names = vars(module)
+    if "contextvars" in names or "copy_context" in names or is_replaced(module, "asyncio"):
         return
-    if vars(module).get("asyncio") is asyncio:
+    if names.get("asyncio") is asyncio:
         replace(module, "asyncio", _CarryingAsyncio("asyncio"))
-    if "concurrent" in vars(module):
+    if "concurrent" in names:
         replace(module, "concurrent", _CarryingConcurrent("concurrent"))
 
 

@@ -40,15 +40,28 @@ def restore() -> None:
 def wrap(owner: Any, name: str, wrapper: Wrapper) -> None:
     """Put a wrapper around a function of a class or module, once; nothing where it has none of that name."""
     original = owner.__dict__.get(name)
-    if original is not None:
-        replace(owner, name, wrapt.FunctionWrapper(original, wrapper))
+    if original is None or is_replaced(owner, name):
+        return
+
+    def while_attached(
+        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        is_ours = any(entry[3] is made for entry in _replaced)  # not one that `restore` had to leave in its place
+        return wrapper(wrapped, instance, args, kwargs) if is_ours else wrapped(*args, **kwargs)
+
+    made = wrapt.FunctionWrapper(original, while_attached)
+    replace(owner, name, made)
 
 
 def replace(owner: Any, name: str, ours: Any) -> None:
-    """Put something of ours in the place of a class's or module's own, once."""
-    if not any(entry[:2] == (owner, name) for entry in _replaced):
-        _replaced.append((owner, name, owner.__dict__[name], ours))
-        setattr(owner, name, ours)
+    """Put something of ours in the place of a class's or module's own."""
+    _replaced.append((owner, name, owner.__dict__[name], ours))
+    setattr(owner, name, ours)
+
+
+def is_replaced(owner: Any, name: str) -> bool:
+    """Return whether there is something of ours already."""
+    return any(entry[:2] == (owner, name) for entry in _replaced)
 
 
 def _while_attached(act: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from token_handlers.counter.counter import OTHER
-from token_handlers.counter.tables import text_table
-from token_handlers.reporting.amounts import counted, percent, usd, usd_column
+from token_handlers.counter.tables import text_table, usd, usd_column
+from token_handlers.reporting.amounts import counted, percent
 from token_handlers.usage import UsageTotals
 
 Row = tuple[str | int, ...]

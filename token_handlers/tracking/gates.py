@@ -96,11 +96,12 @@ def _wrap(module: ModuleType) -> None:
 
 def _gated(original: Callable[..., Any], read: Read) -> Callable[..., Any]:
     def request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = original.__get__(self, type(self))  # another wrap may stand here, which has to see whose method it is
         call = _open(self, args, kwargs, read) if state.checked and gated.get() is None else None
         if call is None:
-            return original(self, *args, **kwargs)
+            return bound(*args, **kwargs)
         with _passing(call):
-            answer = original(self, *args, **kwargs)
+            answer = bound(*args, **kwargs)
         return _awaited(call, answer) if isawaitable(answer) else answer
 
     return request
@@ -138,7 +139,7 @@ def _open(client: Any, args: tuple[Any, ...], kwargs: dict[str, Any], read: Read
     if not any(found):
         found = [open_call(request) for open_call in sdk_owner]
     call = next((call for call in found if call is not None), None)
-    if not isinstance(call, SDKCall) or call.holds is not None:
+    if not isinstance(call, SDKCall) or call.reservations is not None:
         return None
     call.is_gated = True
     call.note_body(body)

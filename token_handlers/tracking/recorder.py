@@ -40,7 +40,7 @@ def finish(call: Call, verdict: Verdict) -> None:
         return
     try:
         if call.answers:
-            verdict = billed_by_answers(call, verdict)
+            verdict = shielded(billed_by_answers)(call, verdict) or verdict
         if isinstance(verdict, Discard):
             _undo(call)
             return
