@@ -242,13 +242,15 @@ def test_calls_without_events(ledger, make_budget):
 
 
 def test_calls_that_nobody_sees(make_budget):
-    """Without events, and through a client that is not watched, a call can't be refused; it is booked all the same."""
+    """Without events, and without any client that is watched, a call is refused before its method does anything."""
     llm, budget = Silent(), make_budget(max_requests=1)
-    with track_tokens(budget=budget):
+    with track_tokens(budget=budget) as counter:
         llm.structured_predict(Weather, PROMPT, city="Rome")
-        llm.structured_predict(Weather, PROMPT, city="Rome")
-        with pytest.raises(BudgetExceeded, match="max_requests=1: 2 spent"):
-            llm.chat(MESSAGES)
+        for call in (lambda: llm.structured_predict(Weather, PROMPT, city="Rome"), lambda: llm.chat(MESSAGES)):
+            with pytest.raises(BudgetExceeded, match="max_requests=1: 1 spent"):
+                call()
+
+    assert (1, 1) == (counter.successful_requests, counter.estimated_requests)
 
 
 SHAPES = {

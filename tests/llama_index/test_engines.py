@@ -22,7 +22,7 @@ from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.schema import NodeWithScore, TextNode
 
 from tests.support.llama_index_clients import Weather, make_embedder, make_llm, no_swallowed_faults, run
-from token_handlers import shared_counter, track_tokens
+from token_handlers import Budget, BudgetExceeded, shared_counter, track_tokens
 from token_handlers.llama_index import report_stream_usage
 
 # llama-index-workflows walks over the attributes of agents, which are pydantic models, and asks what it deprecates
@@ -101,26 +101,70 @@ async def test_async_query_engines_equal_the_bill(ledger):
 
 
 def test_a_query_read_after_its_scope(ledger):
-    """Its LLM call starts when it is read: in no scope it still reaches the shared counter."""
-    with track_tokens() as counter:
-        engine = make_index(ledger).as_query_engine(llm=report_stream_usage(make_llm(ledger)), streaming=True)
+    """Its LLM call starts when it is read, and belongs to the block of the query all the same, labels and all."""
+    records, before = [], shared_counter().prompt_tokens
+    index = make_index(ledger)
+    with track_tokens(user="ada", sinks=[records.append]) as counter:
+        engine = index.as_query_engine(llm=report_stream_usage(make_llm(ledger)), streaming=True)
         response = engine.query("What is big?")
-    before = shared_counter().prompt_tokens
+    assert 0 == counter.prompt_tokens
     "".join(response.response_gen)
 
-    assert 0 == counter.prompt_tokens
+    assert bill_of(ledger)[1:3] == count_of(counter)[1:3]
     assert bill_of(ledger)[1] == shared_counter().prompt_tokens - before > 0
+    assert ["ada"] * 2 == [record.user for record in records]
 
 
-def test_a_query_read_in_another_scope(ledger):
-    """In the reader's scope it is the reader's."""
-    with track_tokens():
+async def test_an_async_query_read_after_its_scope(ledger):
+    """The same where the stream is asynchronous."""
+    with track_tokens() as counter:
         engine = make_index(ledger).as_query_engine(llm=report_stream_usage(make_llm(ledger)), streaming=True)
-        response = engine.query("What is big?")
+        response = await engine.aquery("What is big?")
+    assert [piece async for piece in response.response_gen]
+
+    assert bill_of(ledger) == count_of(counter)
+
+
+def test_queries_read_in_other_scopes(ledger):
+    """Two queries whose streams are read by turns, in a third block, count each in its own."""
+    engine = make_index(ledger).as_query_engine(llm=report_stream_usage(make_llm(ledger)), streaming=True)
+    with track_tokens() as first:
+        one = engine.query("What is big?")
+    with track_tokens() as second:
+        other = engine.query("Which of the boats is small?")
+    with track_tokens() as reader:
+        for pieces in zip(one.response_gen, other.response_gen, strict=False):
+            assert pieces
+        list(one.response_gen)
+        list(other.response_gen)
+
+    assert 0 == reader.total_tokens
+    assert 2 == first.successful_requests == second.successful_requests  # the question's embedding, and the answer
+    assert bill_of(ledger)[1] == first.prompt_tokens + second.prompt_tokens
+
+
+def test_a_query_made_outside_counts_where_it_is_read(ledger):
+    """A query that no block was around is counted in the block that reads its stream."""
+    engine = make_index(ledger).as_query_engine(llm=report_stream_usage(make_llm(ledger)), streaming=True)
+    response = engine.query("What is big?")
     with track_tokens() as reader:
         "".join(response.response_gen)
 
     assert bill_of(ledger)[1] == reader.prompt_tokens > 0
+
+
+def test_a_budget_of_the_query_refuses_its_stream(ledger):
+    """The limit of the block of the query holds for what its stream sends, which then is not sent."""
+    index = make_index(ledger)
+    with track_tokens(budget=Budget(max_requests=1)) as counter:  # the embedding of the question
+        engine = index.as_query_engine(llm=report_stream_usage(make_llm(ledger)), streaming=True)
+        response = engine.query("What is big?")
+    sent = ledger.total().requests
+    with pytest.raises(BudgetExceeded):
+        "".join(response.response_gen)
+
+    assert sent == ledger.total().requests
+    assert 1 == counter.successful_requests
 
 
 @pytest.mark.usefixtures("_tidy")

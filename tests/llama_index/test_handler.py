@@ -162,6 +162,19 @@ def test_a_handler_that_comes_in_the_middle(ledger):
     assert 1 == counter.successful_requests
 
 
+def test_a_handler_that_alone_comes_in_the_middle():
+    """Where nothing else tracks the call, it is opened at its end, and counted by what that carries."""
+    usage = {"usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}}
+    handler = LlamaIndexTokenHandler()
+    llm = Answering(answers=(answer(usage), answer(usage)), callback_manager=CallbackManager([]))
+    stream = llm.stream_chat(MESSAGES)
+    next(stream)
+    llm.callback_manager.handlers = [handler]
+    list(stream)
+
+    assert (15, 1, 0) == (handler.total_llm_token_count, handler.successful_requests, handler.estimated_requests)
+
+
 def test_ends_that_mean_nothing():
     """Ends without start and answer, and events of other kinds, count nothing and raise nothing."""
     handler = LlamaIndexTokenHandler()

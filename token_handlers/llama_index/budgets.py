@@ -4,25 +4,16 @@ That is after the start event, which opens the call, and before the request, in 
 """
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.llama_index import calls, embeddings
 from token_handlers.llama_index.spans import current
-from token_handlers.llama_index.wraps import wrap
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.recorder import reserve
 from token_handlers.tracking.reservations import release
-from token_handlers.tracking.state import state
 
 _KINDS = ("llm", "embedding")
-
-
-def wrap_callbacks(module: ModuleType) -> None:
-    """Have the start of callbacks refuse calls, if there ever was a budget."""
-    if state.checked:
-        wrap(module.CallbackManager, "on_event_start", start)
 
 
 def start(wrapped: Callable[..., Any], manager: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,12 +1,12 @@
 """The LLM calls that have started: what their start and their chunks carried, until they end."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 from weakref import ref
 
-from token_handlers.llama_index.model_names import base_url
-from token_handlers.llama_index.text import message_pairs, response_text, sent_tools, states_usage
+from token_handlers.llama_index.model_names import base_url, model_name
+from token_handlers.llama_index.text import message_pairs, response_text, sent_tools, split_tokens, states_usage
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.frames import callers
@@ -32,6 +32,7 @@ class ModelCall(Call):
     response: Any = None
     deltas: list[str] | None = None
     reported: tuple[Any, int] | None = None
+    tokenizer: Callable[[str], Sequence[object]] | None = None  # of the handler that counts the call
     is_structured = False
     asks_itself = False  # another method of the same LLM is recorded for it, as chat is where complete calls that
     stream: ref[Any] | None = None
@@ -51,9 +52,7 @@ class ModelCall(Call):
             name = self.kwargs.get("model")
             if isinstance(name, str) and name:
                 return name
-        facts = self.model_dict or {}
-        name = facts.get("model_name") or facts.get("model")
-        return name if isinstance(name, str) and name else None
+        return model_name(self.model_dict or {}, self.instance)
 
     def provider_name(self) -> str | None:
         """Return the LLM's class name as LlamaIndex tells it, which is all that it tells of the provider."""
@@ -84,16 +83,20 @@ class ModelCall(Call):
         """Return the estimated tokens of the prompt and of an answer, by default of what was received so far."""
         prompt = self.estimate_input()
         text = self.received() if text is None else text
+        if self.tokenizer is not None:
+            return {"input_tokens": prompt.tokens, "output_tokens": split_tokens(self.tokenizer, [text])}, prompt.method
         answer = estimate_tokens(text, self.model).tokens if text else 0
         return {"input_tokens": prompt.tokens, "output_tokens": answer}, prompt.method
 
     def estimate_input(self) -> Estimate:
         """Return the prompt's estimated tokens, tools and schemas included."""
         self.describe()
+        pairs, media = ([("user", self.prompt)], False) if isinstance(self.prompt, str) else message_pairs(self.prompt)
+        if self.tokenizer is not None:
+            return Estimate(split_tokens(self.tokenizer, (text for pair in pairs for text in pair)), "custom")
         prepare(self.model)
         if isinstance(self.prompt, str):
-            return estimate_prompt([("user", self.prompt)], (), self.model)
-        pairs, media = message_pairs(self.prompt)
+            return estimate_prompt(pairs, (), self.model)
         return estimate_prompt(pairs, sent_tools(self.kwargs or {}), self.model, media=media)
 
     def estimate_prompt(self) -> int:
@@ -210,10 +213,12 @@ def hand_over(call: ModelCall) -> bool:
     other = next((other for other in _all_open() if other is not call and other.response is response), None)
     if other is None:
         return False
-    if call.child_usages is not None:
+    if call.child_usages:
         other.child_usages = [*(other.child_usages or ()), *call.child_usages]
-    elif not other.child_usages:
-        other.child_usages = None
+    for parent in (*call.parents, other):
+        if not parent.child_usages:  # this one's usage will not be among them
+            parent.child_usages = None
+    other.answers, call.answers = (*other.answers, *call.answers), ()
     if other.reservations is None:  # nothing is to slip in between this one's end and the other's
         other.reservations, call.reservations = call.reservations, None
     return True

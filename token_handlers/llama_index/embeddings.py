@@ -1,13 +1,15 @@
 """Embedding calls: by the usage in the client's own response where it is seen, else by the texts that were sent."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from token_handlers.errors import shielded
-from token_handlers.llama_index.model_names import base_url, facts_of
+from token_handlers.llama_index.filters import tracked_context
+from token_handlers.llama_index.model_names import base_url, facts_of, model_name
 from token_handlers.llama_index.models import count_for_handlers
 from token_handlers.llama_index.spans import ModelSpan
+from token_handlers.llama_index.text import split_tokens
 from token_handlers.payloads import read_payload
 from token_handlers.tokenizer.estimates import estimate_tokens, prepare
 from token_handlers.tracking.call import Call
@@ -23,9 +25,10 @@ class EmbeddingBatch(Call):
     """One batch of texts, which one request usually sends."""
 
     operation = "embeddings"
+    tokenizer: Callable[[str], Sequence[object]] | None = None  # of the handler that counts the call
 
     def __init__(self, span: ModelSpan | None, facts: Any) -> None:
-        super().__init__()
+        super().__init__(tracked_context())
         self.span = span
         self.instance = None if span is None else span.instance
         self.facts = facts
@@ -35,8 +38,8 @@ class EmbeddingBatch(Call):
     def describe(self) -> None:
         """Fill in model, provider and base URL."""
         facts = self.facts if isinstance(self.facts, dict) else {}
-        name, provider = facts.get("model_name"), facts.get("class_name")
-        self.model = name if isinstance(name, str) else None
+        provider = facts.get("class_name")
+        self.model = model_name(facts, self.instance)
         self.provider = provider if isinstance(provider, str) else None
         self.base_url = base_url(self.instance)
 
@@ -47,6 +50,8 @@ class EmbeddingBatch(Call):
     def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
         """Return the estimated tokens of the texts, with blanks for newlines as OpenAI's clients send them."""
         self.describe()
+        if self.tokenizer is not None:
+            return {"input_tokens": split_tokens(self.tokenizer, self.texts)}, "custom"
         prepare(self.model)
         found = [estimate_tokens(text.replace("\n", " "), self.model) for text in self.texts]
         method = found[0].method if found else "none"

@@ -1,31 +1,56 @@
-"""Whether a LlamaIndex call that starts here is to be recorded.
+"""Whether a LlamaIndex call that starts here is to be recorded, and in which blocks.
 
-A query engine's `StreamingResponse` starts its LLM call only when it is read, which may be after its scope was left.
-The call belongs to the scope of whoever reads it; where there is none it is still to reach the shared counter, so these
-generators are remembered until they are read or thrown away.
+A query engine's `StreamingResponse` starts its LLM call only when it is read, which may be after its block was left, or
+in another one. The call belongs to the block in which the query was made, so these generators are remembered until they
+are read or thrown away.
 """
 
+from collections.abc import AsyncGenerator, Generator, Iterator
 from inspect import isasyncgen, isgenerator
+from types import FrameType
 from typing import Any
 from weakref import ref
 
 from token_handlers.tracking.call import CallContext, current_context
-from token_handlers.tracking.scopes import active_scopes, any_scope
+from token_handlers.tracking.frames import callers
+from token_handlers.tracking.scopes import any_scope
 from token_handlers.tracking.state import state
 
 _STREAMING = ("StreamingResponse", "AsyncStreamingResponse")
-# By identity; no WeakSet, which runs Python code to say that it is empty, and is asked about every span.
-_unread: dict[int, ref[Any]] = {}
+Stream = Generator[Any, Any, Any] | AsyncGenerator[Any, Any]
 
 listening: dict[int, ref[Any]] = {}
-"""The LlamaIndexTokenHandlers that there are: with any, spans matter outside scopes too."""
+"""The LlamaIndexTokenHandlers that there are, by identity: with any, spans matter outside of blocks too."""
+
+
+class _Unread:
+    """A stream that a query has returned, until it is thrown away, and the context of the query."""
+
+    __slots__ = ("context", "frame", "stream")
+
+    def __init__(self, stream: Stream, context: CallContext) -> None:
+        self.context = context
+        self.frame: FrameType | None = getattr(stream, "gi_frame", None) or getattr(stream, "ag_frame", None)
+        self.stream = ref(stream, self._forget)
+        _unread.append(self)
+
+    def _forget(self, _: object) -> None:
+        self.frame = None
+        if self in _unread:
+            _unread.remove(self)
+
+    def is_running(self) -> bool:
+        stream = self.stream()
+        return bool(getattr(stream, "gi_running", False) or getattr(stream, "ag_running", False))
+
+
+_unread: list[_Unread] = []
 
 
 def tracked_context() -> CallContext | None:
     """Return the context of a call that starts here, or None where it is only recorded for its own handler."""
-    context = current_context()
-    tracked = context.scopes or "llamaindex" in state.automatic or (_unread and _is_read())
-    return context if tracked else None
+    context = (_context_of_query() if _unread else None) or current_context()
+    return context if context.scopes or "llamaindex" in state.automatic else None
 
 
 def may_be_tracked() -> bool:
@@ -44,23 +69,32 @@ def is_passed_on(class_name: object) -> bool:
 
 
 def watch(result: Any) -> None:
-    """Remember a streaming response that a query in a scope has returned."""
-    if type(result).__name__ in _STREAMING and active_scopes():
+    """Remember a streaming response that a query in a block has returned."""
+    if type(result).__name__ in _STREAMING:
+        context = tracked_context()
         stream = result.response_gen
-        if isgenerator(stream) or isasyncgen(stream):
-            _remember(_unread, stream)
+        if context is not None and context.scopes and (isgenerator(stream) or isasyncgen(stream)):
+            _Unread(stream, context)
 
 
 def listen(handler: Any) -> None:
     """Note that there is a handler, for as long as there is."""
-    _remember(listening, handler)
+    key = id(handler)
+    listening[key] = ref(handler, lambda _: listening.pop(key, None))
 
 
-def _remember(those: dict[int, ref[Any]], one: Any) -> None:
-    key = id(one)
-    those[key] = ref(one, lambda _: those.pop(key, None))
+def _context_of_query() -> CallContext | None:
+    """Return the context of the query whose stream is being read here: by the stack, or by the only one that is read.
+
+    A stream may make its call in a task or thread of its own, where the stack does not have it.
+    """
+    by_frame = {unread.frame: unread.context for unread in list(_unread)}
+    found = next((by_frame[frame] for frame in callers() if frame in by_frame), None)
+    if found is not None:
+        return found
+    running = list(_running())
+    return running[0].context if len(running) == 1 and not current_context().scopes else None
 
 
-def _is_read() -> bool:
-    streams = [remembered() for remembered in list(_unread.values())]
-    return any(getattr(stream, "gi_running", False) or getattr(stream, "ag_running", False) for stream in streams)
+def _running() -> Iterator[_Unread]:
+    return (unread for unread in list(_unread) if unread.is_running())

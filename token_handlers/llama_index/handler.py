@@ -1,26 +1,50 @@
 """LlamaIndexTokenHandler: the handler for a CallbackManager, under TokenCountingHandler's attribute names."""
 
+import functools
+import logging
 import os
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index_instrumentation.span import active_span_id
 
+from token_handlers.budget.budget import Budget
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import shielded
 from token_handlers.llama_index import calls, embeddings, filters, spans, workers
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingBatch
 from token_handlers.llama_index.ends import end, fail
+from token_handlers.llama_index.managers import check_handler
 from token_handlers.llama_index.models import CountsCalls
+from token_handlers.llama_index.recent import CallCounts, recent_counts
 from token_handlers.llama_index.spans import current
+from token_handlers.tracking.call import Call
+from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import evict_oldest
-from token_handlers.tracking.state import watch_frameworks
+from token_handlers.tracking.state import check_budgets, watch_frameworks
+
+_MANAGERS = "llama_index.core.callbacks.base"
+Tokenizer = Callable[[str], Sequence[object]]
 
 _MOST_EVENTS = 10_000
 _LLM, _EMBEDDING = CBEventType.LLM, CBEventType.EMBEDDING
 _IGNORED = [kind for kind in CBEventType if kind not in (_LLM, _EMBEDDING)]
+
+
+class _OfInstances:
+    """A method that LlamaIndex asks each handler for first: where that is the class itself, the error says so."""
+
+    def __init__(self, method: Callable[..., None]) -> None:
+        self._method = method
+
+    def __get__(self, handler: object, kind: type) -> Callable[..., None]:
+        if handler is None and next(callers(sys._getframe(1))).f_globals.get("__name__") == _MANAGERS:  # noqa: SLF001
+            check_handler(kind)
+        return functools.partial(self._method, handler) if handler is not None else self._method
 
 
 class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
@@ -29,12 +53,37 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
     ``counter`` is the TokenCounter to count into; without one the handler has its own. Every call also reaches the
     shared counter and the counters of the blocks around it, once. A copy of the handler is the handler itself, and in a
     worker process it sends home what it counts. Everything that a TokenCounter has is an attribute of it too.
+
+    The other arguments are TokenCountingHandler's. ``tokenizer``, which splits a text into tokens, is asked where a
+    call reports no usage. LLM or EMBEDDING among ``event_ends_to_ignore`` leaves those calls out;
+    ``event_starts_to_ignore`` changes nothing, as it changes no count there. ``verbose`` prints each call's tokens,
+    or logs them on ``logger``. ``token_budget`` is the most tokens of LLM calls: BudgetExceeded, before it is sent,
+    for a call that would pass it.
     """
 
-    def __init__(self, counter: TokenCounter | None = None) -> None:
+    def __init__(
+        self,
+        counter: TokenCounter | None = None,
+        *,
+        tokenizer: Tokenizer | None = None,
+        event_starts_to_ignore: Sequence[CBEventType] | None = None,
+        event_ends_to_ignore: Sequence[CBEventType] | None = None,
+        verbose: bool = False,
+        logger: logging.Logger | None = None,
+        token_budget: int | None = None,
+    ) -> None:
         if counter is not None and not isinstance(counter, TokenCounter):
-            raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
-        super().__init__(_IGNORED, _IGNORED)
+            hint = "; a tokenizer is given by its name: tokenizer=..." if callable(counter) else ""
+            raise TypeError(f"counter must be a TokenCounter, not {counter!r}{hint}")
+        if tokenizer is not None and not callable(tokenizer):
+            raise TypeError(f"tokenizer must be a callable that splits a text into tokens, not {tokenizer!r}")
+        ignored = list(event_ends_to_ignore or ())
+        super().__init__(_IGNORED + ignored, _IGNORED + ignored)
+        self.counts_llms, self.counts_embeddings = _LLM not in ignored, _EMBEDDING not in ignored
+        self.tokenizer, self.token_budget = tokenizer, token_budget
+        self._budget = None if token_budget is None else Budget(max_tokens=token_budget)
+        if self._budget is not None:
+            check_budgets()
         watch_frameworks()
         filters.listen(self)
         self.counter: TokenCounter = counter if counter is not None else TokenCounter()
@@ -42,6 +91,26 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
         self._events: dict[str, ModelCall | EmbeddingBatch | None] = {}
         # A handler that is in a manager twice sees each event twice.
         self._again: list[str] = []
+        self._recent = recent_counts(self.counter)
+        self._recent.announce(logger, verbose=verbose)
+
+    def count(self, call: Call) -> None:
+        """Count a call, hold it to this handler's budget, and have its estimate made by this handler's tokenizer."""
+        super().count(call)
+        if self._budget is not None and call.operation != "embeddings" and self._budget not in call.budgets:
+            call.budgets = (*call.budgets, self._budget)
+        if self.tokenizer is not None and isinstance(call, ModelCall | EmbeddingBatch):
+            call.tokenizer = self.tokenizer
+
+    @property
+    def llm_token_counts(self) -> "list[CallCounts]":
+        """The tokens of the last 1,000 LLM calls, without their texts."""
+        return self._recent.llm_calls()
+
+    @property
+    def embedding_token_counts(self) -> "list[CallCounts]":
+        """The tokens of the last 1,000 embedding requests, without their texts."""
+        return self._recent.embeddings()
 
     @property
     def prompt_llm_token_count(self) -> int:
@@ -64,8 +133,11 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
         return self.counter.embedding_tokens
 
     def reset_counts(self) -> None:
-        """Set everything to zero."""
+        """Set everything to zero, and begin the budget again."""
         self.counter.reset()
+        self._recent.clear()
+        if self._budget is not None:
+            self._budget = Budget(max_tokens=self.token_budget)
 
     def __repr__(self) -> str:
         return str(self.counter)
@@ -79,6 +151,7 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrive, (tuple(workers.address_of(self, self.counter)),)
 
+    @_OfInstances
     def start_trace(self, trace_id: str | None = None) -> None:
         """Traces carry no usage."""
 
@@ -106,7 +179,7 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
         watch_frameworks()
         call = _llm_call(payload, event_id) if event_type is _LLM else _embedding_call(payload, event_id)
         if call is not None:
-            call.count_for(self.counter)
+            self.count(call)
         self._events[event_id] = call
         if len(self._events) > _MOST_EVENTS:  # LlamaIndex leaves events open where a batch of embeddings failed
             self._events.pop(next(iter(self._events)), None)
@@ -144,7 +217,7 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
             call = ModelCall(None)
             call.operation = _operation(payload)
             call.prompt = _prompt(payload)
-        call.count_for(self.counter)
+        self.count(call)
         return call
 
 

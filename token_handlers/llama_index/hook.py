@@ -3,7 +3,7 @@
 import threading
 from types import ModuleType
 
-from token_handlers.llama_index import budgets, clients, nested, uninstrumented, wraps
+from token_handlers.llama_index import clients, executors, managers, nested, uninstrumented, wraps
 from token_handlers.llama_index.dispatcher import EventRecorder, SpanRecorder
 from token_handlers.llama_index.owners import owner_of
 from token_handlers.tracking.answers import request_owners
@@ -14,9 +14,11 @@ _attaching = threading.Lock()
 _attached = False
 
 _WRAPS = {
-    "llama_index.core.callbacks.base": budgets.wrap_callbacks,
+    "llama_index.core.callbacks.base": managers.watch,
     "llama_index.core.base.llms.base": uninstrumented.watch,
     "llama_index.core.multi_modal_llms.base": uninstrumented.watch,
+    "llama_index.core.tools.function_tool": executors.watch,
+    "llama_index.core.async_utils": executors.watch,
     "openai._base_client": clients.wrap_sdk,
 }
 

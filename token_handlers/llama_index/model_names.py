@@ -1,8 +1,10 @@
 """What LlamaIndex's LLMs and embedding models say of themselves."""
 
+from collections.abc import Mapping
 from typing import Any
 
 _BASE_URLS = ("api_base", "base_url", "azure_endpoint", "endpoint", "endpoint_url")
+_UNKNOWN = "unknown"
 _MOST_TYPES = 1_000
 _url_fields: dict[type, tuple[str, ...]] = {}
 
@@ -16,6 +18,15 @@ def facts_of(instance: Any) -> dict[str, Any]:
     name = getattr(instance, "class_name", None)
     model = getattr(instance, "model", None) or getattr(instance, "model_name", None)
     return {"class_name": name() if callable(name) else type(instance).__name__, "model_name": model}
+
+
+def model_name(facts: Mapping[str, Any], instance: object) -> str | None:
+    """Return the name of an LLM's or embedding model's model; of one that has none, as mocks do, its class's name.
+
+    LlamaIndex's own fields say "unknown" where an integration does not fill them, as Jina's, which has a ``model``.
+    """
+    stated = (facts.get("model_name"), facts.get("model"), getattr(instance, "model", None), facts.get("class_name"))
+    return next((name for name in stated if isinstance(name, str) and name and name != _UNKNOWN), None)
 
 
 def base_url(instance: Any) -> str | None:

@@ -8,7 +8,18 @@ from token_handlers.tracking.call import Call
 
 
 class CountsCalls(UsageAttributes):
-    """What our callback handlers have in common, apart from LlamaIndex's base class: a counter."""
+    """What our callback handlers have in common, apart from LlamaIndex's base class: a counter.
+
+    ``counts_llms`` and ``counts_embeddings`` are False where the user has it ignore these events.
+    """
+
+    counts_llms = True
+    counts_embeddings = True
+
+    def count(self, call: Call) -> None:
+        """Count a call."""
+        if self.counts_embeddings if call.operation == "embeddings" else self.counts_llms:
+            call.count_for(self.counter)
 
 
 def is_counted(instance: Any) -> bool:
@@ -22,5 +33,5 @@ def count_for_handlers(call: Call | None, instance: Any) -> bool:
     ours = [handler for handler in getattr(manager, "handlers", ()) if isinstance(handler, CountsCalls)]
     if call is not None:
         for handler in ours:
-            call.count_for(handler.counter)
+            handler.count(call)
     return bool(ours)

@@ -6,6 +6,7 @@ from token_handlers.http import ProviderRequest
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.spans import ModelSpan, current
+from token_handlers.llama_index.uninstrumented import call_in
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.frames import callers
 
@@ -41,7 +42,7 @@ def owner_here() -> ModelCall | ModelSpan | None:
         return None
     around = [] if span is None else list(span.chain())
     for frame in callers():
-        call = calls.reading(frame)
+        call = calls.reading(frame) or call_in(frame)
         if call is None and frame.f_code.co_name in _SPAN_CODE and frame.f_globals.get("__name__") == _DISPATCHER:
             span_id = frame.f_locals.get("id_")
             call = calls.find(span_id, None)

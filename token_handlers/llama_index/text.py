@@ -1,6 +1,6 @@
 """The text in LlamaIndex's messages and responses, for estimates alone."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 _MEDIA = ("image", "audio", "video", "document")
@@ -70,6 +70,11 @@ def _older_calls(kwargs: Any) -> Iterable[str]:
 
 def _get(thing: Any, name: str) -> Any:
     return thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
+
+
+def split_tokens(tokenizer: Callable[[str], Sequence[object]], texts: Iterable[str]) -> int:
+    """Return the number of tokens into which a handler's own tokenizer splits texts."""
+    return sum(len(tokenizer(text)) for text in texts if text)
 
 
 class StructuredAnswer:

@@ -8,8 +8,8 @@ is not recorded beside it.
 import functools
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from inspect import isasyncgen, iscoroutinefunction, isfunction
-from types import FunctionType, ModuleType
+from inspect import isasyncgen, iscoroutinefunction, isfunction, isgenerator
+from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 import wrapt
@@ -216,6 +216,14 @@ def _sent_structured(arguments: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]
     return (form(**arguments) if callable(form) else ()), kwargs
 
 
+def call_in(frame: FrameType) -> ModelCall | None:
+    """Return the call of a watched method that this frame runs; LlamaIndex has no span around some of them."""
+    if frame.f_code.co_name != "method" or frame.f_globals is not globals():
+        return None
+    call = frame.f_locals.get("call")
+    return call if isinstance(call, ModelCall) else None
+
+
 async def _awaited(call: ModelCall, pending: Awaitable[Any]) -> Any:
     try:
         return await pending
@@ -244,6 +252,8 @@ def _read(call: ModelCall, chunks: Iterator[Any]) -> Iterator[Any]:
             _receive(call, chunk)
             yield chunk
     except BaseException as error:
+        if isinstance(error, GeneratorExit) and isgenerator(chunks):
+            chunks.close()  # now and not after us: the provider's answer is then seen as far as it came
         shielded(fail)(call, error)
         raise
     shielded(end)(call, call.response)
@@ -255,6 +265,8 @@ async def _aread(call: ModelCall, chunks: AsyncIterator[Any]) -> AsyncIterator[A
             _receive(call, chunk)
             yield chunk
     except BaseException as error:
+        if isinstance(error, GeneratorExit) and isasyncgen(chunks):
+            await chunks.aclose()  # as above
         shielded(fail)(call, error)
         raise
     shielded(end)(call, call.response)

@@ -1,4 +1,4 @@
-"""Functions of other packages that we put one of ours around while we are attached, and give back."""
+"""What of other packages we put something of ours around, or in its place, while we are attached, and give back."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], A
 
 _attached = False
 _watched: set[str] = set()
-_wrapped: list[tuple[Any, str, Any]] = []
+_replaced: list[tuple[Any, str, Any, Any]] = []
 
 
 def attach(by_module: Mapping[str, Callable[[ModuleType], None]]) -> None:
@@ -31,27 +31,37 @@ def restore() -> None:
     """Give every function back; a wrap that someone else has wrapped in turn stays, and finds nothing to do."""
     global _attached  # noqa: PLW0603 (as above)
     _attached = False
-    for owner, name, wrapper in _wrapped:
-        if owner.__dict__.get(name) is wrapper:
-            setattr(owner, name, wrapper.__wrapped__)
-    _wrapped.clear()
+    for owner, name, original, ours in _replaced:
+        if owner.__dict__.get(name) is ours:
+            setattr(owner, name, original)
+    _replaced.clear()
 
 
 def wrap(owner: Any, name: str, wrapper: Wrapper) -> None:
     """Put a wrapper around a function of a class or module, once; nothing where it has none of that name."""
     original = owner.__dict__.get(name)
-    if original is None or any(entry[:2] == (owner, name) for entry in _wrapped):
+    if original is None or is_replaced(owner, name):
         return
 
     def while_attached(
         wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        is_ours = any(entry[2] is made for entry in _wrapped)  # not one that `restore` had to leave in its place
+        is_ours = any(entry[3] is made for entry in _replaced)  # not one that `restore` had to leave in its place
         return wrapper(wrapped, instance, args, kwargs) if is_ours else wrapped(*args, **kwargs)
 
     made = wrapt.FunctionWrapper(original, while_attached)
-    setattr(owner, name, made)
-    _wrapped.append((owner, name, made))
+    replace(owner, name, made)
+
+
+def replace(owner: Any, name: str, ours: Any) -> None:
+    """Put something of ours in the place of a class's or module's own."""
+    _replaced.append((owner, name, owner.__dict__[name], ours))
+    setattr(owner, name, ours)
+
+
+def is_replaced(owner: Any, name: str) -> bool:
+    """Return whether there is something of ours already."""
+    return any(entry[:2] == (owner, name) for entry in _replaced)
 
 
 def _while_attached(act: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:

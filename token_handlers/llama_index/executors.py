@@ -1,0 +1,75 @@
+"""Older versions of LlamaIndex run sync tools, and coroutines beside a running loop, without their caller's context.
+
+What these ask an LLM would belong to no block and no budget. There the context is carried along; versions that carry it
+themselves, which is llama-index-core from 0.14.22 on (coroutines: somewhat earlier), are left as they are.
+"""
+
+import asyncio
+import concurrent.futures
+import contextvars
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from token_handlers.llama_index.wraps import is_replaced, replace
+
+
+def watch(module: ModuleType) -> None:
+    """Have a module of LlamaIndex carry the context into threads, where it does not know of contexts."""
+    names = vars(module)
+    if "contextvars" in names or "copy_context" in names or is_replaced(module, "asyncio"):
+        return
+    if names.get("asyncio") is asyncio:
+        replace(module, "asyncio", _CarryingAsyncio("asyncio"))
+    if "concurrent" in names:
+        replace(module, "concurrent", _CarryingConcurrent("concurrent"))
+
+
+class _CarryingAsyncio(ModuleType):
+    """The module asyncio, whose running loop's executors keep the context."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    def get_running_loop(self) -> "_CarryingLoop":
+        return _CarryingLoop(asyncio.get_running_loop())
+
+
+class _CarryingLoop:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def run_in_executor(
+        self, executor: concurrent.futures.Executor | None, function: Callable[..., object], *args: object
+    ) -> asyncio.Future[Any]:
+        run = contextvars.copy_context().run
+        return self._loop.run_in_executor(executor, partial(run, function, *args))
+
+
+class _CarryingConcurrent(ModuleType):
+    """The module concurrent, whose threads keep the context."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(concurrent, name)
+
+    @property
+    def futures(self) -> "_CarryingFutures":
+        return _CarryingFutures("concurrent.futures")
+
+
+class _CarryingFutures(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        return getattr(concurrent.futures, name)
+
+    @property
+    def ThreadPoolExecutor(self) -> "type[_CarryingExecutor]":  # noqa: N802 (as it is called there)
+        return _CarryingExecutor
+
+
+class _CarryingExecutor(concurrent.futures.ThreadPoolExecutor):
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "concurrent.futures.Future[Any]":
+        return super().submit(contextvars.copy_context().run, fn, *args, **kwargs)

@@ -1,0 +1,38 @@
+"""CallbackManagers: what of ours is no callback handler of LlamaIndex's is refused where it is given to one."""
+
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any
+
+from token_handlers.counter.attributes import UsageAttributes
+from token_handlers.counter.counter import TokenCounter
+from token_handlers.llama_index import budgets
+from token_handlers.llama_index.models import CountsCalls
+from token_handlers.llama_index.wraps import wrap
+from token_handlers.tracking.state import state
+
+
+def watch(module: ModuleType) -> None:
+    """Check what managers are given, and their calls against budgets if there ever was one."""
+    for name in ("__init__", "add_handler", "set_handlers"):
+        wrap(module.CallbackManager, name, _given)
+    if state.checked:
+        wrap(module.CallbackManager, "on_event_start", budgets.start)
+
+
+def check_handler(handler: object) -> None:
+    """Raise a TypeError for what is meant to count calls, and is no LlamaIndexTokenHandler."""
+    if isinstance(handler, type) and issubclass(handler, CountsCalls):
+        raise TypeError(f"a CallbackManager takes an instance: {handler.__name__}(), not the class {handler.__name__}")
+    if isinstance(handler, TokenCounter):
+        raise TypeError("a CallbackManager takes LlamaIndexTokenHandler(counter), not a TokenCounter itself")
+    kind = handler if isinstance(handler, type) else type(handler)
+    if issubclass(kind, UsageAttributes) and not issubclass(kind, CountsCalls):
+        raise TypeError(f"a CallbackManager takes a LlamaIndexTokenHandler, not LangChain's {kind.__name__}")
+
+
+def _given(wrapped: Callable[..., Any], manager: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    for given in (*args, *kwargs.values()):
+        for handler in given if isinstance(given, Iterable) and not isinstance(given, type) else (given,):
+            check_handler(handler)
+    return wrapped(*args, **kwargs)
