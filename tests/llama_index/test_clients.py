@@ -29,16 +29,16 @@ def _no_faults():
     assert not any(isinstance(call, calls.ModelCall) for call in open_calls)
 
 
-def piece(text, **more):
-    """Return an answer of Gemini's."""
-    content = {"role": "model", "parts": [{"text": text}]}
-    return {"candidates": [{"content": content, "index": 0}], "modelVersion": "gemini-2.5-flash", **more}
+def piece(text, end=None, **more):
+    """Return an answer of Gemini's, or a piece of one: the last says why it ended."""
+    candidate = {"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": end, "index": 0}
+    return {"candidates": [candidate], "modelVersion": "gemini-2.5-flash", **more}
 
 
 THOUGHT = {"promptTokenCount": 30, "candidatesTokenCount": 9, "thoughtsTokenCount": 40, "totalTokenCount": 79}
 FIRST = {"promptTokenCount": 30, "thoughtsTokenCount": 40, "totalTokenCount": 70}
 ANSWER = '{"city": "Rome", "degrees": 30}'
-EVENTS = [piece(ANSWER, usageMetadata=FIRST), piece("", usageMetadata=THOUGHT)]
+EVENTS = [piece(ANSWER, usageMetadata=FIRST), piece("", "STOP", usageMetadata=THOUGHT)]
 FILLED = {
     "id": "f",
     "object": "chat.completion",
@@ -52,7 +52,7 @@ FILLED = {
 @pytest.fixture
 def provider():
     """A server that answers as Gemini and as Mistral do."""
-    whole = piece(ANSWER, usageMetadata=THOUGHT)
+    whole = piece(ANSWER, "STOP", usageMetadata=THOUGHT)
     with replying(generateContent=whole, streamGenerateContent=EVENTS, completions=FILLED) as replies:
         yield replies
 

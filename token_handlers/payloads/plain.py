@@ -34,7 +34,9 @@ _ANYWHERE = ("global", "not_available")
 _METADATA = frozenset({"token_usage", "usage", "model_name", "model", "model_provider", "service_tier",
                        "system_fingerprint", "id", "finish_reason", "logprobs", "object", "created", "created_at",
                        "status", "metadata", "type", "role", "stop_reason", "stop_sequence", "stop_details",
-                       "container", "diagnostics", "safety_ratings", "incomplete_details", "user"})  # fmt: skip
+                       "container", "context_management", "diagnostics", "safety_ratings", "prompt_feedback",
+                       "incomplete_details", "user", "done", "done_reason", "total_duration", "load_duration",
+                       "prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration"})  # fmt: skip
 _SHOWING_FEES = frozenset({"tool_outputs", "annotations", "executed_tools"})
 _BLOCKS = frozenset({"text", "tool_use", "thinking", "redacted_thinking", "reasoning", "refusal", "function_call",
                      "tool_call", "TextBlock", "ToolUseBlock", "ThinkingBlock", "RedactedThinkingBlock"})  # fmt: skip
