@@ -103,7 +103,7 @@ def test_usage_with_content_is_not_final_when_the_stream_is_cut():
 
 def test_anthropics_beginning_alone_is_not_final():
     """message_start states the prompt; message_delta, which has not come, the output."""
-    assert ((100, 1), False) == fed(
+    assert ((100, None), False) == fed(
         sse(MESSAGE_STREAM[:3]), api="messages", provider="anthropic", content_type=SSE, is_whole=False
     )
 
