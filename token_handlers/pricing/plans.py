@@ -251,7 +251,10 @@ class Plan:
             steps = total(*counts.values())
         except TypeError:  # a count that is no number
             steps, doubtful = None, ()
-        cost = self._exact(counts) if type(steps) is not int or steps >= _ROUNDED else self.usd(steps)
+        if type(steps) is not int or steps >= _ROUNDED:
+            cost = self._exact(counts)
+        else:
+            cost = _CONTEXT.multiply(steps, self._tiers.step) if steps else _FREE
         doubts = self._sheet.doubts
         if doubtful:
             counted = [name for name in doubtful if counts[name]]
@@ -259,25 +262,6 @@ class Plan:
                 return None
             doubts = doubts + [self._sheet.unit_doubts[name] for name in counted]
         return cost, tuple(doubts) if doubts else ()
-
-    def all_steps(self, names: tuple[str, ...], columns: Sequence[tuple[int, ...]]) -> int | None:
-        """Return the cost of several calls together, as a number of equal steps; their counts have the same names.
-
-        None where that does not express it, and where one of them may be an estimate.
-        """
-        try:
-            total, doubtful = self._compiled.get(names) or self._compile(names)
-            each = list(map(total, *columns))
-            steps = sum(each)  # type: ignore[arg-type]  # a None is what the except clause is for
-        except TypeError:
-            return None
-        if self._sheet.doubts or any(any(columns[names.index(name)]) for name in doubtful):
-            return None
-        return steps if type(steps) is int and max(each) < _ROUNDED else None  # type: ignore[type-var]
-
-    def usd(self, steps: int) -> Decimal:
-        """Return what so many steps are."""
-        return _CONTEXT.multiply(steps, self._tiers.step) if steps else _FREE
 
     def parts(self, counts: Mapping[str, int], model: str | None = None) -> tuple[CostPart, ...]:
         """Return what each counted unit cost and by which rate; together that is the cost."""
