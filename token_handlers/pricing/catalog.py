@@ -268,6 +268,7 @@ def _sheet(entry: Entry, served: Served, correction: corrections.Correction | No
     if not sells_itself and corrections.is_added(served.seller, served.name):
         sheet.source = corrections.OUR_SOURCE
     corrections.correct(sheet, correction)
+    corrections.doubt_long_prompts(sheet, served)
     adjustments.adjust(sheet, entry.model, served, sells_itself=sells_itself)
     price_kinds(sheet, served)
     fees.add_fees(sheet, served)

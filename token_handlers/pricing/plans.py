@@ -105,7 +105,8 @@ class RateSheet:
     """The rates that hold for a call, by price key, and what is not certain about them.
 
     ``doubts`` hold for every call; ``unit_doubts``, by a count of Usage, for calls in which it is not 0. ``notes`` say
-    which rate a price key has. ``place_is_set``: a user's multiplier names the place, and takes the place of ours.
+    which rate a price key has. ``long_prompts`` are doubted above so many input tokens, for that reason.
+    ``place_is_set``: a user's multiplier names the place, and takes the place of ours.
     """
 
     rates: dict[str, Rate]
@@ -114,6 +115,7 @@ class RateSheet:
     notes: dict[str, str] = field(default_factory=dict)
     source: str = "genai-prices"
     place_is_set: bool = False
+    long_prompts: tuple[int, str] | None = None
 
     def doubt(self, why: str) -> None:
         """Add why every call is an estimate."""
@@ -261,6 +263,9 @@ class Plan:
             if not cost and not self._unrated.isdisjoint(counted):
                 return None
             doubts = doubts + [self._sheet.unit_doubts[name] for name in counted]
+        if self._sheet.long_prompts is not None:
+            above, why = self._sheet.long_prompts
+            doubts = [*doubts, why] if counts.get("input_tokens", 0) > above else doubts
         return cost, tuple(doubts) if doubts else ()
 
     def parts(self, counts: Mapping[str, int], model: str | None = None) -> tuple[CostPart, ...]:
