@@ -200,11 +200,13 @@ def test_an_alias_that_may_mean_two_models_is_an_estimate():
         ("ollama", None),
         ("vllm", None),
         (None, None),
+        ("litellm", None),
     ],
 )
 def test_open_weights_are_never_openais(model, provider, base_url):
     """OpenAI sells no gpt-oss: at a server of one's own it has no price."""
     assert price(MILLION, model, provider, base_url=base_url) is None
+    assert price(MILLION, f"openai/{model}", "litellm") is None
 
 
 @pytest.mark.parametrize(("tokens", "doubts"), [(200_000, 0), (200_001, 1)])

@@ -444,12 +444,10 @@ def _table_plan(book: PriceBook, call: _Call, now: float, fees: Mapping[str, Dec
 
 
 def _served(entry: "Entry", call: _Call, now: float) -> Served:
-    from token_handlers.pricing.catalog import spellings
-
     return Served(
         seller=entry.provider.id,
         maker=entry.maker.id,
-        name=spellings(call.model or "")[-1],
+        name=entry.name,
         model=entry.model.id,
         at=datetime.fromtimestamp(now, UTC),
         provider=call.provider,
