@@ -154,8 +154,10 @@ class Document:
         value = parse(data) if is_whole else _load(data)
         if value is not None:
             self._events.ended = True
-            self._events.keep_whole(value)
-            yield value
+            if isinstance(value, dict):
+                self._events.add_whole(value)
+            else:
+                yield value
 
 
 class Lines:
@@ -265,7 +267,7 @@ def parse(data: bytes) -> Event | list[Any] | None:
 
 def _load(data: bytes) -> Event | list[Any] | None:
     try:
-        value = json.loads(data)
+        value = json.loads(data.decode())
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, (dict, list)) else None
@@ -380,20 +382,21 @@ class Events:
         self._kept: dict[str, Event] = {}
         self._whole: list[Any] | None = None
         self._sums = Increments()
-        self._is_stated = False
-        self._is_complete = False
+        self._stating: Event | None = None  # the last event with a usage of the answer so far
         self._is_outdated = False
-        self._with_content = False
+        self._is_read = False
 
     @property
     def is_curious(self) -> bool:
         """Whether even an event that says nothing of the bill is wanted: the first, and all after a usage."""
-        return self._is_stated or not self._has_begun
+        return self._stating is not None or not self._has_begun
 
     @property
     def is_final(self) -> bool:
         """Whether nothing was generated after the usage; one that came with content needs the answer's end."""
-        return self._is_stated and not self._is_outdated and (self.ended or self._is_complete)
+        if self._is_outdated or not self._is_read:
+            return False
+        return self.ended or (self._stating is not None and is_end(self._stating))
 
     def add(self, event: Event | list[Any]) -> None:
         """Take the next event."""
@@ -414,17 +417,17 @@ class Events:
             if "choices" in event and isinstance(usage, Mapping):
                 self._sums.add(usage)
             self._keep(kind, event)
-            self._is_stated, self._is_outdated = True, False
-            self._is_complete, self._with_content = is_end(event), has_content(event)
+            self._stating, self._is_outdated = event, False
 
-    def keep_whole(self, answer: Event | list[Any]) -> None:
-        """Keep an answer of one JSON value, which may state its usage in a shape that only its reader knows."""
-        if isinstance(answer, dict):
-            self._keep(event_type(answer), answer)
-            self._is_whole = True
+    def add_whole(self, answer: Event) -> None:
+        """Take an answer of one JSON value, which states its usage in whatever shape."""
+        self._note_facts(answer)
+        self._kept[""] = answer
+        self._is_whole = True
 
     def _note_rest(self, event: Event) -> None:
-        if self._is_stated and (has_content(event) or (self._with_content and is_end(event))):
+        stating = self._stating
+        if stating is not None and (has_content(event) or (is_end(event) and has_content(stating))):
             self._is_outdated = True
 
     def _keep(self, kind: str, event: Event) -> None:
@@ -467,7 +470,7 @@ class Events:
         reading = read_payload(events[0] if len(events) == 1 else events, provider)
         if reading is None:
             return None
-        self._is_stated = self._is_stated or self._is_whole
+        self._is_read = self._stating is not None or self._is_whole
         if self.is_cut:
             reading = reading._replace(doubts=(*reading.doubts, "tool calls in an answer of more than 4 MB"))
         return reading._replace(
