@@ -1,9 +1,8 @@
 """One request to a provider and its answer: opened where it is sent, answered once."""
 
 import threading
-from asyncio import current_task
+from asyncio import _get_running_loop, current_task
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple, Protocol
 
@@ -96,11 +95,8 @@ class Flow:
 
 
 def _here() -> tuple[int, int]:
-    try:
-        task = id(current_task())
-    except RuntimeError:  # no event loop runs in this thread
-        task = 0
-    return threading.get_ident(), task
+    loop = _get_running_loop()
+    return threading.get_ident(), 0 if loop is None else id(current_task(loop))
 
 
 _outer: ContextVar[Flow | None] = ContextVar("token_handlers_http_outer", default=None)
@@ -156,8 +152,10 @@ class Exchange:
         self.flow.is_over = True
         token, self._token = self._token, None
         if token is not None:
-            with suppress(ValueError):  # a coroutine that was given up is closed in another context
+            try:
                 _outer.reset(token)
+            except ValueError:  # a coroutine that was given up is closed in another context
+                self._token = None
         raw, self.flow.raw = self.flow.raw, None
         if error is None:
             return
