@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from decimal import Decimal
 from operator import add
 from typing import Annotated, Any, TypedDict
+from uuid import uuid4
 
 import httpx
 import openai
@@ -17,7 +18,7 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
@@ -30,6 +31,10 @@ from token_handlers import Budget, BudgetExceeded, get_openai_callback, install,
 from token_handlers.budget import Amounts
 from token_handlers.errors import raise_faults
 from token_handlers.langchain import LangChainTokenHandler, report_stream_usage
+from token_handlers.langchain.calls import Run
+from token_handlers.tokenizer import set_tokenizer
+from token_handlers.tracking.call import current_context
+from token_handlers.tracking.recorder import discard
 
 # langchain-openai's own, where it adds up the usage of several prompts
 pytestmark = pytest.mark.filterwarnings("ignore:Unexpected type for token usage")
@@ -419,6 +424,49 @@ def test_best_of(ledger, settings):
         legacy(ledger, **settings).invoke("hello")
 
     assert 1 == ledger.total().requests
+
+
+@pytest.mark.parametrize("model", ["gpt-4o-mini", "claude-opus-4-8"])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [HumanMessage("")],
+        [HumanMessage("hi")] * 50,
+        [SystemMessage("0A0A0A 1 2 3 \t\t" * 20), HumanMessage("Grüße, 東京, Ελλάδα, 🙂" * 20)],
+        [HumanMessage(QUESTION), AIMessage("21 degrees"), ToolMessage("21", tool_call_id="c-1")],
+    ],
+)
+def test_a_bound_is_no_less_than_the_estimate(model, messages):
+    """What is reserved without an estimate is never less than the estimate."""
+    run = Run(current_context(), uuid4(), [messages], metadata={"ls_model_name": model})
+    discard(run)
+    bound = run.prompt_bound()
+
+    assert bound is not None
+    assert run.estimate_prompt() <= bound
+
+
+@pytest.mark.parametrize(
+    ("messages", "invocation"),
+    [
+        ([HumanMessage([{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": "x"}])], {}),
+        ([AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])], {}),
+        ([HumanMessage("hi")], {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+        ([HumanMessage("hi")], {"functions": [{"name": "f"}]}),
+    ],
+)
+def test_tools_and_images_have_no_bound(messages, invocation):
+    """Such prompts are estimated at once, as those are with a tokenizer of one's own."""
+    run = Run(current_context(), uuid4(), [messages], invocation=invocation)
+    plain = Run(current_context(), uuid4(), [[HumanMessage("hi")]])
+    set_tokenizer(len)
+    try:
+        assert (None, None) == (run.prompt_bound(), plain.prompt_bound())
+    finally:
+        set_tokenizer(None)
+    assert (None, 18) == (run.prompt_bound(), plain.prompt_bound())
+    for one in (run, plain):
+        discard(one)
 
 
 @pytest.mark.parametrize("way", ["invoke", "streaming", "generate", "ainvoke"])
