@@ -55,7 +55,7 @@ def finish(call: Call, verdict: Verdict) -> None:
             _deliver(EndedCall.of(call, result, price).record, sinks)
     finally:
         if call.reservations:
-            reservations.release(call)
+            reservations.clear(call, was_sent=not isinstance(verdict, Discard))
     if fault is not None:
         absorb(fault, "reading what a call used")
 
@@ -173,7 +173,6 @@ def _show(call: Call, counters: tuple[TokenCounter, ...]) -> None:
 
 
 def _undo(call: Call) -> None:
-    reservations.release(call)
     for counter in call.shown or ():
         counter.hide(call)
 
