@@ -83,7 +83,7 @@ def test_modules_are_attributes():
     """Importing the package alone imports no other module, and its modules are there as attributes all the same."""
     program = (
         "import sys, token_handlers; print([name for name in sys.modules if name.startswith('token_handlers.')]);"
-        "import token_handlers.install; print(token_handlers.pricing.__name__, token_handlers.install.__class__.__name__)"
+        "import token_handlers.install; print(token_handlers.pricing.__name__, type(token_handlers.install).__name__)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
 

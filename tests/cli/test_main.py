@@ -81,6 +81,24 @@ def test_wrong_usage(arguments, capsys):
     assert "usage: token-handlers" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["reprot"], "report"),
+        (["report", "--ledgre", "x.db"], "--ledger"),
+        (["sessions", "--sinc", "7d", "--jsno"], "--json"),
+        (["guide", "recipe"], "recipes"),
+    ],
+)
+def test_did_you_mean(arguments, meant, capsys):
+    """A misspelt command, choice or option is answered with the one that is like it."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+
+    assert 2 == caught.value.code
+    assert capsys.readouterr().err.rstrip().endswith(f"did you mean {meant}?")
+
+
 def test_version(capsys):
     """--version names the distribution and its version."""
     with pytest.raises(SystemExit) as caught:
