@@ -41,7 +41,7 @@ def test_no_module_imports_itself_by_a_detour():
 
 
 def test_what_ls_shows():
-    """The top of the package has at most 13 modules and 14 folders beside py.typed, and none with a name that says little."""
+    """The top of the package has at most 13 modules and 14 folders; no name there is one that says nothing."""
     modules = [path.stem for path in PACKAGE.glob("*.py")]
     folders = [path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]
 

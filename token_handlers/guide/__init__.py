@@ -1,6 +1,6 @@
 """The guide: pages of Markdown that come with the package; ``token-handlers guide`` prints them."""
 
-PAGES = ("why", "recipes")
+PAGES = ("why", "recipes", "switching", "scaling")
 
 WHY = "see 'Why is my count zero, estimated or different?': token-handlers guide why"
 """What the warnings end with."""
