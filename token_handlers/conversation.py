@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from token_handlers.budget.budget import Budget
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.guide import WHY
+from token_handlers.errors import WHY
 from token_handlers.install import install
 from token_handlers.lifecycle import Warnings
 from token_handlers.pricing.calculator import Price, price_call

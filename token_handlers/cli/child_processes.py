@@ -23,8 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from token_handlers.budget.budget import Budget
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.errors import TokenHandlersError
-from token_handlers.guide import WHY
+from token_handlers.errors import WHY, TokenHandlersError
 from token_handlers.install import install
 from token_handlers.sinks.configured import add_configured_sinks, configured_fleet, configured_ledger
 from token_handlers.tracking.recorder import add_sink, remove_sink

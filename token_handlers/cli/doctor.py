@@ -4,7 +4,7 @@ import argparse
 import textwrap
 
 from token_handlers.cli.options import Commands, add_json, add_ledger, print_json
-from token_handlers.guide import WHY
+from token_handlers.errors import WHY
 
 REASONS = (
     "Nothing is tracked: no `with track_tokens()`, no handler in a callbacks list, and not `token-handlers run`.",

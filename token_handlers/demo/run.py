@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 from pydantic import SecretStr
 
-from token_handlers import TokenCounter, UsageRecord, track_tokens
+from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.tables import text_table, usd, usd_column
 from token_handlers.demo.server.billing import EMBEDDINGS, Billed
 from token_handlers.demo.server.server import LedgerServer
 from token_handlers.reporting.text import totals_json
+from token_handlers.tracking.track_tokens import track_tokens
+from token_handlers.usage import UsageRecord
 
 CALLS = {
     "langchain_calls": "LangChain: a chain, a batch of 3, two streams, a tool's loop",

@@ -10,7 +10,7 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
-from token_handlers.guide import WHY
+from token_handlers.errors import WHY
 from token_handlers.pricing.overrides import (
     Money,
     Multiplier,

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 from token_handlers.budget.limits import Amounts
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import Increment, increment, increment_of
-from token_handlers.errors import absorb, shielded
-from token_handlers.guide import WHY
+from token_handlers.errors import WHY, absorb, shielded
 from token_handlers.http import ProviderAnswer
 from token_handlers.lifecycle import Warnings, after_fork, at_exit
 from token_handlers.payloads import ReportedUsage
