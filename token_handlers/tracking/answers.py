@@ -81,9 +81,10 @@ def billed_by_answers(call: Call, verdict: Verdict) -> Verdict:
     final = [answer.usage for answer in answers if answer.usage is not None and answer.is_final]
     usage = total(final)
     if usage is not None and is_whole(usage, call.operation) and not _is_open_ended(answers):
-        if any(answer.is_lost for answer in answers):
+        lost = sum(answer.is_lost + answer.lost_attempts for answer in answers)
+        if lost or any(map(_is_silent, answers)):
             usage = usage._replace(doubts=(*usage.doubts, LOST))
-        return CallResult(usage, requests=len(final) + sum(answer.is_lost for answer in answers))
+        return CallResult(usage, requests=len(final) + lost)
     if isinstance(verdict, CallResult) and verdict.outcome == "failed":
         return Estimate(usage, interrupted=True) if _was_answered(answers) else verdict
     if isinstance(verdict, Estimate) and verdict.usage is None:
@@ -118,6 +119,11 @@ def total(usages: Sequence[ReportedUsage]) -> ReportedUsage | None:
 def _is_open_ended(answers: Sequence[ProviderAnswer]) -> bool:
     """Return whether an answer was begun that says less than was generated."""
     return any(answer.usage is not None and not answer.is_final for answer in answers)
+
+
+def _is_silent(answer: ProviderAnswer) -> bool:
+    """Return whether the provider answered without saying what that used."""
+    return answer.usage is None and not answer.is_lost and answer.status is not None and 200 <= answer.status < 300
 
 
 def _was_answered(answers: Sequence[ProviderAnswer]) -> bool:
