@@ -101,6 +101,30 @@ def test_what_a_tracker_was_given():
     assert {"inputTokens": 10, "outputTokens": 2} == get_llm_token_usage_for_session("c1")["(unknown)"]["usage"]
 
 
+def test_the_active_blocks_session():
+    """Without a session it is that of the block which is active, and outside of one an error."""
+    with track_tokens(session="s"):
+        call()
+        assert entry("openai", "gpt-4o", 441, 106) == get_llm_token_usage_for_session()["openai/gpt-4o"]
+    with pytest.raises(TypeError, match="session must be a string, not None: no block that is active here has one"):
+        get_llm_token_usage_for_session()
+
+
+def test_both_frameworks_calls_are_one_row(tmp_path):
+    """A provider that the frameworks call by different names is one, in memory and in a ledger."""
+    with SQLiteLedger(tmp_path / "ledger.db") as kept, track_tokens(session="s", sinks=[kept]):
+        call(1, 2, provider="openai")
+        call(10, 20, provider="OpenAI_LLM")
+        call(5, 5, provider="my_own")
+    expected = {"openai/gpt-4o": entry("openai", "gpt-4o", 11, 22), "my_own/gpt-4o": entry("my_own", "gpt-4o", 5, 5)}
+    in_memory = get_llm_token_usage_for_session("s")
+    shared_counter().reset()
+    with SQLiteLedger(tmp_path / "ledger.db") as kept:
+        in_ledger = get_llm_token_usage_for_session("s", ledger=kept)
+
+    assert expected == in_memory == in_ledger
+
+
 def test_labels_of_counters_are_as_before():
     """by_session has sessions alone."""
     with track_tokens(session="s") as counter:

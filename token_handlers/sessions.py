@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from typing import TypedDict
 
 from token_handlers.counter.totals import SESSION_MODEL
+from token_handlers.pricing.providers import flat, provider_id
 from token_handlers.sinks.configured import Ledger, configured_ledger
+from token_handlers.tracking.scopes import active_scopes
 from token_handlers.tracking.state import state
 from token_handlers.tracking.unread_variable import warn_if_unread
 
@@ -25,15 +27,24 @@ class LLMTokenUsage(TypedDict):
     usage: LLMTokens
 
 
-def get_llm_token_usage_for_session(session: str, *, ledger: Ledger | None = None) -> dict[str, LLMTokenUsage] | None:
-    """Return what each model was used for in a session, by 'provider/model'; None for an unknown session.
+def get_llm_token_usage_for_session(
+    session: str | None = None, *, ledger: Ledger | None = None
+) -> dict[str, LLMTokenUsage] | None:
+    """Return what each model was used for in a session, by 'provider/model'; None for a session that nobody knows.
+
+    ``session`` is by default that of the block which is active here. LangChain's and LlamaIndex's calls of one model
+    are one row: the provider is named as genai-prices names it, whatever the framework calls it.
 
     Embedding models have outputTokens 0. What was before a restart a ledger knows: this one, the one that
     AGENTSIGHT_TOKEN_LEDGER names, and those that `add_sink` was given. Without one memory answers, which holds 10,000
     pairs of session and model.
     """
+    if session is None:
+        scopes = active_scopes()
+        session = scopes[-1].labels.session if scopes else None
     if not isinstance(session, str):
-        raise TypeError(f"session must be a string, not {session!r}")
+        hint = ": no block that is active here has one" if session is None else ""
+        raise TypeError(f"session must be a string, not {session!r}{hint}")
     warn_if_unread()
     found: dict[tuple[str, str], tuple[int, int]] = {}
     for model, counts in (*_in_memory(session), *_in_ledgers(session, ledger)):
@@ -52,23 +63,35 @@ def get_llm_token_usage_for_session(session: str, *, ledger: Ledger | None = Non
     }
 
 
-_Found = Iterator[tuple[tuple[str, str], tuple[int, int]]]
+_Sums = dict[tuple[str, str], tuple[int, int]]
 
 
-def _in_memory(session: str) -> _Found:
+def _in_memory(session: str) -> Iterator[tuple[tuple[str, str], tuple[int, int]]]:
+    sums: _Sums = {}
     for value, numbers in state.counter.numbers_by(SESSION_MODEL, f"{session}\0").items():
         name, provider, model = value.rsplit("\0", 2)
         if name == session:
             sent = numbers.get("input_tokens", 0) + numbers.get("embedding_tokens", 0)
-            yield (provider, model), (sent, numbers.get("output_tokens", 0))
+            _add(sums, provider, model, sent, numbers.get("output_tokens", 0))
+    yield from sums.items()
 
 
-def _in_ledgers(session: str, given: Ledger | None) -> _Found:
+def _in_ledgers(session: str, given: Ledger | None) -> Iterator[tuple[tuple[str, str], tuple[int, int]]]:
     asked = given, configured_ledger(), *state.sinks
     for ledger in dict.fromkeys(sink for sink in asked if isinstance(sink, Ledger)):
-        sums: dict[tuple[str, str], tuple[int, int]] = {}
+        sums: _Sums = {}
         for (provider, model, _), totals in ledger.by_session_model(session).items():
-            key = provider or "", model
-            sent, received = sums.get(key, (0, 0))
-            sums[key] = sent + totals.prompt_tokens + totals.embedding_tokens, received + totals.completion_tokens
+            _add(sums, provider, model, totals.prompt_tokens + totals.embedding_tokens, totals.completion_tokens)
         yield from sums.items()
+
+
+def _add(sums: _Sums, provider: str | None, model: str, sent: int, received: int) -> None:
+    key = _named(provider) if provider else "", model
+    before = sums.get(key, (0, 0))
+    sums[key] = before[0] + sent, before[1] + received
+
+
+def _named(provider: str) -> str:
+    """Return genai-prices' id of a provider, or the name itself where that is unknown."""
+    found = provider_id(provider)
+    return provider if found == flat(provider) != provider.lower() else found
