@@ -203,6 +203,16 @@ def test_a_ledger_that_can_not_be(script, tmp_path):
     assert f"token-handlers: the ledger {tmp_path} can't be used: it is no file" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("AGENTSIGHT_TOKEN_LEDGER", "sqlite:///usage.db"), ("AGENTSIGHT_TOKEN_REDIS_URL", "localhost")]
+)
+def test_a_sink_that_is_misspelt(name, value, script):
+    """A sink's variable that can't be one is an error of one line, and the program is not started."""
+    result = run_command("run", script("print('started')"), **{name: value})
+
+    assert (2, "", 1) == (result.returncode, result.stdout, len(result.stderr.splitlines()))
+
+
 def test_a_budget(script, ledger, tmp_path):
     """The call that would pass it is not sent; a program that dies of that has status 1, and the table comes."""
     path = script(CALL + "for _ in range(5):\n    ask()\n    print('answered')")

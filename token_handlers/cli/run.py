@@ -121,7 +121,7 @@ def _track(options: argparse.Namespace, misplaced: list[str]) -> None:
         # So that a ConversationTracker in the program, and programs that it starts, have the same ledger.
         os.environ["AGENTSIGHT_TOKEN_LEDGER"] = str(Path(options.ledger).expanduser().absolute())
     try:
-        add_configured_sinks()
+        _add_sinks()
         closing.run = Run(
             folder=make_folder(),
             budget=options.budget,
@@ -136,6 +136,14 @@ def _track(options: argparse.Namespace, misplaced: list[str]) -> None:
         raise
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, closing.terminate)
+
+
+def _add_sinks() -> None:
+    """Add the sinks that the environment names; one that is misspelt there is wrong usage."""
+    try:
+        add_configured_sinks()
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
 
 
 class _Closing:

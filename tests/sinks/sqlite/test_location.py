@@ -306,3 +306,12 @@ def test_every_count_and_measure_has_a_column(ledger, path):
     assert {*COLUMNS, "id"} == calls
     assert set(Usage.model_fields) <= calls
     assert {measure.name for measure in MEASURES} <= sums
+
+
+def test_a_url_is_no_path(tmp_path, monkeypatch):
+    """SQLAlchemy's URLs are refused, and make no folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="a ledger is a file's path, not a URL such as sqlite:///usage.db"):
+        SQLiteLedger("sqlite:///usage.db")
+
+    assert [] == list(tmp_path.iterdir())

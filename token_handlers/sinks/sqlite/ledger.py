@@ -85,6 +85,8 @@ class SQLiteLedger:
             raise ValueError(f"durability is 'batch' or 'sync', not {durability!r}")
         if not os.fspath(path) or os.fspath(path) == ":memory:":
             raise ValueError(f"a ledger needs the path of a file, not {path!r}")
+        if "://" in str(path):
+            raise ValueError(f"a ledger is a file's path, not a URL such as {path}: SQLiteLedger('usage.db')")
         self.path: Path = Path(os.path.realpath(Path(path).expanduser()))
         self._sync = durability == "sync"
         self._closed = False
