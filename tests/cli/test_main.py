@@ -102,7 +102,7 @@ def test_wrong_usage(arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "meant"),
     [
-        (["reprot"], "report"),
+        (["reportt"], "report"),
         (["report", "--ledgre", "x.db"], "--ledger"),
         (["sessions", "--sinc", "7d", "--jsno"], "--json"),
         (["guide", "recipe"], "recipes"),

@@ -2,7 +2,7 @@
 """Tracks a Python process that a program under `token-handlers run` starts, which finds this file on PYTHONPATH.
 
 It first runs the sitecustomize that it hides. Tracking starts with the first import of a library that makes calls, so
-that other processes pay nothing for it.
+that other processes pay nothing for it. Written for every Python 3: an older one is to be named as not tracked.
 """
 
 import os
@@ -13,15 +13,15 @@ from importlib.util import module_from_spec
 from types import ModuleType
 
 HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 (pathlib takes time to import)
-LIBRARIES = ("langchain_core", "llama_index", "llama_index_instrumentation", "openai", "anthropic", "token_handlers")
+LIBRARIES = ("langchain_core", "llama_index", "llama_index_instrumentation", "openai", "anthropic")
 
 
 class StartWithFirst:
     """A finder of modules that finds none, and starts tracking where a library is looked for."""
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
         """Start tracking, once, before a library is imported."""
         if name in LIBRARIES and self in sys.meta_path:
             sys.meta_path.remove(self)
