@@ -426,6 +426,7 @@ class ConversationTracker:
             tags=labels.tags,
             cost=None if price is None else price.cost,
             cost_source=None if price is None else price.source,
+            doubts=() if price is None else price.doubts,
             started_at=now,
             ended_at=now,
         )
