@@ -21,7 +21,7 @@ anthropic = pytest.importorskip("anthropic.types")
 
 COUNT = st.integers(0, 40) | st.sampled_from([None, -1, True, 2.0, "3", 2**53])
 OFTEN = st.integers(0, 40)
-PROVIDERS = st.sampled_from([None, "openai", "azure", "anthropic", "Anthropic", "google_genai", "vercel", "xai"])
+PROVIDERS = st.sampled_from([None, "openai", "azure", "anthropic", "Anthropic", "mistralai", "vercel", "xai"])
 
 
 def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:

@@ -199,11 +199,16 @@ def _native(block: Fields) -> Fields:
 
 
 def lost_parts(reading: ReportedUsage, content: Any, hint: Hint) -> Iterator[str]:
-    """Doubts about what LangChain's ``usage_metadata`` by itself does not carry over.
+    """Doubts about what LangChain's ``usage_metadata`` by itself, as in streams, does not carry over.
 
-    Whether cache writes of Anthropic's streams live five minutes or an hour, and how many tokens an image took.
+    Whether cache writes of Anthropic's live five minutes or an hour, Mistral's cached tokens, OpenRouter's cost, and
+    how many tokens an image took.
     """
     counts = reading.counts
+    if hint.is_of("mistral") and "cache_read_tokens" not in counts:
+        yield "cached tokens, which langchain-mistralai leaves out of streams"
+    if hint.is_of("openrouter") and reading.cost is None:
+        yield "OpenRouter's own cost, which the client leaves out of streams"
     if counts.get("cache_write_tokens") and counts.keys().isdisjoint(_LIFETIMES) and hint.is_of("anthropic"):
         yield UNSTATED_LIFETIME
     media = [block for block in views(entries(content) or []) if text(block, "type") in _MEDIA]

@@ -38,6 +38,7 @@ _METADATA = frozenset({"token_usage", "usage", "model_name", "model", "model_pro
                        "prompt_feedback", "incomplete_details", "user", "done", "done_reason", "total_duration",
                        "load_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count",
                        "eval_duration", "ResponseMetadata", "stopReason", "metrics"})  # fmt: skip
+_LOSSY = ("mistral", "openrouter")
 _SHOWING_FEES = frozenset({"tool_outputs", "annotations", "executed_tools"})
 _BLOCKS = frozenset({"text", "tool_use", "thinking", "redacted_thinking", "reasoning", "refusal", "function_call",
                      "tool_call", "TextBlock", "ToolUseBlock", "ThinkingBlock", "RedactedThinkingBlock"})  # fmt: skip
@@ -69,8 +70,8 @@ def read_plain_message(
         if own["output_tokens"] != counts["output_tokens"]:
             return None
         counts, tier = own | counts, raw.get("service_tier") if tier is None else tier
-    elif counts.get("cache_write_tokens") and "cache_write_5m_tokens" not in counts:
-        return None  # Anthropic's streams leave out how long these are kept
+    elif counts.get("cache_write_tokens") or (kind is not None and kind.lower().startswith(_LOSSY)):
+        return None  # LangChain's streams leave out how long these are kept, and what else these bill by
     return _reported(counts, tier, model)
 
 

@@ -333,9 +333,7 @@ def read_any_message(
     found = None if usage is None else read_usage_metadata(usage, hint)
     if raw is not None:
         found = combine(found, read_usage(raw, hint))
-    elif found is not None:
-        found = found._replace(doubts=joined(found.doubts, tuple(lost_parts(found, content, hint))))
-    else:
+    elif found is None:
         found = PayloadSearch(hint._replace(around=())).find(metadata)
     if found is None:
         return None
@@ -343,7 +341,10 @@ def read_any_message(
     nodes = (metadata, answer if stop is None else answer | {"stop_reason": stop})
     # what the message itself states of cost, tier and model overrules its raw usage
     stated = found._replace(cost=None, service_tier=None, model=text(metadata, "model_name", *MODELS))
-    return _overruled(complete(stated, nodes, hint), found)
+    whole = _overruled(complete(stated, nodes, hint), found)
+    if raw is not None or usage is None:
+        return whole
+    return whole._replace(doubts=joined(whole.doubts, tuple(lost_parts(whole, content, hint))))
 
 
 def _overruled(stated: ReportedUsage, found: ReportedUsage) -> ReportedUsage:
