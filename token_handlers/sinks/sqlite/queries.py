@@ -35,7 +35,7 @@ class RollupQuery(NamedTuple):
     given: Mapping[str, object]
 
 
-class _State(NamedTuple):
+class _RolledUp(NamedTuple):
     """Up to which id the calls are in the rollups, which sums are not 0, and whether there are later calls."""
 
     rolled: int
@@ -107,16 +107,16 @@ def _narrowed(connection: sqlite3.Connection, window: Window) -> Window:
     return window
 
 
-def _state(connection: sqlite3.Connection) -> _State:
+def _state(connection: sqlite3.Connection) -> _RolledUp:
     rolled, used, has_later = connection.execute(_STATE).fetchone()
     names = set(json.loads(used))
     if has_later:
         later = connection.execute(_NEW, (rolled,)).fetchone()
         names |= {name for name, number in zip(SUMS, later, strict=True) if number}
-    return _State(rolled, frozenset(names), bool(has_later))
+    return _RolledUp(rolled, frozenset(names), bool(has_later))
 
 
-def _tags(connection: sqlite3.Connection, state: _State) -> list[str]:
+def _tags(connection: sqlite3.Connection, state: _RolledUp) -> list[str]:
     """Return the labels of all tags, by a search for each rather than by reading the rollup."""
     query = "SELECT min(label) FROM rollup_32days WHERE apart = 0 AND label > ? AND label < 'tag;'"
     found: list[str] = []
