@@ -149,9 +149,10 @@ def _part(dimension: Dimension, window: Window, span: Span, also: str = "true") 
 def _calls(label: str, also: str) -> str:
     """Return the calls under a label as if they were a rollup, with a bucket for each millisecond."""
     name, value, rows = _SOURCES[label]
-    # Later calls are found by their id, which "+" keeps the index of times from.
-    time = "+ts_ms" if also.startswith("usage_measure.id") else "ts_ms"
+    # Later calls are few, and found by their id: "+" keeps SQLite from reading an index of all calls instead.
+    plus = "+" if also.startswith("usage_measure.id") else ""
     return (
-        f"(SELECT {name} AS label, {time} AS bucket, {value} AS value, model, provider, operation, session, user, "  # noqa: S608 (constants)
-        f"{', '.join(SUMS)} FROM {rows} WHERE {also} AND {value} IS NOT NULL)"
+        f"(SELECT {name} AS label, {plus}ts_ms AS bucket, {plus}{value} AS value, model, provider, operation, "  # noqa: S608 (constants)
+        f"{plus}session AS session, {plus}user AS user, {', '.join(SUMS)} FROM {rows} "
+        f"WHERE {also} AND {plus}{value} IS NOT NULL)"
     )
