@@ -21,7 +21,6 @@ from pathlib import Path
 
 from token_handlers import Usage, UsageRecord
 from token_handlers.sinks.sql.rows import Row, milliseconds, row_of
-from token_handlers.sinks.sql.schema import COLUMNS
 from token_handlers.sinks.sqlite import SQLiteLedger
 from token_handlers.sinks.sqlite.rollups import append, roll_up
 from token_handlers.usage import new_event_id
@@ -53,20 +52,17 @@ def make_call(number: int, rows: int, per_session: int = 10) -> UsageRecord:
 
 def make_rows(first: int, end: int, rows: int, per_session: int) -> Iterator[Row]:
     """Yield rows like make_call's, made from a few calls because validating ten million takes longer than to write."""
-    names = {name: index for index, name in enumerate(COLUMNS)}
-    samples = [list(row_of(make_call(number, rows))) for number in range(500)]
+    samples = [dict(row_of(make_call(number, rows))) for number in range(500)]
     for number in range(first, end):
         row = samples[number % 500]
         session = number // per_session
-        row[names["event_id"]] = new_event_id()
-        row[names["ts_ms"]] = row[names["ended_ms"]] = milliseconds(START) + int(
-            YEAR.total_seconds() * 1000 * number / rows
-        )
-        row[names["session"]] = f"session-{session:032x}"
-        row[names["user"]] = f"user-{session % 1000}"
-        row[names["model"]] = f"model-{_random.randrange(20)}"
-        row[names["tags"]] = f'{{"team":"team-{session % 20}","env":"env-{session % 3}"}}'
-        yield tuple(row)
+        row["event_id"] = new_event_id()
+        row["ts_ms"] = row["ended_ms"] = milliseconds(START) + int(YEAR.total_seconds() * 1000 * number / rows)
+        row["session"] = f"session-{session:032x}"
+        row["user"] = f"user-{session % 1000}"
+        row["model"] = f"model-{_random.randrange(20)}"
+        row["tags"] = f'{{"team":"team-{session % 20}","env":"env-{session % 3}"}}'
+        yield dict(row)
 
 
 def load(ledger: SQLiteLedger, rows: int, per_session: int) -> None:

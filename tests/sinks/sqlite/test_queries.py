@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tests.support.ledgers import NOON, call, counted
 from token_handlers import TokenHandlersError, Usage, UsageRecord
-from token_handlers.sinks.sqlite import SQLiteLedger
-from token_handlers.sinks.sqlite.queries import PAGE
+from token_handlers.sinks.sql.questions import dimension_of, window_of
+from token_handlers.sinks.sqlite import SQLiteLedger, rollups
+from token_handlers.sinks.sqlite.queries import PAGE, query_for
 
 DAY = timedelta(days=1)
 
@@ -297,3 +298,29 @@ def test_errors_of_reads_are_named(path, ledger):
 
     with pytest.raises(TokenHandlersError, match=str(path)):
         ledger.totals()
+
+
+@pytest.mark.parametrize("label", ["model", "session", "user", "day", "langgraph_node", "team", "tag"])
+@pytest.mark.parametrize("asked", [{}, {"session": "s"}, {"user": "u"}, {"model": "m"}])
+def test_later_calls_are_found_by_their_id(ledger, monkeypatch, label, asked):
+    """What is not in the rollups yet is read by its id: never by an index of all calls, which grows with the ledger."""
+    monkeypatch.setattr(rollups, "ROLL_UP_AT", 1)
+    labels = {"session": "s", "user": "u", "tags": {"team": "t"}}
+    ledger(call("a", **labels))
+    ledger(call("b", **labels, started_at=NOON + 100 * DAY))
+    assert ledger.flush()
+    monkeypatch.setattr(rollups, "ROLL_UP_AT", 9)
+    ledger(call("c", **labels))
+    assert ledger.flush()
+    window = window_of(**{"session": None, "user": None, "model": None, "since": None, "until": None, **asked})
+    with ledger._file.reading() as connection:
+        query = query_for(connection, dimension_of(label), window)
+        later = [rows for _, rows in query.parts if "usage_measure.id >" in rows]
+        plans = [
+            connection.execute(f"EXPLAIN QUERY PLAN SELECT 1 FROM {rows}", query.given).fetchall() for rows in later
+        ]
+
+    for plan in plans:
+        assert any("usage_event USING INTEGER PRIMARY KEY (rowid>?)" in step[3] for step in plan)
+        assert not any("USING INDEX usage_event" in step[3] for step in plan)
+    assert plans or len({*window.values(), dimension_of(label).label} - {""}) > 1

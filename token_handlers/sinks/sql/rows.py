@@ -9,7 +9,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from token_handlers.sinks.escapes import escaped, unescaped
-from token_handlers.sinks.sql.schema import COLUMNS, COUNTS, ORIGINS, SUMS
+from token_handlers.sinks.sql.schema import COUNTS, SUMS, TEXTS
 from token_handlers.usage import EXACT, CostPart, Usage, UsageRecord, UsageTotals
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -21,11 +21,10 @@ MOST_TOKENS, MOST_USD = 10**12, 10**6
 """What one call may have: a column holds the sum of millions of such."""
 
 _NANO_PER_USD = _ATTO_PER_NANO = 10**9
-_UNKNOWN = None, None
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 Value = int | str | None
-Row = Sequence[Value]
+Row = Mapping[str, Value]
 
 
 class StoredRow(Protocol):
@@ -39,51 +38,55 @@ class StoredRow(Protocol):
 
 
 def row_of(record: UsageRecord) -> Row:
-    """Return the values of COLUMNS; the record has an event id and a time.
+    """Return the values of a record that are not null, by their column; the record has an event id and a time.
 
     What no store can hold or give back, such as a time after the year 9999, is an OverflowError.
     """
-    counts, reported = record.usage.__dict__, record.usage.model_fields_set
-    if max(record.requests, *counts.values()) > MOST_TOKENS:
+    usage = record.usage
+    counts, reported = usage.__dict__, usage.model_fields_set
+    if record.requests > MOST_TOKENS or max(counts.values()) > MOST_TOKENS:
         raise OverflowError(f"a call of more than {MOST_TOKENS} tokens")
-    ended = record.ended_at
-    return (
-        escaped(record.event_id),
-        _time("started_at", record.started_at or ended or datetime.now(UTC)),
-        None if ended is None else _time("ended_at", ended),
-        _text(record.session),
-        _text(record.user),
-        _text(record.node),
-        _tags(record.tags),
-        _text(record.model),
-        _text(record.provider),
-        record.operation,
-        record.outcome,
-        record.source,
-        _text(record.method),
-        record.requests,
-        *(_UNKNOWN if record.cost is None else divide_usd(record.cost)),
-        _text(record.cost_source),
-        *(_UNKNOWN if record.saved_cost is None else divide_usd(record.saved_cost)),
-        _text(record.requested_model),
-        _to_json([escaped(doubt) for doubt in record.doubts]) if record.doubts else None,
-        _breakdown(record.cost_breakdown),
-        _text(record.service_tier),
-        _text(record.region),
-        _text(record.host),
-        _text(record.request_id),
-        _text(record.organization),
-        _text(record.project),
-        *[counts[name] if name in reported else None for name in COUNTS],
-    )
+    row: dict[str, Value] = {
+        "event_id": escaped(record.event_id),
+        "ts_ms": _time("started_at", record.started_at or record.ended_at or datetime.now(UTC)),
+        "operation": record.operation,
+        "outcome": record.outcome,
+        "source": record.source,
+        "requests": record.requests,
+    }
+    fields = record.__dict__
+    for name in TEXTS:
+        text = fields[name]
+        if text is not None:
+            row[name] = escaped(text)
+    _add_others(row, record)
+    for name in COUNTS:
+        if name in reported:
+            row[name] = counts[name]
+    return row
+
+
+def _add_others(row: dict[str, Value], record: UsageRecord) -> None:
+    """Add what is neither a text nor a count, and may not be there."""
+    if record.ended_at is not None:
+        row["ended_ms"] = _time("ended_at", record.ended_at)
+    if record.cost is not None:
+        row["cost_nano"], row["cost_atto"] = divide_usd(record.cost)
+    if record.saved_cost is not None:
+        row["saved_nano"], row["saved_atto"] = divide_usd(record.saved_cost)
+    if record.tags:
+        row["tags"] = _to_json({escaped(name): escaped(value) for name, value in record.tags.items()})
+    if record.doubts:
+        row["doubts"] = _to_json([escaped(doubt) for doubt in record.doubts])
+    if record.cost_breakdown:
+        row["cost_breakdown"] = _breakdown(record.cost_breakdown)
 
 
 def record_of(row: StoredRow) -> UsageRecord:
     """Return the record of a row, whatever an earlier version let into the store."""
     found: dict[str, Value] = {name: row[name] for name in row.keys()}  # type: ignore[misc]  # noqa: SIM118 (no mapping)
     counts = {name: found[name] for name in COUNTS if found.get(name) is not None}
-    texts = ("event_id", "session", "user", "node", "model", "requested_model", "provider", "method", "cost_source")
-    given: dict[str, object] = {name: _original(found.get(name)) for name in (*texts, *ORIGINS)}
+    given: dict[str, object] = {name: _original(found.get(name)) for name in ("event_id", *TEXTS)}
     given |= {name: found[name] for name in ("operation", "outcome", "source", "requests")}
     given["tags"] = {
         unescaped(name): unescaped(value) for name, value in json.loads(str(found["tags"] or "{}")).items()
@@ -159,25 +162,15 @@ def _moment(number: Value) -> datetime | None:
     return None if number is None else EPOCH + min(max(int(number), 0), LATEST_MS) * _MILLISECOND
 
 
-def _text(text: str | None) -> str | None:
-    return None if text is None else escaped(text)
-
-
 def _original(text: Value) -> str | None:
     return None if text is None else unescaped(str(text))
-
-
-def _tags(tags: Mapping[str, str]) -> str | None:
-    return _to_json({escaped(name): escaped(value) for name, value in tags.items()}) if tags else None
 
 
 def _money(nano: Value, atto: Value) -> Decimal | None:
     return None if nano is None else usd(int(nano), int(atto or 0))
 
 
-def _breakdown(parts: Sequence[CostPart]) -> str | None:
-    if not parts:
-        return None
+def _breakdown(parts: Sequence[CostPart]) -> str:
     plain = [part._replace(rate=str(part.rate), cost=str(part.cost)) for part in parts]  # type: ignore[arg-type]
     return _to_json([[escaped(each) if isinstance(each, str) else each for each in part] for part in plain])
 
@@ -189,6 +182,3 @@ def _parts(text: Value) -> tuple[CostPart, ...]:
         )
         for unit, number, rate, per, cost, note, model in json.loads(str(text or "[]"))
     )
-
-
-assert len(COLUMNS) == len(row_of(UsageRecord()))  # noqa: S101 (a column more needs its value here)

@@ -17,34 +17,28 @@ LEVELS = {"rollup_32days": MONTH, "rollup_day": DAY, "rollup_hour": HOUR}
 """The tables of rollups, and how many milliseconds a bucket of each has, the coarsest first."""
 
 COUNTS = tuple(Usage.model_fields)
-TEXTS = ("session", "user", "node", "model", "requested_model", "provider", "method", "cost_source")
-ORIGINS = ("service_tier", "region", "host", "request_id", "organization", "project")
-"""What a record says of who served it."""
+TEXTS = (
+    *("session", "user", "node", "model", "provider", "method", "cost_source", "requested_model"),
+    *("service_tier", "region", "host", "request_id", "organization", "project"),
+)
+"""The fields of a record that are text, under their own names."""
 
 COLUMNS: Mapping[str, str] = {
     "event_id": "TEXT NOT NULL UNIQUE",
     "ts_ms": "INTEGER NOT NULL",
     "ended_ms": "INTEGER",
-    "session": "TEXT",
-    "user": "TEXT",
-    "node": "TEXT",
     "tags": "TEXT",
-    "model": "TEXT",
-    "provider": "TEXT",
     "operation": "TEXT NOT NULL",
     "outcome": "TEXT NOT NULL",
     "source": "TEXT NOT NULL",
-    "method": "TEXT",
     "requests": "INTEGER NOT NULL",
     "cost_nano": "INTEGER",
     "cost_atto": "INTEGER",
-    "cost_source": "TEXT",
     "saved_nano": "INTEGER",
     "saved_atto": "INTEGER",
-    "requested_model": "TEXT",
     "doubts": "TEXT",
     "cost_breakdown": "TEXT",
-    **dict.fromkeys(ORIGINS, "TEXT"),
+    **dict.fromkeys(TEXTS, "TEXT"),
     **dict.fromkeys(COUNTS, "INTEGER"),
 }
 """The columns of usage_event and their types. Tags, doubts and the breakdown are JSON."""

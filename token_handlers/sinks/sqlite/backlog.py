@@ -55,14 +55,14 @@ class UnsentCalls:
         """Add rows as `rollups.append` does, to the outbox only those that have not arrived yet."""
         added = append(connection, rows)
         if self._ahead:
-            _take_off(connection, [event_id for row in rows if (event_id := str(row[0])) in self._ahead])
+            _take_off(connection, [event_id for row in rows if (event_id := str(row["event_id"])) in self._ahead])
         return added
 
     def written(self, rows: Iterable[Row]) -> None:
         """Forget what was kept out, once that is for good."""
         if self._ahead:
             for row in rows:
-                self._ahead.pop(str(row[0]), None)
+                self._ahead.pop(str(row["event_id"]), None)
 
     def unsent(self, limit: int) -> list[UsageRecord]:
         """Return the first calls that are to arrive; from now on what comes into the file is kept for the server."""

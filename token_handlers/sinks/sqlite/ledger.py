@@ -64,8 +64,9 @@ class SQLiteLedger:
     TokenHandlersError. Either way what can't be written waits, up to 20,000 records, and is tried again. A process that
     ends flushes first; one that is killed loses what was not flushed, and nothing else.
 
-    Any number of processes and threads may share a file on a local disk. It is made for its owner alone (0600), with
-    the folders that are missing, and ``<path>.lock`` beside it. A path that can't be used is a TokenHandlersError.
+    Any number of processes and threads may share a file on a local disk, by one path: containers mount its folder. It
+    is made for its owner alone (0600), with the folders that are missing, and ``<path>.lock`` beside it. A path that
+    can't be used is a TokenHandlersError, and so is a lock that another process keeps for more than 10 s.
 
     With ``read_only`` it can be asked and takes nothing: the file has to be there, may be another user's, and is left
     as it is. A ledger may be a fleet's backlog: see `unsent`.

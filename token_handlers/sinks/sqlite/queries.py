@@ -35,7 +35,7 @@ class RollupQuery(NamedTuple):
     given: Mapping[str, object]
 
 
-class _State(NamedTuple):
+class _RolledUp(NamedTuple):
     """Up to which id the calls are in the rollups, which sums are not 0, and whether there are later calls."""
 
     rolled: int
@@ -107,16 +107,16 @@ def _narrowed(connection: sqlite3.Connection, window: Window) -> Window:
     return window
 
 
-def _state(connection: sqlite3.Connection) -> _State:
+def _state(connection: sqlite3.Connection) -> _RolledUp:
     rolled, used, has_later = connection.execute(_STATE).fetchone()
     names = set(json.loads(used))
     if has_later:
         later = connection.execute(_NEW, (rolled,)).fetchone()
         names |= {name for name, number in zip(SUMS, later, strict=True) if number}
-    return _State(rolled, frozenset(names), bool(has_later))
+    return _RolledUp(rolled, frozenset(names), bool(has_later))
 
 
-def _tags(connection: sqlite3.Connection, state: _State) -> list[str]:
+def _tags(connection: sqlite3.Connection, state: _RolledUp) -> list[str]:
     """Return the labels of all tags, by a search for each rather than by reading the rollup."""
     query = "SELECT min(label) FROM rollup_32days WHERE apart = 0 AND label > ? AND label < 'tag;'"
     found: list[str] = []
@@ -149,9 +149,10 @@ def _part(dimension: Dimension, window: Window, span: Span, also: str = "true") 
 def _calls(label: str, also: str) -> str:
     """Return the calls under a label as if they were a rollup, with a bucket for each millisecond."""
     name, value, rows = _SOURCES[label]
-    # Later calls are found by their id, which "+" keeps the index of times from.
-    time = "+ts_ms" if also.startswith("usage_measure.id") else "ts_ms"
+    # Later calls are few, and found by their id: "+" keeps SQLite from reading an index of all calls instead.
+    plus = "+" if also.startswith("usage_measure.id") else ""
     return (
-        f"(SELECT {name} AS label, {time} AS bucket, {value} AS value, model, provider, operation, session, user, "  # noqa: S608 (constants)
-        f"{', '.join(SUMS)} FROM {rows} WHERE {also} AND {value} IS NOT NULL)"
+        f"(SELECT {name} AS label, {plus}ts_ms AS bucket, {plus}{value} AS value, model, provider, operation, "  # noqa: S608 (constants)
+        f"{plus}session AS session, {plus}user AS user, {', '.join(SUMS)} FROM {rows} "
+        f"WHERE {also} AND {plus}{value} IS NOT NULL)"
     )

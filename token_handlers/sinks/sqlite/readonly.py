@@ -13,7 +13,7 @@ from typing import NamedTuple
 from token_handlers.sinks.sqlite.location import connect, refused, version_of
 
 
-class _State(NamedTuple):
+class _FileState(NamedTuple):
     file: tuple[int, ...]
     has_log: bool
 
@@ -41,13 +41,13 @@ def may_write(path: Path) -> bool:
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
 
-def _state_of(path: Path) -> _State:
+def _state_of(path: Path) -> _FileState:
     status = path.stat()
     try:
         has_log = _log(path).stat().st_size > 0
     except FileNotFoundError:
         has_log = False
-    return _State((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), has_log)
+    return _FileState((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), has_log)
 
 
 def _connect(path: Path, *, has_log: bool) -> sqlite3.Connection:

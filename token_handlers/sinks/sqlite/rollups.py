@@ -5,13 +5,14 @@ come, they are summed together; until then whoever asks sums them too.
 """
 
 import functools
+import itertools
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from token_handlers.sinks.sql.rows import Row, divide_usd
-from token_handlers.sinks.sql.schema import COLUMNS, LABELS, LEVELS, SUMS
+from token_handlers.sinks.sql.schema import LABELS, LEVELS, SUMS
 from token_handlers.sinks.sqlite.schema import NAMELESS
 
 ROLL_UP_AT = 2_048
@@ -20,10 +21,6 @@ ROLL_UP_AT = 2_048
 AT_ONCE = 16_384
 """How many are summed in one transaction, so that a ledger whose rollups are made again delays nobody for long."""
 
-_INSERT = (
-    f"INSERT INTO usage_event ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608 (constants)
-    "ON CONFLICT (event_id) DO NOTHING"
-)
 _SET_COST = """
 UPDATE usage_event SET
   cost_nano = iif(outcome = 'cached', cost_nano, :nano), cost_atto = iif(outcome = 'cached', cost_atto, :atto),
@@ -50,7 +47,9 @@ _SOURCES = {
 def append(connection: sqlite3.Connection, rows: Iterable[Row]) -> int:
     """Add calls that are not yet in the ledger, and return how many those were; the caller has begun a transaction."""
     (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM usage_event").fetchone()
-    added = connection.executemany(_INSERT, rows).rowcount
+    added = 0
+    for columns, alike in itertools.groupby(rows, key=tuple):  # a null would cost as much as a value
+        added += connection.executemany(_insert(columns), [tuple(row.values()) for row in alike]).rowcount
     if added:
         connection.execute(_ADD_UNSENT, (last,))
     return added
@@ -90,6 +89,13 @@ def _add(connection: sqlite3.Connection, chosen: str, sign: str) -> None:
     (before,) = connection.execute("SELECT used FROM rollup_state").fetchone()
     names = sorted({*json.loads(before), *used})
     connection.execute("UPDATE rollup_state SET used = ?", (json.dumps(names),))
+
+
+@functools.lru_cache(1024)
+def _insert(columns: tuple[str, ...]) -> str:
+    """Return the statement that adds a call of which these columns are not null."""
+    names, values = ", ".join(columns), ", ".join("?" * len(columns))
+    return f"INSERT INTO usage_event ({names}) VALUES ({values}) ON CONFLICT (event_id) DO NOTHING"  # noqa: S608 (constants)
 
 
 @functools.lru_cache(64)
