@@ -20,7 +20,9 @@ from token_handlers.tracking.call import Call, open_calls
 from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Estimate
 
 NOTHING = Amounts()
-ROOT = str(Path(token_handlers.__file__).parent)
+ROOT = Path(token_handlers.__file__).parent
+# Where a call is reserved, read and booked; the shared counter, which is the whole process's, is left alone.
+TRACED = tuple(str(ROOT / name) for name in ("budget", "langchain", "payloads", "pricing", "tokenizer", "tracking"))
 
 
 class Chat(Call):
@@ -243,7 +245,7 @@ class _Fault:
         sys.settrace(self._before)
 
     def _call(self, frame, event, argument):
-        return self._line if frame.f_code.co_filename.startswith(ROOT) else None
+        return self._line if frame.f_code.co_filename.startswith(TRACED) else None
 
     def _line(self, frame, event, argument):
         if event == "line" and self._may_raise(frame):

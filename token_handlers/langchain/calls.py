@@ -164,8 +164,9 @@ class Run(Call):
             return len(first) if first.isascii() else 4 * len(first)
         bound = 16 * len(first)
         for message in first:
-            text = message.content
-            if type(text) is not str or getattr(message, "tool_calls", None):
+            fields = vars(message)  # pydantic takes long to say that a message has no attribute
+            text = fields["content"]
+            if type(text) is not str or fields.get("tool_calls"):
                 return None
             bound += len(text) if text.isascii() else 4 * len(text)
         return bound
