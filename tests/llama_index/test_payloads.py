@@ -182,3 +182,62 @@ def test_the_short_way_agrees_with_the_long_one(usage):
         said = {name: number for name, number in long.counts.items() if number}
         read = short.read(None)
         assert long._replace(counts=said) == read._replace(counts={k: v for k, v in read.counts.items() if v})
+
+
+def chunk(delta, usage=None, *, whole=True, so_far=""):
+    """Return a chunk of a stream; its message has the text so far, or without ``whole`` the delta alone."""
+    return answer({"choices": [], "usage": usage}, so_far + delta if whole else delta, delta=delta)
+
+
+HALF = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+FULL = {"prompt_tokens": 10, "completion_tokens": 40, "total_tokens": 50}
+STREAMS = {
+    "not on the last chunk": [chunk("one two"), chunk("", FULL, so_far="one two"), chunk("", so_far="one two")],
+    "on two chunks": [chunk("one"), chunk("", HALF, so_far="one"), chunk("", FULL, so_far="one")],
+    "then one of nothing": [
+        chunk("one"),
+        chunk("", FULL, so_far="one"),
+        chunk("", dict.fromkeys(FULL, 0), so_far="one"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_streams_usage_may_stand_on_any_chunk(name):
+    """Whatever comes after it without text, such as a content filter's verdict, the usage that was stated is it."""
+    with track_tokens() as counter:
+        list(Answering(answers=STREAMS[name]).stream_chat(MESSAGES))
+
+    assert (10, 40, 0) == (counter.prompt_tokens, counter.completion_tokens, counter.estimated_requests)
+
+
+def test_a_usage_that_text_comes_after_is_partial():
+    """It states the prompt, but not what was generated after it: the rest is estimated, and flagged."""
+    answers = [chunk("one", HALF), chunk(" two three four five six", so_far="one")]
+    with track_tokens() as counter:
+        list(Answering(answers=answers).stream_chat(MESSAGES))
+
+    assert (10, 1) == (counter.prompt_tokens, counter.estimated_requests)
+    assert counter.completion_tokens > 2
+
+
+def test_deltas_add_up_where_a_stream_is_broken_off():
+    """Some integrations' chunks have their own text alone, and an estimate is made of all that was received."""
+    answers = [chunk(word, whole=False) for word in ("one", " two", " three", " four", " five", " six")]
+    with track_tokens() as counter:
+        stream = Answering(answers=answers).stream_chat(MESSAGES)
+        for _ in range(5):
+            next(stream)
+        stream.close()
+
+    assert (5, 1) == (counter.completion_tokens, counter.estimated_requests)
+
+
+def test_no_answer_with_text_was_made_of_nothing():
+    """A usage of 0 tokens beside text is none: an estimate; without a text it is believed."""
+    nothing = {"usage": dict.fromkeys(FULL, 0)}
+    with track_tokens() as counter:
+        Answering(answers=[answer(nothing)]).chat(MESSAGES)
+        Answering(answers=[answer(nothing, text="")]).chat(MESSAGES)
+
+    assert (2, 1, 3) == (counter.successful_requests, counter.estimated_requests, counter.completion_tokens)

@@ -213,11 +213,12 @@ def hand_over(call: ModelCall) -> bool:
     other = next((other for other in _all_open() if other is not call and other.response is response), None)
     if other is None:
         return False
-    if call.child_usages:
+    if call.child_usages is not None:
         other.child_usages = [*(other.child_usages or ()), *call.child_usages]
-    for parent in (*call.parents, other):
-        if not parent.child_usages:  # this one's usage will not be among them
-            parent.child_usages = None
+    else:
+        for parent in (*call.parents, other):
+            if not parent.child_usages:  # this one's usage will not be among them
+                parent.child_usages = None
     other.answers, call.answers = (*other.answers, *call.answers), ()
     if other.reservations is None:  # nothing is to slip in between this one's end and the other's
         other.reservations, call.reservations = call.reservations, None

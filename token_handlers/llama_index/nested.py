@@ -26,7 +26,9 @@ def join(call: Call) -> None:
         if span.embeds():
             span.passes_on = True
             if span.waiting:
-                discard(embeddings.take(span))
+                batch = embeddings.take(span)
+                call.add_parent(batch)
+                discard(batch)
             count_for_handlers(call, span.instance)
             return
 
