@@ -3,7 +3,7 @@
     pip install atheris && python tests/fuzz_payloads.py -max_total_time=60
 
 Random bytes become JSON, or one of the sample payloads with some of its values replaced: whatever it is, the readers
-say what it used or that it is no usage, and what they say is a Usage.
+say what it used or that it is no usage, what they say is a Usage, and the short ways say what the long ones do.
 """
 
 import copy
@@ -14,7 +14,7 @@ import atheris
 
 with atheris.instrument_imports(include=["token_handlers.payloads"]):
     from token_handlers import Usage, usage_from_payload
-    from token_handlers.payloads import read_payload, read_usage_metadata
+    from token_handlers.payloads import read_any, read_message, read_payload, read_usage_metadata
 
 from tests.support.payload_samples import SAMPLES
 
@@ -52,8 +52,10 @@ def one_input(raw):
     reading = read_payload(payload, "openai")
     assert usage is None or isinstance(usage, Usage)
     assert reading is None or Usage(**reading.counts).total_tokens >= 0
+    assert reading == read_any(payload, "openai")
     if isinstance(payload, dict):
         read_usage_metadata(payload)
+        read_message(payload, payload, content=payload.get("content"), additional_kwargs=payload)
 
 
 if __name__ == "__main__":

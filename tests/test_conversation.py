@@ -5,17 +5,20 @@ import subprocess
 import sys
 import threading
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from langchain_openai import ChatOpenAI
 
+import token_handlers
 from tests.support.agentsight_api import KEY, OTHER_KEY, AgentSightAPI, Answer
 from tests.support.bills import forget_open_calls
 from token_handlers import (
     TokenCounter,
     TokenHandlersError,
     add_sink,
+    install,
     remove_sink,
     shared_counter,
     track_tokens,
@@ -733,7 +736,7 @@ def test_a_forked_child_has_its_own_counts(api):
 def test_another_key(api):
     """Trackers with different keys send with their own."""
     for key in (KEY, OTHER_KEY):
-        one = ConversationTracker(key, api_key=key, endpoint=api.url)
+        one = ConversationTracker(key[-6:], api_key=key, endpoint=api.url)
         one.track_token_usage(1)
         one.send_tracked_data()
 
@@ -759,3 +762,156 @@ def test_it_can_be_read_as_json(api):
 
     assert "c1" == json.loads(json.dumps([one.send_tracked_data(), one.get_token_usage()]))[0]["conversation_id"]
     assert isinstance(one.counter, TokenCounter)
+
+
+class ItemsAPI:
+    """AgentSight's API for what holds text: it keeps what it was sent, and refuses the paths it is told to."""
+
+    def __init__(self):
+        self.sent, self.refused = [], set()
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                api.sent.append((self.path, body))
+                answer = json.dumps({"id": len(api.sent)}).encode()
+                self.send_response(400 if self.path in api.refused else 201)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def items():
+    """The API for items."""
+    api = ItemsAPI()
+    thread = threading.Thread(target=api.server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield api
+    api.server.shutdown()
+    thread.join()
+    api.server.server_close()
+
+
+def test_a_program_of_agentsights_own_tracker(items):
+    """What a program tracks with agentsight's tracker arrives, in its order and in its conversation."""
+    one = ConversationTracker(api_key=KEY, endpoint=items.url)
+    one.configure(conversation_id="c7", log_level="INFO")
+    one.get_or_create_conversation("c7", customer_id="u1", device="mobile")
+    picture = {"filename": "a.png", "mime_type": "image/png", "data": b"\x00\x01"}
+    one.track_human_message("Hello", attachments=[picture], metadata={"page": 1})
+    one.track_agent_message("Hi")
+    one.track_action("search", duration_ms=12, response=None)
+    one.track_button("rating", "Good", "5")
+    one.track_attachments([picture], sender="agent")
+    one.track_token_usage(3, 2)
+    tracked = {"conversations": 1, "messages": 2, "actions": 1, "buttons": 1, "attachments": 1}
+    assert tracked == one.get_tracked_data_summary()["summary"]
+    assert {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "embedding_tokens": 0} == (
+        one.send_tracked_data()["sent"]
+    )
+    said = [(path, body) for path, body in items.sent if body.get("action_name") != "token_usage"][:7]
+
+    assert [
+        "/api/conversations/",
+        *("/api/track/", "/api/attachments/", "/api/track/", "/api/action_logs/", "/api/buttons/", "/api/attachments/"),
+    ] == [path for path, _ in said]
+    assert ("u1", "mobile", True) == tuple(said[0][1][name] for name in ("customer_id", "device", "is_used"))
+    assert ("Hello", "end_user", {"page": 1}, 1, "c7") == tuple(
+        said[1][1][name] for name in ("content", "sender", "metadata", "conversation", "conversation_id")
+    )
+    assert ([{**picture, "data": "AAE="}], 2) == (said[2][1]["attachments"], said[2][1]["message"])
+    assert {"summary": {}, "conversation_id": "c7", "token_usage": usage()} == one.get_tracked_data_summary()
+
+
+def test_items_that_are_refused(items, caplog):
+    """What AgentSight refuses is dropped with a warning that has no text of it; the rest arrives."""
+    items.refused.add("/api/track/")
+    one = ConversationTracker("c1", api_key=KEY, endpoint=items.url)
+    one.track_human_message("a secret")
+    one.track_button("rating", "Good", "5")
+    one.send_tracked_data()
+
+    assert "/api/buttons/" in [path for path, _ in items.sent]
+    assert "AgentSight did not take an item (message), which is dropped" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_items_without_a_key():
+    """Without a key, items are counted and nothing of them is kept."""
+    one = ConversationTracker("c1")
+    one.track_human_message("a secret")
+    one.track_agent_message("a secret")
+
+    assert {"messages": 2} == one.get_tracked_data_summary()["summary"]
+    assert "secret" not in repr(vars(one))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("track_human_message", [""]),
+        ("track_agent_message", [None]),
+        ("track_action", [" "]),
+        ("track_button", ["rating", "", "5"]),
+        ("initialize_conversation", [""]),
+    ],
+)
+def test_items_that_are_none(name, arguments):
+    """An item without its text is a ValueError, and is not counted."""
+    one = ConversationTracker("c1")
+    with pytest.raises(ValueError, match=r"must be a (non-empty )?string"):
+        getattr(one, name)(*arguments)
+
+    assert {} == one.get_tracked_data_summary()["summary"]
+
+
+def test_another_conversation(api):
+    """configure() chooses a conversation; what was not sent of the one before waits until it is chosen again."""
+    one = ConversationTracker("c1", api_key=KEY, endpoint=api.url)
+    one.track_token_usage(3)
+    one.configure(conversation_id="c2")
+    assert usage() == one.get_token_usage()
+    with one:
+        call(1, 2)
+        one.configure(conversation_id="c1")
+    assert usage(3) == one.get_token_usage()
+    one.send_tracked_data()
+    one.configure(conversation_id="c2")
+    one.send_tracked_data()
+
+    assert ((3, 0, 3, 0), (1, 2, 3, 0)) == (api.counted("c1"), api.counted("c2"))
+
+
+def test_the_ready_made_tracker():
+    """conversation_tracker is one tracker of the whole process."""
+    assert token_handlers.conversation_tracker is token_handlers.conversation.conversation_tracker
+    assert token_handlers.conversation_tracker.counter is shared_counter()
+
+
+def test_a_key_as_the_conversation():
+    """agentsight's first argument is the key: given so, it is refused without being shown."""
+    with pytest.raises(ValueError, match="looks like an API key") as caught:
+        ConversationTracker(KEY)
+
+    assert KEY not in str(caught.value)
+
+
+def test_calls_outside_of_its_block(caplog):
+    """Where automatic tracking counts calls and none is inside the tracker's block, one warning says so."""
+    install("langchain")
+    one = ConversationTracker("c1")
+    assert usage() == one.get_token_usage()
+    assert "" == caplog.text
+    call()
+    one.get_token_usage()
+    one.get_token_usage()
+
+    assert 1 == caplog.text.count("the tracker of 'c1' has counted no call")

@@ -124,6 +124,18 @@ print(shared_counter().successful_requests, shared_counter().total_tokens > 0)
     assert ("0 False", "") == run(script)
 
 
+def test_a_model_that_needs_no_embeddings():
+    """A program that imports nothing of LangChain's before its first model is tracked, and its call answered."""
+    script = """
+import token_handlers
+token_handlers.install("langchain")
+from langchain_core.language_models import FakeListChatModel
+FakeListChatModel(responses=["yes"]).invoke("there?")
+print(token_handlers.shared_counter().successful_requests)
+"""
+    assert "1" == run(script)[0]
+
+
 READERS = {
     "shared_counter": "token_handlers.shared_counter().total_tokens",
     "session": "token_handlers.get_llm_token_usage_for_session('s')",

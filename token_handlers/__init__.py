@@ -36,6 +36,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 (a copied package, or a pip that d
 if TYPE_CHECKING:
     from token_handlers.budget.budget import Budget
     from token_handlers.conversation import ConversationTracker
+    from token_handlers.conversation import conversation_tracker as conversation_tracker
     from token_handlers.counter.counter import TokenCounter
     from token_handlers.errors import BudgetExceeded, MissingDependency, TokenHandlersError
     from token_handlers.install import install, shared_counter, uninstall
@@ -90,6 +91,7 @@ _HOMES = {
     "Usage": "usage",
     "UsageRecord": "usage",
     "UsageTotals": "usage",
+    "conversation_tracker": "conversation",
     "add_sink": "tracking.recorder",
     "get_llm_token_usage_for_session": "sessions",
     "install": "install",

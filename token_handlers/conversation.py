@@ -4,20 +4,26 @@ import asyncio
 import operator
 import sys
 import uuid
-from collections.abc import Callable
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Self, SupportsIndex, TypedDict
+from io import BytesIO
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Self, SupportsIndex, TypedDict
 
 from pydantic import SecretStr
 
 from token_handlers.budget.budget import Budget
 from token_handlers.counter.counter import TokenCounter
+from token_handlers.errors import WHY
 from token_handlers.install import install
+from token_handlers.lifecycle import Warnings
 from token_handlers.pricing.calculator import Price, price_call
 from token_handlers.settings import Settings
 from token_handlers.sinks.agentsight.client import DEFAULT_ENDPOINT, AgentSightClient, SendFailed
 from token_handlers.sinks.agentsight.http import checked_endpoint, checked_key
+from token_handlers.sinks.agentsight.items import Item, ItemSender, conversation_fields
 from token_handlers.sinks.agentsight.outbox import Counts
 from token_handlers.sinks.agentsight.unsent import Unsent
 from token_handlers.sinks.configured import Ledger, add_configured_sinks, configured_ledger
@@ -31,6 +37,7 @@ FLUSH_SECONDS = 30.0
 """How long a send waits for a ledger to have everything on disk."""
 
 _shared_unsent = Unsent(state.counter)
+_outside = Warnings()
 _generated_id = f"conv_{uuid.uuid4().hex[:12]}"
 
 
@@ -55,6 +62,10 @@ class ConversationTracker:
     ``api_key`` and ``endpoint`` are by default what AGENTSIGHT_API_KEY and AGENTSIGHT_API_ENDPOINT say when it sends.
     ``sink`` gets a record of each call, or is an AgentSightClient with settings of its own. Calls inside the block are
     checked against ``budget`` before they are sent; what `track_token_usage` is given is booked there as well.
+
+    Programs written for agentsight's own ConversationTracker run after one changed import: messages, actions, buttons
+    and attachments go to AgentSight where there is an API key, by a thread. They are kept nowhere, and without a key
+    they are counted in `get_tracked_data_summary` and dropped.
     """
 
     def __init__(
@@ -66,8 +77,7 @@ class ConversationTracker:
         sink: Callable[[UsageRecord], object] | None = None,
         budget: Budget | None = None,
     ) -> None:
-        if conversation_id is not None and (not isinstance(conversation_id, str) or not conversation_id.strip()):
-            raise ValueError(f"conversation_id must be a non-empty string, not {conversation_id!r}")
+        _check_conversation(conversation_id)
         if sink is not None and not callable(sink):
             raise TypeError(f"a sink is a callable of one UsageRecord, not {sink!r}")
         if isinstance(sink, AgentSightClient) and (api_key is not None or endpoint is not None):
@@ -78,6 +88,12 @@ class ConversationTracker:
         self._sink = sink if self._client is None else None
         self._budget = budget
         self._is_shared = conversation_id is None
+        self._items: ItemSender | None = None
+        self._tracked: Counter[str] = Counter()
+        self._waiting: dict[str | None, Unsent] = {}
+        self._entered: list[track_tokens] = []
+        self._was_entered = False
+        self._requests_before = state.counter.successful_requests
         settings = Settings()
         self.conversation_id: str | None = conversation_id or _text(settings.conversation_id)
         self._unsent = _shared_unsent if self._is_shared else Unsent(TokenCounter())
@@ -99,22 +115,27 @@ class ConversationTracker:
             )
 
     def __enter__(self) -> Self:
-        self._block._enter(sys._getframe(1))  # noqa: SLF001 (the caller's frame, which track_tokens wants)
+        self._enter(sys._getframe(1))  # noqa: SLF001 (the caller's frame, which track_tokens wants)
         return self
 
     async def __aenter__(self) -> Self:
-        self._block._enter(sys._getframe(1))  # noqa: SLF001 (as above)
+        self._enter(sys._getframe(1))  # noqa: SLF001 (as above)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._block.__exit__(kind, error, trace)
+        self._entered.pop().__exit__(kind, error, trace)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._block.__exit__(kind, error, trace)
+        self._entered.pop().__exit__(kind, error, trace)
+
+    def _enter(self, frame: FrameType) -> None:
+        self._entered.append(self._block)  # another conversation may be chosen inside
+        self._was_entered = True
+        self._block._enter(frame)  # noqa: SLF001 (with the caller's frame)
 
     def __repr__(self) -> str:
         counts = self._unsent.counts()
@@ -181,12 +202,98 @@ class ConversationTracker:
     def get_token_usage(self) -> dict[str, int]:
         """Return what was counted since it was last sent, under AgentSight's names."""
         counts = self._unsent.counts()
+        self._warn_if_outside(counts)
         return {
             "prompt_llm_token_count": counts.prompt,
             "completion_llm_token_count": counts.completion,
             "total_llm_token_count": counts.total,
             "total_embedding_token_count": counts.embedding,
         }
+
+    def configure(
+        self,
+        api_key: str | SecretStr | None = None,
+        conversation_id: str | None = None,
+        endpoint: str | None = None,
+        **others: object,
+    ) -> None:
+        """Change the key, the endpoint or the conversation from now on; what is None stays.
+
+        What was counted for another conversation and not sent waits until that one is chosen again. Other arguments
+        of agentsight's `configure`, such as ``log_level``, have no effect here.
+        """
+        _check_conversation(conversation_id)
+        key = checked_key(api_key) if api_key is not None else self._key
+        self._endpoint = checked_endpoint(endpoint) if endpoint is not None else self._endpoint
+        self._key = key
+        if api_key is not None or endpoint is not None:
+            self._items = None
+        if conversation_id is not None and conversation_id != self.conversation_id:
+            self._choose(conversation_id)
+
+    def get_or_create_conversation(self, conversation_id: str, **fields: object) -> None:
+        """Choose a conversation from now on, and have AgentSight make it, with fields such as ``customer_id``."""
+        if conversation_id != self.conversation_id:
+            _check_conversation(conversation_id)
+            self._choose(conversation_id)
+        self._tell("conversation", conversation_fields(conversation_id, **fields))
+
+    def initialize_conversation(self, conversation_id: str, **fields: object) -> None:
+        """Have AgentSight make a conversation that is not used yet, with fields such as ``customer_id``."""
+        _check_conversation(conversation_id)
+        self._tell("conversation", conversation_fields(conversation_id, **{"is_used": False, **fields}))
+
+    def track_human_message(
+        self,
+        message: str,
+        attachments: Iterable[Mapping[str, object]] | None = None,
+        attachment_mode: str = "base64",
+        metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        """Send a user's message, with attachments of ``filename``, ``mime_type`` and ``data`` (base64 or bytes)."""
+        self._say(message, "end_user", attachments, metadata)
+
+    def track_agent_message(
+        self,
+        message: str,
+        attachments: Iterable[Mapping[str, object]] | None = None,
+        attachment_mode: str = "base64",
+        metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        """Send an agent's message, as `track_human_message` sends a user's."""
+        self._say(message, "agent", attachments, metadata)
+
+    def track_attachments(
+        self,
+        attachments: Iterable[Mapping[str, object]],
+        sender: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        mode: str = "base64",
+    ) -> None:
+        """Send attachments of ``filename``, ``mime_type`` and ``data``, which is base64 or bytes."""
+        fields = {"attachments": _encoded(attachments), "sender": sender or "end_user", "mode": "base64"}
+        self._tell("attachments", {**fields, "metadata": dict(metadata or {})})
+
+    def track_action(self, action_name: str, **fields: object) -> None:
+        """Send that the agent did something, with fields such as ``started_at``, ``duration_ms`` or ``tools_used``."""
+        _check_text("action_name", action_name)
+        given = {name: value for name, value in fields.items() if value is not None}
+        self._tell("action", {"action_name": action_name, "metadata": {}, **given})
+
+    def track_button(
+        self, button_event: str, label: str, value: str, metadata: Mapping[str, object] | None = None
+    ) -> None:
+        """Send that the user pressed a button."""
+        fields = {"button_event": button_event, "label": label, "value": value}
+        for name, text in fields.items():
+            _check_text(name, text)
+        self._tell("button", {**fields, "metadata": dict(metadata or {})})
+
+    def get_tracked_data_summary(self) -> dict[str, object]:
+        """Return how many items of each kind were tracked since the last send, and the tokens; never their text."""
+        kinds = {"message": "messages", "action": "actions", "button": "buttons", "conversation": "conversations"}
+        counts = {kinds.get(kind, kind): number for kind, number in self._tracked.items()}
+        return {"conversation_id": self.conversation_id, "summary": counts, "token_usage": self.get_token_usage()}
 
     def send_tracked_data(self) -> SendSummary:
         """Send what was counted since the last send that succeeded, to AgentSight or to the ledger.
@@ -198,7 +305,11 @@ class ConversationTracker:
         """
         settings = Settings()
         client = self._client or self._configured_client(settings)
+        self._warn_if_outside(self._unsent.counts())
         if client is not None:
+            if self._items is not None and not self._items.flush(FLUSH_SECONDS):
+                raise SendFailed(f"{client.endpoint} has not taken all messages yet; the next send goes on")
+            self._tracked.clear()
             return self._send(client)
         sink = self._sink or configured_ledger(settings)
         if sink is None:
@@ -228,17 +339,69 @@ class ConversationTracker:
             raise SendFailed(f"{destination} has not everything on disk yet; it goes on trying")
         return _summary(destination, self.conversation_id, sent)
 
-    def _configured_client(self, settings: Settings) -> AgentSightClient | None:
-        key = self._key
-        if key is None and settings.api_key is not None and settings.api_key.get_secret_value().strip():
-            key = checked_key(settings.api_key.get_secret_value().strip(), "AGENTSIGHT_API_KEY")
-        if key is None:
-            return None
-        endpoint = self._endpoint or checked_endpoint(
+    def _configured_key(self, settings: Settings) -> SecretStr | None:
+        if self._key is None and settings.api_key is not None and settings.api_key.get_secret_value().strip():
+            return checked_key(settings.api_key.get_secret_value().strip(), "AGENTSIGHT_API_KEY")
+        return self._key
+
+    def _configured_endpoint(self, settings: Settings) -> str:
+        return self._endpoint or checked_endpoint(
             _text(settings.api_endpoint) or DEFAULT_ENDPOINT, "AGENTSIGHT_API_ENDPOINT"
         )
+
+    def _configured_client(self, settings: Settings) -> AgentSightClient | None:
+        key = self._configured_key(settings)
+        if key is None:
+            return None
+        endpoint = self._configured_endpoint(settings)
         ledger = self._sink if isinstance(self._sink, Ledger) else configured_ledger(settings)
         return AgentSightClient(key, endpoint, outbox=f"{ledger.path}.outbox" if ledger is not None else None)
+
+    def _warn_if_outside(self, counts: Counts) -> None:
+        """Warn once where the process's calls are tracked, and none of them was made inside this tracker's block."""
+        if self._is_shared or self._was_entered or not state.automatic or any(counts):
+            return
+        if state.counter.successful_requests > self._requests_before:
+            _outside.warn(
+                "outside",
+                "the tracker of %r has counted no call: automatic tracking counts for the whole process; make the "
+                "conversation's calls inside `with tracker:` (%s)",
+                self.conversation_id,
+                WHY,
+            )
+
+    def _choose(self, conversation_id: str) -> None:
+        """Count for another conversation from now on."""
+        if any(self._unsent.counts()) and not self._is_shared:
+            self._waiting[self.conversation_id] = self._unsent
+        self.conversation_id, self._is_shared = conversation_id, False
+        waiting = self._waiting.pop(conversation_id) if conversation_id in self._waiting else None
+        self._unsent = waiting or Unsent(TokenCounter())
+        self._attach()
+
+    def _say(
+        self,
+        message: str,
+        sender: str,
+        attachments: Iterable[Mapping[str, object]] | None,
+        metadata: Mapping[str, object] | None,
+    ) -> None:
+        _check_text("message", message)
+        fields: dict[str, object] = {"content": message, "sender": sender, "metadata": dict(metadata or {})}
+        self._tell("message", fields, _encoded(attachments or ()))
+
+    def _tell(self, kind: str, fields: dict[str, object], attachments: Sequence[Mapping[str, object]] = ()) -> None:
+        """Hand an item to the thread that sends it, where there is a key, and count it."""
+        conversation = str(fields.get("conversation_id") or self.conversation_id or _generated_id)
+        self._tracked[kind] += 1
+        if self._items is None:
+            settings = Settings()
+            key, endpoint = self._configured_key(settings), self._configured_endpoint(settings)
+            if self._client is not None or key is None:
+                return
+            self._items = ItemSender(key, endpoint)
+        now = datetime.now(UTC).isoformat()
+        self._items.put(Item(kind, conversation, {**fields, "timestamp": now}, attachments))
 
     def _record(
         self,
@@ -301,6 +464,28 @@ def _count(name: str, value: SupportsIndex | None) -> int:
     return number
 
 
+def _check_conversation(conversation_id: str | None) -> None:
+    if conversation_id is not None and (not isinstance(conversation_id, str) or not conversation_id.strip()):
+        raise ValueError(f"conversation_id must be a non-empty string, not {conversation_id!r}")
+    if conversation_id is not None and conversation_id.startswith("ags_"):
+        raise ValueError("conversation_id looks like an API key: the key is given as api_key=, or AGENTSIGHT_API_KEY")
+
+
+def _check_text(name: str, text: str) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{name} must be a string with something in it, not {type(text).__name__}")
+
+
+def _encoded(attachments: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Return attachments as AgentSight takes them in JSON: their bytes in base64."""
+    encoded = []
+    for attachment in attachments:
+        data = attachment["data"]
+        raw = data.read() if isinstance(data, BytesIO) else data
+        encoded.append({**attachment, "data": b64encode(raw).decode() if isinstance(raw, bytes) else raw})
+    return encoded
+
+
 def _check_name(name: str, value: str | None) -> None:
     if value is not None and (not isinstance(value, str) or not value.strip()):
         raise ValueError(f"{name} must be a non-empty string such as 'gpt-4o-mini', or None, not {value!r}")
@@ -309,3 +494,14 @@ def _check_name(name: str, value: str | None) -> None:
 def _text(value: str | None) -> str | None:
     """Return a setting; a blank one is none."""
     return value.strip() or None if value is not None else None
+
+
+if TYPE_CHECKING:
+    conversation_tracker: ConversationTracker
+    """The ready-made tracker of the whole process, as agentsight has one; made when it is first asked for."""
+else:
+
+    def __getattr__(name: str) -> ConversationTracker:
+        if name != "conversation_tracker":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals().setdefault(name, ConversationTracker())

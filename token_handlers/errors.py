@@ -14,9 +14,10 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import ParamSpec, TypeVar
 
-from token_handlers.guide import WHY
-
 logger = logging.getLogger("token_handlers")
+
+WHY = "see 'Why is my count zero, estimated or different?': token-handlers guide why"
+"""What the warnings end with."""
 
 P = ParamSpec("P")
 R = TypeVar("R")

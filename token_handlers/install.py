@@ -4,7 +4,7 @@ import importlib.util
 
 from token_handlers.budget.budget import Budget, check_budget
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.guide import WHY
+from token_handlers.errors import WHY
 from token_handlers.lifecycle import Warnings
 from token_handlers.settings import FRAMEWORKS, Settings
 from token_handlers.sinks.configured import add_configured_sinks

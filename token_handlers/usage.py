@@ -1,6 +1,7 @@
 """What one call used (Usage), one call (UsageRecord), and a sum of calls (UsageTotals)."""
 
 import itertools
+import os
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,8 +9,6 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, overload
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, create_model, model_validator
-
-from token_handlers.lifecycle import after_fork
 
 Count = Annotated[int, Field(strict=True, ge=0)]
 Operation = Literal["chat", "text_completion", "embeddings", "rerank"]
@@ -115,23 +114,22 @@ class CostPart(NamedTuple):
 def new_event_id() -> str:
     """Return an id that no other record has: the process's own random prefix and a running number.
 
-    Not from ``random``, which a seeded program repeats.
+    Not from ``random``, which a seeded program repeats; a forked child begins again under a prefix of its own.
     """
-    return f"{_event_ids.prefix}{next(_event_ids.numbers):x}"
+    global _process_ids  # noqa: PLW0603 (the one that there is)
+    if _process_ids.process != os.getpid():
+        _process_ids = _ProcessIds()
+    return f"{_process_ids.prefix}{next(_process_ids.numbers):x}"
 
 
-class _EventIds:
+class _ProcessIds:
     def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """Begin again under another prefix: a forked child has its parent's numbers."""
+        self.process = os.getpid()
         self.prefix = f"{uuid.uuid4().hex}-"
         self.numbers = itertools.count(1)
 
 
-_event_ids = _EventIds()
-after_fork(_event_ids.renew)
+_process_ids = _ProcessIds()
 
 
 class UsageRecord(BaseModel):

@@ -550,6 +550,27 @@ def test_warnings_are_bounded(monkeypatch):
     assert [f"budget/user/u-{number}" for number in (7, 8, 9)] == [account for account, *_ in budget._alerts._given]
 
 
+def test_what_a_user_may_call():
+    """Completion shows what users may call, and nothing of what calls do."""
+    public = {"limits", "set_limits", "spent", "held", "refused", "scope"}
+
+    assert public == {name for name in dir(Budget(max_cost=1)) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("label", ["thread_id", "customer"])
+def test_each_value_of_a_tag(ledger, label):
+    """`each` may be the name of a tag: each of its values has an account, and calls without it share one."""
+    budget = Budget(max_requests=1, each=label)
+    for tags in ({label: "t-1"}, {label: "t-2", "other": "x"}, {}):
+        with track_tokens(tags=tags, budget=budget):
+            chat(ledger).invoke("hello")
+            with pytest.raises(BudgetExceeded):
+                chat(ledger).invoke("hello")
+
+    assert [1, 1, 1, 0] == [budget.spent(name).requests for name in ("t-1", "t-2", None, "t-3")]
+    assert 3 == ledger.total().requests
+
+
 def test_logging_is_the_packages_own(caplog):
     """Budgets warn on the package's logger."""
     budget = Budget(max_requests=1)

@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import inspect
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,7 @@ from contextlib import nullcontext
 from decimal import Decimal
 from operator import add
 from typing import Annotated, Any, TypedDict
+from uuid import uuid4
 
 import httpx
 import openai
@@ -14,8 +16,9 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
@@ -26,7 +29,12 @@ from langgraph.graph import END, START, StateGraph
 from tests.support.bills import billed, counted
 from token_handlers import Budget, BudgetExceeded, get_openai_callback, install, track_tokens, uninstall
 from token_handlers.budget import Amounts
+from token_handlers.errors import raise_faults
 from token_handlers.langchain import LangChainTokenHandler, report_stream_usage
+from token_handlers.langchain.calls import Run
+from token_handlers.tokenizer import set_tokenizer
+from token_handlers.tracking.call import current_context
+from token_handlers.tracking.recorder import discard
 
 # langchain-openai's own, where it adds up the usage of several prompts
 pytestmark = pytest.mark.filterwarnings("ignore:Unexpected type for token usage")
@@ -418,19 +426,123 @@ def test_best_of(ledger, settings):
     assert 1 == ledger.total().requests
 
 
-def test_a_cache(ledger):
-    """An answer from LangChain's cache books nothing, but needs room: LangChain asks its cache after the start."""
-    budget, cache = Budget(max_requests=2), InMemoryCache()
-    with track_tokens(budget=budget) as counter:
-        for _ in range(4):
-            chat(ledger, cache=cache).invoke(QUESTION)
-        assert (amounts(ledger), NOTHING) == (budget.spent(), budget.held())
-        chat(ledger, cache=cache).invoke("something else")
-        with pytest.raises(BudgetExceeded):
-            chat(ledger, cache=cache).invoke(QUESTION)
+@pytest.mark.parametrize("model", ["gpt-4o-mini", "claude-opus-4-8"])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [HumanMessage("")],
+        [HumanMessage("hi")] * 50,
+        [SystemMessage("0A0A0A 1 2 3 \t\t" * 20), HumanMessage("Grüße, 東京, Ελλάδα, 🙂" * 20)],
+        [HumanMessage(QUESTION), AIMessage("21 degrees"), ToolMessage("21", tool_call_id="c-1")],
+    ],
+)
+def test_a_bound_is_no_less_than_the_estimate(model, messages):
+    """What is reserved without an estimate is never less than the estimate."""
+    run = Run(current_context(), uuid4(), [messages], metadata={"ls_model_name": model})
+    discard(run)
+    bound = run.prompt_bound()
 
-    assert (2, 3) == (ledger.total().requests, counter.cached_responses)
+    assert bound is not None
+    assert run.estimate_prompt() <= bound
+
+
+@pytest.mark.parametrize(
+    ("messages", "invocation"),
+    [
+        ([HumanMessage([{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": "x"}])], {}),
+        ([AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])], {}),
+        ([HumanMessage("hi")], {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+        ([HumanMessage("hi")], {"functions": [{"name": "f"}]}),
+    ],
+)
+def test_tools_and_images_have_no_bound(messages, invocation):
+    """Such prompts are estimated at once, as those are with a tokenizer of one's own."""
+    run = Run(current_context(), uuid4(), [messages], invocation=invocation)
+    plain = Run(current_context(), uuid4(), [[HumanMessage("hi")]])
+    set_tokenizer(len)
+    try:
+        assert (None, None) == (run.prompt_bound(), plain.prompt_bound())
+    finally:
+        set_tokenizer(None)
+    assert (None, 18) == (run.prompt_bound(), plain.prompt_bound())
+    for one in (run, plain):
+        discard(one)
+
+
+@pytest.mark.parametrize("way", ["invoke", "streaming", "generate", "ainvoke"])
+@pytest.mark.parametrize("everywhere", [True, False])
+async def test_a_cache(ledger, way, everywhere):
+    """An answer from LangChain's cache books nothing, and needs no room: an exhausted budget refuses others alone."""
+    budget, cache = Budget(max_requests=1), InMemoryCache()
+    model = chat(ledger, cache=None if everywhere else cache)
+    set_llm_cache(cache if everywhere else None)
+
+    async def call(question):
+        if way == "ainvoke":
+            return await model.ainvoke(question)
+        if way == "generate":
+            return model.generate([[HumanMessage(question, id="q-1")]])
+        return (model.model_copy(update={"streaming": True}) if way == "streaming" else model).invoke(question)
+
+    try:
+        with track_tokens(budget=budget) as counter:
+            for _ in range(3):
+                await call(QUESTION)
+            with pytest.raises(BudgetExceeded):
+                await call("something else")
+            with pytest.raises(BudgetExceeded):
+                list(model.stream(QUESTION))  # which does not ask the cache
+    finally:
+        set_llm_cache(None)
+
+    assert (1, 2) == (ledger.total().requests, counter.cached_responses)
     assert (amounts(ledger), NOTHING) == (budget.spent(), budget.held())
+
+
+async def test_a_cache_that_fails(ledger):
+    """A cache that can't be asked has no answer: the call is refused."""
+
+    class Broken(InMemoryCache):
+        def lookup(self, prompt, llm_string):
+            raise LookupError
+
+    budget = Budget(max_tokens=1)
+    raise_faults(False)
+    try:
+        with track_tokens(budget=budget), pytest.raises(BudgetExceeded):
+            chat(ledger, cache=Broken()).invoke(QUESTION)
+    finally:
+        raise_faults(True)
+
+    assert (0, NOTHING) == (ledger.total().requests, budget.held())
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream", "generate", "agenerate", "legacy"])
+async def test_a_refusal_is_raised_once(ledger, caplog, way):
+    """LangChain writes no warning beside the exception, which is the budget's own, and without a chain of others."""
+    budget = Budget(max_tokens=1)
+    model = legacy(ledger) if way == "legacy" else chat(ledger)
+    calls = {
+        "invoke": lambda: model.invoke(QUESTION),
+        "legacy": lambda: model.invoke(QUESTION),
+        "stream": lambda: list(model.stream(QUESTION)),
+        "generate": lambda: model.generate(PROMPTS),
+        "ainvoke": lambda: model.ainvoke(QUESTION),
+        "astream": lambda: _drain(model.astream(QUESTION)),
+        "agenerate": lambda: model.agenerate(PROMPTS),
+    }
+
+    async def call():
+        answer = calls[way]()
+        return await answer if inspect.isawaitable(answer) else answer
+
+    with track_tokens(budget=budget), pytest.raises(BudgetExceeded) as raised:
+        await call()
+
+    assert [] == caplog.messages
+    assert (BudgetExceeded, True) == (type(raised.value), raised.value.__suppress_context__)
+    assert budget.refused(raised.value)
+    assert repr(raised.value).startswith("BudgetExceeded('gpt-")
 
 
 @pytest.mark.parametrize("status", [429, 500, 400])

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import openai
 import pytest
 
+from tests.support.command_line import run_command
 from token_handlers.cli.main import COMMANDS, main
 from token_handlers.demo.run import CALLS
 
@@ -21,12 +22,29 @@ pytestmark = [
 def test_demo(capsys):
     """The demo makes its calls, prints totals and cost, and its totals equal the server's ledger."""
     status = main(["demo"])
-    output = capsys.readouterr().out
+    output, progress = capsys.readouterr()
+    lines = output.splitlines()
+    rows = {line[:22].strip(): line.split() for line in lines}
+    billed = [line.split()[-4:] for line in lines if "the server billed" in line]
 
     assert 0 == status
-    assert re.search(r"Total Cost \(USD\): \$0\.\d+", output)
+    assert re.search(r"Total cost: \$0\.\d+", output)
     assert "Every reported token equals the server's ledger" in output
-    assert max(map(len, output.splitlines())) <= 80
+    assert max(map(len, [*lines, *progress.splitlines()])) <= 80
+    assert [rows["reported to us"][-4:], rows["our estimates"][-4:][:1]] == [billed[0], billed[1][:1]]
+    assert rows["Total"][1] == str(sum(int(row[0]) for row in billed)) == "14"
+
+
+def test_the_demo_says_what_it_does_and_what_next():
+    """The first line says what comes, progress comes before the table, the one warning and what to do next last."""
+    result = run_command("demo")  # of its own: a process warns once
+    output, progress = result.stdout, result.stderr
+
+    assert "14 calls of real clients against an embedded server" in progress.splitlines()[0]
+    assert ["  LangChain:", "  LlamaIndex:"] == [line[: line.index(":") + 1] for line in progress.splitlines()[1:3]]
+    assert "reported no usage" not in progress
+    assert output.index("Total") < output.index("reported no usage") < output.index("What next:")
+    assert "  any program       token-handlers run your_app.py" in output.splitlines()
 
 
 def test_demo_as_json(capsys):
@@ -58,7 +76,7 @@ def ask_directly(base_url, api_key):
 
 def test_a_demo_that_differs(monkeypatch, capsys):
     """When a call is not recorded, the demo says so and fails."""
-    monkeypatch.setattr("token_handlers.demo.run.CALLS", ("unrecorded_calls", *CALLS))
+    monkeypatch.setattr("token_handlers.demo.run.CALLS", {"unrecorded_calls": "past both", **CALLS})
     monkeypatch.setitem(sys.modules, "token_handlers.demo.unrecorded_calls", SimpleNamespace(make_calls=ask_directly))
 
     assert 1 == main(["demo"])
@@ -79,6 +97,24 @@ def test_wrong_usage(arguments, capsys):
 
     assert 2 == caught.value.code
     assert "usage: token-handlers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["reprot"], "report"),
+        (["report", "--ledgre", "x.db"], "--ledger"),
+        (["sessions", "--sinc", "7d", "--jsno"], "--json"),
+        (["guide", "recipe"], "recipes"),
+    ],
+)
+def test_did_you_mean(arguments, meant, capsys):
+    """A misspelt command, choice or option is answered with the one that is like it."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+
+    assert 2 == caught.value.code
+    assert capsys.readouterr().err.rstrip().endswith(f"did you mean {meant}?")
 
 
 def test_version(capsys):

@@ -9,6 +9,7 @@ from tests.support.usage_ledgers import CALLS, fill
 from token_handlers.cli import main
 from token_handlers.pricing import price_call, reset_prices
 from token_handlers.sinks.sqlite import SQLiteLedger
+from token_handlers.usage import UsageRecord
 
 
 @pytest.fixture
@@ -292,3 +293,16 @@ def test_json_lines(path, capsys):
     (line,) = capsys.readouterr().out.splitlines()
 
     assert CALLS[0].usage.model_dump(exclude_unset=True, exclude={"total_tokens"}) == json.loads(line)["usage"]
+
+
+def test_export_of_odd_labels(tmp_path, capsys):
+    """A NUL or half a surrogate pair ends no export: in JSON it comes back as it was, in CSV it is escaped."""
+    odd = "a\0\ud800"
+    path = fill(tmp_path / "odd.db", UsageRecord(session=odd, tags={odd: odd}, doubts=(odd,), request_id="req_1"))
+    assert 0 == main(["export", "--json", "--ledger", str(path)])
+    line = json.loads(capsys.readouterr().out)
+    assert (odd, {odd: odd}, [odd], "req_1") == (line["session"], line["tags"], line["doubts"], line["request_id"])
+
+    assert 0 == main(["export", "--csv", "--ledger", str(path)])
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert ("a␛0000␛d800", "a␛0000␛d800", "req_1") == (row["session"], row["doubts"], row["request_id"])

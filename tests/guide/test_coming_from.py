@@ -1,4 +1,4 @@
-"""The README's tables for those who come from another counter: each row is shown with the old one beside the new.
+"""The guide's tables for those who come from another counter: each row is shown with the old one beside the new.
 
 agentsight's own client is not here to be asked: what it sends is what tests/agentsight_api.py insists on.
 """
@@ -14,14 +14,14 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 
 from tests.support.agentsight_api import ACTIONS, KEY, AgentSightAPI
-from tests.support.guide_pages import ROOT, rows, sections
+from tests.support.guide_pages import rows, sections
 from tests.support.llama_index_clients import MESSAGES, Local, make_embedder, make_llm
-from token_handlers import Budget, BudgetExceeded, ConversationTracker, get_openai_callback, track_tokens
+from token_handlers import Budget, BudgetExceeded, ConversationTracker, get_openai_callback, guide, track_tokens
 from token_handlers.llama_index import LlamaIndexTokenHandler
 from token_handlers.tokenizer import estimate_tokens
 
-README = sections((ROOT / "README.md").read_text("utf-8"))
-TABLES = "".join(README[name] for name in ("Coming from another counter", "What is called how"))
+PAGE = sections(guide.page("switching"))
+TABLES = "".join(PAGE[name] for name in ("Coming from another counter", "What is called how"))
 WRITE, NAMES, DIFFERS = (rows(part) for part in TABLES.split("\n\n") if part.lstrip().startswith("|"))
 OURS, OPENAI, METADATA, LLAMA_INDEX, AGENTSIGHT = 1, 2, 3, 4, 5
 ANSWERED = "gpt-4o-mini-2024-07-18"
@@ -292,5 +292,5 @@ DIFFERENCES = {
 
 @pytest.mark.parametrize("what", DIFFERENCES)
 def test_what_differs(what, ledger):
-    """Each row of the README's table of differences is as it says, there and here."""
+    """Each row of the page's table of differences is as it says, there and here."""
     DIFFERENCES[what](ledger)

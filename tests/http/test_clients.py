@@ -15,7 +15,7 @@ import pytest
 import requests
 from mistralai.client import Mistral
 
-from tests.support.answer_server import body, events, lines
+from tests.support.answer_server import answering_http2, body, events, lines
 from tests.support.provider_answers import (
     CHAT,
     CHAT_STREAM,
@@ -275,13 +275,16 @@ def test_mock_and_asgi_transports_are_seen(watcher):
     assert RIGHT * 3 == watcher.counts
 
 
-def test_http2(watcher):
-    """A client that may speak HTTP/2 sends in the same place."""
-    mock = httpx.MockTransport(lambda request: httpx.Response(200, json=CHAT))
-    with httpx.Client(http2=True, mounts={"http://": mock}) as client:
-        client.post("http://mock" + PATH, json=ASKED)
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+def test_http2(watcher, library):
+    """The body comes in frames of one connection, and is seen as any other."""
+    with answering_http2(json.dumps(CHAT).encode()) as url, library.Client(http1=False, http2=True) as client:
+        answer = client.post(url + PATH, json=ASKED)
+        with client.stream("POST", url + PATH, json=ASKED) as streamed:
+            streamed.read()
 
-    assert RIGHT == watcher.counts
+    assert ("HTTP/2", CHAT) == (answer.http_version, streamed.json())
+    assert RIGHT * 2 == watcher.counts
 
 
 def test_dropped_connection_is_lost(watcher, answers):
@@ -446,6 +449,33 @@ def test_fault_of_ours_does_not_reach_the_client(watcher, answers, monkeypatch, 
     assert ("Hello", 4) == (answer.choices[0].message.content, len(chunks))
     assert [(None, False)] * 2 == watcher.counts
     assert 1 == len([record for record in caplog.records if "MemoryError" in record.getMessage()])
+
+
+# --- clients on clients
+
+
+async def test_client_that_sends_by_another_is_seen_once(watcher, answers):
+    """The openai package may send by httpx, and that by aiohttp."""
+    answers.answer(body(CHAT), events(CHAT_STREAM, done=True))
+    async with openai.AsyncOpenAI(
+        api_key="sk-1", base_url=answers.url + "/v1", http_client=openai.DefaultAioHttpClient()
+    ) as client:
+        await client.chat.completions.create(**ASKED)
+        async for _ in await client.chat.completions.create(**ASKED, stream=True):
+            pass
+
+    assert RIGHT * 2 == watcher.counts
+
+
+async def test_requests_at_once_are_told_apart(watcher, answers):
+    """Each answer comes with its own request, whichever ends first."""
+    answers.answer(body(CHAT))
+    models = [f"model-{number}" for number in range(20)]
+    async with openai.AsyncOpenAI(api_key="sk-1", base_url=answers.url + "/v1", max_retries=0) as client:
+        await asyncio.gather(*(client.chat.completions.create(**{**ASKED, "model": model}) for model in models))
+
+    assert sorted(models) == sorted(answer.request.model for answer in watcher.answers)
+    assert RIGHT * 20 == watcher.counts
 
 
 # --- requests

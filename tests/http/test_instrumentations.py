@@ -19,13 +19,13 @@ RIGHT = [((100, 20), True)]
 
 
 def ask(url):
-    """Make a call whose answer is read at once."""
+    """Ask for an answer, and see that it is the server's."""
     with httpx.Client() as client:
         assert CHAT == client.post(url + PATH, json=ASKED).json()
 
 
 def stream(url):
-    """Make a call whose answer is streamed."""
+    """Return what a streamed answer brings."""
     with httpx.Client() as client, client.stream("POST", url + PATH, json=ASKED) as response:
         return response.read()
 

@@ -17,7 +17,7 @@ KNOWN = [
         "chat", "chat", "azure", "mine",
     ),
     ("api.openai.com/v1/completions", {"model": "m", "prompt": "a"}, "completions", "text_completion", "openai", "m"),
-    ("api.mistral.ai/v1/fim/completions", {"model": "m", "prompt": "a"}, "completions", "text_completion", "mistral", "m"),
+    ("api.mistral.ai/v1/fim/completions", {"prompt": "a"}, "completions", "text_completion", "mistral", None),
     ("api.mistral.ai/v1/conversations", {"model": "m", "inputs": "a"}, "chat", "chat", "mistral", "m"),
     ("api.openai.com/v1/responses", {"model": "m", "input": "a"}, "responses", "chat", "openai", "m"),
     ("api.openai.com/v1/embeddings", {"model": "m", "input": "a"}, "embeddings", "embeddings", "openai", "m"),

@@ -103,7 +103,7 @@ def test_usage_with_content_is_not_final_when_the_stream_is_cut():
 
 def test_anthropics_beginning_alone_is_not_final():
     """message_start states the prompt; message_delta, which has not come, the output."""
-    assert ((100, 1), False) == fed(
+    assert ((100, None), False) == fed(
         sse(MESSAGE_STREAM[:3]), api="messages", provider="anthropic", content_type=SSE, is_whole=False
     )
 
@@ -175,6 +175,19 @@ def test_fees_of_tools_stand_in_other_events_than_the_usage():
         for candidate in event["candidates"]
         if "groundingMetadata" in candidate
     ]
+    assert 1 == usage.read().counts["web_searches"]  # 2.5 bills by prompt
+
+
+def test_tools_that_anthropic_ran_are_counted_in_streams():
+    """Its code executions stand among the blocks alone, whose text is not kept."""
+    block = {"type": "server_tool_use", "id": "s1", "name": "code_execution", "input": {"code": "secret"}}
+    begun = {"type": "content_block_start", "index": 0, "content_block": block}
+    usage = ResponseUsage("messages", "anthropic", SSE)
+    usage.feed(sse([MESSAGE_STREAM[0], begun, *MESSAGE_STREAM[1:]]))
+    usage.end()
+
+    assert "secret" not in repr(usage.events_to_read())
+    assert 1 == usage.read().counts["code_executions"]
 
 
 def test_no_text_is_left_after_an_answer_was_read():

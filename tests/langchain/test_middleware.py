@@ -1,3 +1,4 @@
+import inspect
 import json
 import logging
 from decimal import Decimal
@@ -28,7 +29,9 @@ from token_handlers.sinks.redis import RedisCounter
 
 NOTHING = Amounts()
 QUESTION = {"messages": [HumanMessage("How warm is it in Porto?")]}
-NO_ANSWER = "the answer is new limits (max_cost, max_tokens, max_requests) by name, or False to end, not"
+NO_ANSWER = (
+    "the answer is new limits (max_cost, max_tokens, max_requests, max_cost_per_minute) by name, or False to end, not"
+)
 STOPPED = "I have to stop here: the budget allows {0} requests, {0} are spent, and the next call may go beyond that."
 
 
@@ -401,11 +404,76 @@ def test_a_store_that_can_not_be_asked(ledger):
     assert 2 == requests(ledger)
 
 
+class _Seeing(AgentMiddleware):
+    """Notes the last message of each request that is tried."""
+
+    def __init__(self):
+        super().__init__()
+        self.last_texts = []
+
+    def wrap_model_call(self, request, handler):
+        self.last_texts.append(request.messages[-1].text)
+        return handler(request)
+
+    async def awrap_model_call(self, request, handler):
+        self.last_texts.append(request.messages[-1].text)
+        return await handler(request)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_wrap_up(ledger, way):
+    """The model is told once that it has to finish, beyond the limit, and the agent ends with its answer."""
+    budget = Budget(max_requests=2)
+    seeing = _Seeing()
+    stopped = agent(ledger, budget, "wrap_up", after=[seeing], rounds=5)
+    answer = WAYS[way](stopped, QUESTION)
+    messages = (await answer if inspect.isawaitable(answer) else answer)["messages"]
+
+    assert 3 == requests(ledger)
+    assert_booked(ledger, budget)
+    assert ["human", "ai", "tool", "ai", "tool", "ai"] == [message.type for message in messages]
+    assert ([], "max_requests") == (
+        messages[-1].tool_calls,
+        messages[-1].response_metadata["budget_exceeded"]["limit"],
+    )
+    assert messages[-1].text
+    told = ["The budget of this task is used up (the budget, max_requests)" in text for text in seeing.last_texts]
+    assert [False, False, False, True] == told
+
+
+def test_wrap_up_after_a_tool_was_refused(ledger, advice, runs):
+    """A tool's refused call is the reason to finish as well; the tool is not called again."""
+    budget = Budget(max_requests=2)
+    last = agent(ledger, budget, "wrap_up", tools=[advice]).invoke(QUESTION)["messages"][-1]
+
+    assert (1, 3) == (len(runs), requests(ledger))
+    assert (last.type, last.tool_calls, bool(last.text)) == ("ai", [], True)
+    assert_booked(ledger, budget)
+
+
+def test_wrap_up_under_another_budget(ledger):
+    """A budget around the agent is not overdrawn."""
+    outer = Budget(max_requests=2, scope="outer")
+    with track_tokens(budget=outer), pytest.raises(BudgetExceeded, match="outer"):
+        agent(ledger, Budget(max_requests=2), "wrap_up", rounds=5).invoke(QUESTION)
+
+    assert 2 == requests(ledger) == outer.spent().requests
+
+
+def test_a_cost_per_minute(ledger):
+    """An agent that runs away is stopped by what it costs in a minute, and its last message says so."""
+    budget = Budget(max_cost_per_minute="0.00006")
+    last = agent(ledger, budget, rounds=50).invoke(QUESTION, {"recursion_limit": 200})["messages"][-1]
+
+    assert "allows 0.00006 USD a minute" in last.text
+    assert 1 <= requests(ledger) < 10
+
+
 def test_settings():
     """What is no budget, or no way to behave, is refused."""
     with pytest.raises(TypeError, match=r"budget must be a Budget, not '0.50': write Budget\(max_cost=...\)"):
         BudgetMiddleware("0.50")
-    with pytest.raises(ValueError, match="on_exceeded is one of 'end', 'raise', 'interrupt', not 'stop'"):
+    with pytest.raises(ValueError, match="on_exceeded is one of 'end', 'wrap_up', 'raise', 'interrupt', not 'stop'"):
         BudgetMiddleware(Budget(max_requests=1), "stop")
 
 

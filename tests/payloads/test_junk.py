@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.payload_samples import SAMPLES, both, objects
-from token_handlers.payloads import ReportedUsage, plain_counts, read_message, read_payload, read_usage_metadata
+from token_handlers.payloads import ReportedUsage, read_message, read_payload, read_usage_metadata
 from token_handlers.usage import Usage
 
 KEYS = sorted({key for sample in SAMPLES for key in json.dumps(sample.payload).split('"')[1::2] if key.isidentifier()})
@@ -185,30 +185,3 @@ def test_any_usage_metadata_is_read_or_none(usage):
     """LangChain's usage_metadata is read directly in callbacks, and so is as safe by itself."""
     check(read_usage_metadata(usage))
     check(read_message(usage, usage))
-
-
-FEW_DETAILS = st.dictionaries(
-    st.sampled_from(["cache_read", "audio", "reasoning", "cache_creation", "flex", "flex_cache_read"]),
-    st.integers(0, 20) | NUMBERS | st.none(),
-    max_size=3,
-)
-
-
-@given(
-    st.integers(0, 40) | NUMBERS,
-    st.integers(0, 40),
-    st.none() | FEW_DETAILS,
-    st.none() | FEW_DETAILS,
-    st.integers(-1, 9),
-)
-def test_plain_counts_are_those_of_the_long_way(sent, received, given, generated, off):
-    """Where the short way reads a UsageMetadata, it reads what read_usage_metadata does, and no tier."""
-    details = {"input_token_details": given, "output_token_details": generated}
-    total = sent + received + max(0, off)
-    usage = {"input_tokens": sent, "output_tokens": received, "total_tokens": total}
-    usage |= {name: parts for name, parts in details.items() if parts is not None}
-    found = plain_counts(usage)
-
-    assert found is None or ReportedUsage(dict(zip(*found, strict=True))) == read_usage_metadata(usage)
-    if type(sent) is int and sent >= 0 >= off and not given and not generated:
-        assert ((("input_tokens", "output_tokens")), (sent, received)) == found

@@ -43,8 +43,9 @@ CHAT = st.fixed_dictionaries(
     },
 )
 MESSAGES = st.fixed_dictionaries(
-    {"input_tokens": OFTEN, "output_tokens": OFTEN, "cache_read_input_tokens": OFTEN},
+    {"input_tokens": OFTEN, "output_tokens": OFTEN},
     optional={
+        "cache_read_input_tokens": st.none() | OFTEN,
         "cache_creation_input_tokens": COUNT,
         "cache_creation": st.none() | some(ephemeral_5m_input_tokens=COUNT, ephemeral_1h_input_tokens=OFTEN),
         "output_tokens_details": st.none() | some(thinking_tokens=COUNT),
@@ -79,7 +80,7 @@ def messages(draw: st.DrawFn) -> tuple[Any, ...]:
     off = draw(st.sampled_from([0, 0, 0, 7]))
     if sides[0] == "prompt_tokens" and draw(st.booleans()):
         raw = total_of(raw, sides, off)
-    cached: int = raw.get("cache_read_input_tokens", 0) + draw(st.just(0) | OFTEN)
+    cached: int = (raw.get("cache_read_input_tokens") or 0) + draw(st.just(0) | OFTEN)
     usage: dict[str, Any] = {"input_tokens": raw[sides[0]] + cached, "output_tokens": raw[sides[1]]}
     usage = total_of(usage, ("input_tokens", "output_tokens"), off)
     usage |= {"input_token_details": draw(GIVEN)} if draw(st.booleans()) else {}
@@ -94,6 +95,7 @@ def messages(draw: st.DrawFn) -> tuple[Any, ...]:
             service_tier=st.sampled_from([None, "Flex", "auto", 5]),
             stop_reason=st.sampled_from([None, "end_turn", "refusal"]),
             cost=st.just(0.5),
+            grounding_metadata=st.sampled_from([None, {}, {"web_search_queries": ["a"]}]),
             search_context_size=st.just("low"),
         )
     )

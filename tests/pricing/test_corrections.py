@@ -200,8 +200,18 @@ def test_an_alias_that_may_mean_two_models_is_an_estimate():
         ("ollama", None),
         ("vllm", None),
         (None, None),
+        ("litellm", None),
     ],
 )
 def test_open_weights_are_never_openais(model, provider, base_url):
     """OpenAI sells no gpt-oss: at a server of one's own it has no price."""
     assert price(MILLION, model, provider, base_url=base_url) is None
+    assert price(MILLION, f"openai/{model}", "litellm") is None
+
+
+@pytest.mark.parametrize(("tokens", "doubts"), [(200_000, 0), (200_001, 1)])
+def test_the_long_prompts_of_a_beta_are_in_doubt(tokens, doubts):
+    """Sonnet 4.5 above 200,000 tokens costs twice as much by the table, and by Anthropic's page no more."""
+    found = price({"input_tokens": tokens}, "claude-sonnet-4-5", "anthropic")
+    assert doubts == len(found.doubts)
+    assert () == price({"input_tokens": tokens}, "claude-sonnet-4-6", "anthropic").doubts

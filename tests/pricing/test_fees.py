@@ -33,6 +33,7 @@ def fee(counts, model, provider, **call):
         ("grok-4.6", "xai", {"code_executions": 3}, {}, "0.015"),
         ("kimi-k2.5", "moonshot", {"web_searches": 1}, {}, "0.005"),
         ("sonar-deep-research", "perplexity", {"web_searches": 4}, {}, "0.02"),
+        ("sonar-pro", "perplexity", {"web_searches": 4}, {"search_context_size": "low"}, "0"),
     ],
 )
 def test_a_fee_with_a_count_is_exact(model, provider, counts, context, usd):

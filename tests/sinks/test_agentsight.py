@@ -1,3 +1,4 @@
+import gzip
 import logging
 import multiprocessing
 import signal
@@ -6,7 +7,9 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import traceback
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -15,9 +18,11 @@ import pytest
 from pydantic import SecretStr
 
 from tests.support.agentsight_api import ACTIONS, CONVERSATIONS, KEY, OTHER_KEY, AgentSightAPI, Answer
+from tests.support.redis_servers import listening
 from token_handlers import Usage, UsageRecord
 from token_handlers.sinks.agentsight.client import AgentSightClient, SendFailed
 from token_handlers.sinks.agentsight.outbox import Counts
+from token_handlers.sinks.escapes import escaped
 
 ROOT = Path(__file__).parents[2]
 FEW = Counts(prompt=3, completion=2, total=5, embedding=7)
@@ -232,14 +237,119 @@ def test_nobody_there():
     assert sender.outbox.holds(event_id)
 
 
-def test_a_server_that_is_not_agentsight(api):
-    """An answer without an id is an error, and the counts are kept."""
+@pytest.mark.parametrize(
+    ("path", "body", "reason"),
+    [
+        (CONVERSATIONS, {"id": "1"}, "gave the conversation no id: check the endpoint"),
+        (CONVERSATIONS, {"id": True}, "gave the conversation no id: check the endpoint"),
+        (CONVERSATIONS, {}, "gave the conversation no id: check the endpoint"),
+        (CONVERSATIONS, "welcome", "did not answer as AgentSight does: check the endpoint"),
+        (ACTIONS, "welcome", "did not answer as AgentSight does: check the endpoint"),
+        (ACTIONS, [1], "did not answer as AgentSight does: check the endpoint"),
+    ],
+)
+def test_a_server_that_is_not_agentsight(api, path, body, reason):
+    """An answer that is none of AgentSight's, or has no id, is an error, and the counts are kept."""
     sender = client(api)
-    api.fail(Answer(200, body="welcome"), path=CONVERSATIONS)
-    with pytest.raises(SendFailed, match="gave the conversation no id: check the endpoint"):
+    api.fail(Answer(200, body=body), path=path)
+    with pytest.raises(SendFailed, match=reason):
         send(sender)
 
     assert sender.flush()
+    assert FEW == api.counted("c1")
+
+
+def take_request(connection):
+    """Read a whole request: what is unread when the connection is closed resets it."""
+    request = b""
+    while not request.endswith(b"}"):
+        request += connection.recv(65536)
+
+
+def dripping(start):
+    """Answer with a start, and then a byte every 20 ms for ever."""
+
+    def answer(connection):
+        take_request(connection)
+        connection.sendall(start)
+        while True:
+            connection.sendall(b"x")
+            threading.Event().wait(0.02)
+
+    return answer
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nX-", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{"])
+@pytest.mark.parametrize("proxied", [False, True])
+def test_a_server_that_drips(start, proxied, monkeypatch):
+    """An exchange ends when its time is up, in the headers and in the body, and the counts are kept."""
+    with listening(dripping(start)) as port:
+        if proxied:
+            monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+        endpoint = "http://agentsight.example" if proxied else f"http://127.0.0.1:{port}"
+        sender = AgentSightClient(KEY, endpoint, timeout=0.3)
+        began = time.monotonic()
+        with pytest.raises(SendFailed, match=r"cannot be reached \(ReadTimeout"):
+            send(sender)
+        assert time.monotonic() - began < 5
+        assert sender.outbox.holds_any(endpoint, None)
+
+
+def test_a_flush_ends_in_time():
+    """A flush with a time limit, such as that at the end of a process, does not wait for a longer time-out."""
+    with listening(dripping(b"HTTP/1.1 200 OK\r\nX-")) as port:
+        sender = AgentSightClient(KEY, f"http://127.0.0.1:{port}", timeout=60)
+        sender(record("c1"))
+        began = time.monotonic()
+        assert not sender.flush(0.3)
+        assert time.monotonic() - began < 10
+
+
+def answering(head, body):
+    """Answer with a body, or what of it is taken."""
+
+    def answer(connection):
+        take_request(connection)
+        connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{head}\r\n".encode() + body)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        ("", b" " * 50_000_000),
+        ("Content-Encoding: gzip\r\n", gzip.compress(b" " * 50_000_000)),
+        ("", b"[" * 200_000),
+        ("", b'{"id": ' + b"9" * 5_000 + b"}"),
+        ("", b"<html>Sign in</html>"),
+        ("", b"\xff"),
+    ],
+    ids=["long", "packed", "nested", "digits", "page", "bytes"],
+)
+def test_a_body_that_is_no_answer(head, body):
+    """A body that is too long, packed, nested or no JSON is a failed send in little memory, and the counts are kept."""
+    with listening(answering(head, body)) as port:
+        sender = AgentSightClient(KEY, f"http://127.0.0.1:{port}", retries=0)
+        tracemalloc.start()
+        try:
+            with pytest.raises(SendFailed, match="did not answer as AgentSight does: check the endpoint"):
+                send(sender)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < 20_000_000 + len(body)  # the server's own copy
+        assert sender.outbox.holds_any(f"http://127.0.0.1:{port}", None)
+
+
+@pytest.mark.parametrize("odd", ["a\0b", "\ud800", "ü"])
+def test_odd_conversations(api, tmp_path, odd):
+    """A conversation whose name no JSON or file can hold is sent under its escaped name, through the outbox too."""
+    sender = client(api, outbox=tmp_path)
+    sender(record(odd))
+
+    assert sender.flush()
+    assert (3, 2, 5, 0) == api.counted(escaped(odd))
 
 
 def test_the_key_is_shown_nowhere(api, caplog, tmp_path):
@@ -486,13 +596,16 @@ def test_a_folder_that_cannot_be_written(api, tmp_path, caplog):
 
 
 def test_a_strange_file_in_the_folder(api, tmp_path, caplog):
-    """What is no batch is named, and neither sent nor removed; other files do not matter."""
+    """What is no batch is named, and neither sent nor removed; other files and folders do not matter."""
     (tmp_path / "README").write_text("notes")
     (tmp_path / f"{'0' * 32}.{'1' * 32}.batch").write_text("{}")
+    (tmp_path / f"{'2' * 32}.{'1' * 32}.batch").mkdir()
+    (tmp_path / f"{'3' * 32}.{'1' * 32}.batch").write_bytes(b"\xff")
 
     assert (0, None) == send(client(api, outbox=tmp_path))
     assert "is no batch of token counts" in caplog.text
-    assert "{}" in [path.read_text() for path in tmp_path.glob("*.batch")]
+    assert b"{}" in [path.read_bytes() for path in tmp_path.glob("*.batch") if path.is_file()]
+    assert (tmp_path / f"{'2' * 32}.{'1' * 32}.batch").is_dir()
 
 
 def in_child(sender, results):

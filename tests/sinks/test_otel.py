@@ -404,3 +404,27 @@ def test_over_otlp(monkeypatch, opted_in):
             ({**azure, **types[1]}, 3),
         ] == found["gen_ai.client.token.usage"]
     assert b"secret" not in body
+
+
+def test_who_served_a_call(provider, reader):
+    """The host, tier, place and account that an answer names are attributes, and a request's id never is one."""
+    origin = {"host": "api.openai.com", "service_tier": "flex", "region": "eu", "organization": "o-1", "project": "p-1"}
+    OTelMetrics(provider)(UsageRecord(usage=Usage(input_tokens=3), cost=Decimal(1), request_id="req-secret", **origin))
+    _, ((attributes, _, _),) = points(reader)["token_handlers.cost"]
+
+    assert {
+        "server.address": "api.openai.com",
+        "token_handlers.service_tier": "flex",
+        "token_handlers.region": "eu",
+        "token_handlers.organization": "o-1",
+        "token_handlers.project": "p-1",
+    }.items() <= attributes.items()
+    assert "req-secret" not in str(attributes)
+
+
+def test_doubts_are_estimates(provider, reader):
+    """A call of which something could not be counted or priced exactly is marked as an estimate."""
+    OTelMetrics(provider)(UsageRecord(cost=Decimal(1), doubts=("a rate is missing",), model="\ud800"))
+    _, ((attributes, _, _),) = points(reader)["token_handlers.cost"]
+
+    assert (True, "\u241bd800") == (attributes["token_handlers.estimated"], attributes["gen_ai.response.model"])

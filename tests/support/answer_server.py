@@ -4,11 +4,15 @@ import contextlib
 import gzip
 import http.server
 import json
+import socketserver
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import brotli
+import h2.config
+import h2.connection
+import h2.events
 
 
 @dataclass
@@ -76,6 +80,11 @@ class AnswerServer:
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     answers: AnswerServer
@@ -117,11 +126,39 @@ def answering(*replies: Reply) -> Iterator[AnswerServer]:
     """Serve replies on a loopback address."""
     server = AnswerServer().answer(*replies)
     handler = type("Handler", (_Handler,), {"answers": server})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        running.daemon_threads = True
+    with _Server(("127.0.0.1", 0), handler) as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         server.url = f"http://127.0.0.1:{running.server_port}"
         yield server
+        running.shutdown()
+        thread.join()
+
+
+@contextlib.contextmanager
+def answering_http2(data: bytes) -> Iterator[str]:
+    """Serve one JSON body by HTTP/2 without TLS, and yield the URL."""
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        allow_reuse_address = True
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+            connection.initiate_connection()
+            self.request.sendall(connection.data_to_send())
+            while received := self.request.recv(65_536):
+                for event in connection.receive_data(received):
+                    if isinstance(event, h2.events.StreamEnded):
+                        headers = [(":status", "200"), ("content-type", "application/json")]
+                        connection.send_headers(event.stream_id, headers)
+                        connection.send_data(event.stream_id, data, end_stream=True)
+                self.request.sendall(connection.data_to_send())
+
+    with Server(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
         running.shutdown()
         thread.join()

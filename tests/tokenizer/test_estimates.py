@@ -116,6 +116,13 @@ def test_any_text_has_an_estimate(text, model):
     assert method.startswith("bytes:")
 
 
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4", "claude-opus-4-8", "claude-3-5-haiku-latest"])
+@given(text=st.text(st.characters()) | st.text("0A1\t.v ", min_size=1))
+def test_no_text_has_more_tokens_than_bytes(model, text):
+    """A token is a byte at least, so that a text's bytes are a bound of its estimate."""
+    assert estimate_tokens(text, model).tokens <= len(text.encode("utf-8", "surrogatepass"))
+
+
 @given(st.text(st.characters()), st.text(st.characters()))
 def test_by_class_is_additive_across_lines(first, second):
     """Two texts with an empty line between them are no more than a few tokens from their sum."""

@@ -1,5 +1,6 @@
 """LocalStore: what a budget's accounts have spent in this process, and what their calls have reserved."""
 
+import functools
 import logging
 import sqlite3
 import time
@@ -110,42 +111,55 @@ class LocalStore:
 
     def reserve(self, reservation: Reservation, amounts: Amounts, limits: Limits) -> ReservationResult:
         """Reserve what a call may use where what is spent and reserved leaves room for it."""
-        with self._lock:
-            account = self._accounts.get(reservation.account)
-            if account is None or self._per is not None:
-                account = self._account(reservation.account, refuses=not self._forgets)
-            spent, held = account.spent, account.held
-            more = amounts if held is NOTHING else held.plus(amounts)
-            exceeded = exceeded_limit(limits, spent.plus(more))
-            if exceeded is None and PER_MINUTE in limits:
-                last = account.last_minute()
-                if EXACT.add(last, more.cost) > (limits[PER_MINUTE] or 0):
-                    exceeded, spent = PER_MINUTE, spent._replace(cost=last)
-            if exceeded is None:
-                if not reservation.request.is_exact:
-                    account.bounded[reservation] = None
-                # In one statement, in the middle of which no signal and no collector can end it; so below.
-                account.held, reservation.held = more, amounts
-            return ReservationResult(exceeded is None, exceeded, spent, held)
+        lock = self._lock
+        with lock.rlock:  # which a signal can't leave taken, as it could a lock in Python
+            lock.depth = 1  # and whatever it left here ends here: the store never takes its lock twice
+            try:
+                while lock.waiting:
+                    lock.waiting.popleft()()
+                result = self._reserve(reservation, amounts, limits)
+            finally:
+                lock.depth = 0
+        if lock.waiting:
+            lock.catch_up()
+        return result
+
+    def _reserve(self, reservation: Reservation, amounts: Amounts, limits: Limits) -> ReservationResult:
+        account = self._accounts.get(reservation.account)
+        if account is None or self._per is not None:
+            account = self._account(reservation.account, refuses=not self._forgets)
+        spent, held = account.spent, account.held
+        more = amounts if held is NOTHING else held.plus(amounts)
+        exceeded = exceeded_limit(limits, spent.plus(more))
+        if exceeded is None and PER_MINUTE in limits:
+            last = account.last_minute()
+            if EXACT.add(last, more.cost) > (limits[PER_MINUTE] or 0):
+                exceeded, spent = PER_MINUTE, spent._replace(cost=last)
+        if exceeded is None:
+            if not reservation.request.is_exact:
+                account.bounded[reservation] = None
+            # In one statement, in the middle of which no signal and no collector can end it; so below.
+            account.held, reservation.held = more, amounts
+        return ReservationResult(exceeded is None, exceeded, spent, held)
 
     def estimate_bounds(self, name: str) -> None:
         """Reserve what the calls of an account are estimated to use, where upper bounds were enough so far."""
         account = self._accounts.get(name)
         for reservation in tuple(account.bounded) if account is not None else ():
             amounts = reservation.request.exact().amounts  # which takes time: without the lock
-            with self._lock:
-                self._restate(reservation, amounts)
+            self._lock.run_soon(functools.partial(self._restate, reservation, amounts))
 
     def settle(self, reservation: Reservation, amounts: Amounts) -> tuple[Amounts, str] | None:
         """Book what a call used in place of what it reserved, and return what is spent, and in which window.
 
-        Never waits: None where somebody has the lock, who will book it.
+        Never waits: where somebody has the lock, who will book it, that may not be in it yet.
         """
         lock = self._lock
         if lock.depth or not lock.rlock.acquire(blocking=False):
             lock.run_soon(lambda: self._book(reservation, amounts))
-            return None
-        lock.depth += 1
+            account = self._accounts.get(reservation.account)
+            return None if account is None else (account.spent, account.window)
+        lock.depth = 1
         try:
             return self._book(reservation, amounts)
         finally:
@@ -159,13 +173,23 @@ class LocalStore:
 
     def state(self, name: str) -> BudgetState:
         """Return what an account has spent in this window, and what its calls have reserved."""
-        with self._lock:
-            account = self._accounts.get(name)
-            kept = self._shelf.get(name) if account is None and self._shelf is not None else None
-            if account is None:
-                account = _Account(kept or Kept())
-            account.turn_to(current_window(self._per))
-            return BudgetState(account.spent, account.held)
+        lock = self._lock
+        with lock.rlock:
+            lock.depth = 1
+            try:
+                while lock.waiting:
+                    lock.waiting.popleft()()
+                return self._state(name)
+            finally:
+                lock.depth = 0
+
+    def _state(self, name: str) -> BudgetState:
+        account = self._accounts.get(name)
+        if account is None:
+            kept = None if self._shelf is None else self._shelf.get(name)
+            account = _Account(kept or Kept())
+        account.turn_to(current_window(self._per))
+        return BudgetState(account.spent, account.held)
 
     def _book(self, reservation: Reservation, amounts: Amounts) -> tuple[Amounts, str]:
         account = self._accounts.get(reservation.account)

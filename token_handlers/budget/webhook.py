@@ -60,9 +60,14 @@ class Webhook:
     def _send(self, warnings: Sequence[BudgetWarning]) -> None:
         import httpx
 
-        with httpx.Client(transport=httpx.HTTPTransport(retries=RETRIES), timeout=TIMEOUT) as client:
+        limits = httpx.Timeout(TIMEOUT).as_dict()
+        with httpx.HTTPTransport(retries=RETRIES) as transport:  # a client would log the URL
             for warning in warnings:
-                response = client.post(self._url.get_secret_value(), json=self.payload(warning))
+                url, payload = self._url.get_secret_value(), self.payload(warning)
+                response = transport.handle_request(
+                    httpx.Request("POST", url, json=payload, extensions={"timeout": limits})
+                )
+                response.close()
                 if not response.is_success:
                     raise httpx.HTTPError(f"HTTP status {response.status_code}")
 

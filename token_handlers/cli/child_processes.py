@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from token_handlers.budget.budget import Budget
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.errors import TokenHandlersError
+from token_handlers.errors import WHY, TokenHandlersError
 from token_handlers.install import install
 from token_handlers.sinks.configured import add_configured_sinks, configured_fleet, configured_ledger
 from token_handlers.tracking.recorder import add_sink, remove_sink
@@ -145,7 +145,7 @@ def start_here() -> None:
         try:
             _track(run, records)
         except TokenHandlersError as error:  # the closing gives the ledger what is missing there
-            logger.warning("%s", error)
+            logger.warning("%s (%s)", error, WHY)
     _watch_starts(-1, lambda: None)
 
 

@@ -5,7 +5,7 @@ import os
 
 from pydantic import SecretStr
 
-from token_handlers.cli.options import Commands, WrongUsage, add_json
+from token_handlers.cli.options import Commands, WrongUsage, add_json, quiet_log
 
 
 def add_parser(commands: Commands) -> None:
@@ -20,9 +20,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the demo."""
     from token_handlers.demo.run import run_demo
 
-    if not options.live:
-        return run_demo(as_json=options.json)
-    key = os.environ.get("OPENAI_API_KEY")
-    if not key:
+    key = os.environ.get("OPENAI_API_KEY") if options.live else None
+    if options.live and not key:
         raise WrongUsage("demo --live needs an OpenAI key: set OPENAI_API_KEY")
-    return run_demo(SecretStr(key), as_json=options.json)
+    with quiet_log() as warnings:
+        return run_demo(warnings, SecretStr(key) if key else None, as_json=options.json)

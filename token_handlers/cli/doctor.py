@@ -4,12 +4,12 @@ import argparse
 import textwrap
 
 from token_handlers.cli.options import Commands, add_json, add_ledger, print_json
-from token_handlers.guide import WHY
+from token_handlers.errors import WHY
 
 REASONS = (
     "Nothing is tracked: no `with track_tokens()`, no handler in a callbacks list, and not `token-handlers run`.",
     "AGENTSIGHT_TOKEN_HANDLER_TYPE is set, but nothing reads it: `import token_handlers.auto` does.",
-    "The calls go past LangChain and LlamaIndex, such as with the openai package itself.",
+    "The calls go past LangChain, LlamaIndex and the providers' own packages, such as by gRPC.",
     "The calls are made in another process, which a block does not count: `token-handlers run` does.",
     "The calls began before the block was entered, or in a thread that was started before it.",
 )

@@ -7,12 +7,14 @@ import re
 
 from token_handlers.cli.options import Commands, add_ledger, add_window, open_ledger, shown
 from token_handlers.counter.tables import money
+from token_handlers.sinks.escapes import escaped
 from token_handlers.usage import Usage, UsageRecord
 
 COUNTS = tuple(Usage.model_fields)
 LABELS = ("event_id", "started_at", "ended_at", "session", "user", "node", "model", "provider")
 KINDS = ("operation", "outcome", "source", "method", "requests")
-COLUMNS = (*LABELS, "tags", *KINDS, "cost", "cost_source", "saved_cost", *COUNTS)
+ORIGINS = ("requested_model", "service_tier", "region", "host", "request_id", "organization", "project")
+COLUMNS = (*LABELS, "tags", *KINDS, "cost", "cost_source", "saved_cost", *COUNTS, "doubts", *ORIGINS)
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]")
 """How a text begins that a spreadsheet takes for a formula, by a full-width sign too, or that looks protected."""
@@ -59,21 +61,35 @@ class _Output:
 def json_line(record: UsageRecord) -> str:
     """Return a record as a line of JSON; what was not reported is absent."""
     usage = record.usage.model_dump(exclude={"total_tokens"}, exclude_unset=True)
-    fields = record.model_dump(mode="json", exclude={"usage"}, exclude_none=True)
-    return json.dumps({"usage": usage, **fields}, ensure_ascii=False)
+    fields = {name: value for name, value in _plain(record).items() if value is not None and value != []}
+    line = json.dumps({"usage": usage, **fields}, ensure_ascii=False)
+    return line if line.isprintable() else json.dumps({"usage": usage, **fields})  # half a surrogate pair, say
 
 
 def csv_row(record: UsageRecord) -> list[object]:
     """Return the values of COLUMNS."""
-    values = {
-        name: _protected(value) for name, value in record.model_dump(mode="json", exclude={"usage", "tags"}).items()
-    }
+    values = {name: _protected(value) for name, value in _plain(record).items()}
     values["cost"] = None if record.cost is None else money(record.cost)
     values["saved_cost"] = None if record.saved_cost is None else money(record.saved_cost)
-    values["tags"] = json.dumps(dict(record.tags), ensure_ascii=False) if record.tags else None
+    values["tags"] = json.dumps(_escaped(dict(record.tags)), ensure_ascii=False) if record.tags else None
+    values["doubts"] = "; ".join(map(escaped, record.doubts)) or None
     values.update(record.usage.model_dump(exclude={"total_tokens"}, exclude_unset=True))
     return [values.get(name) for name in COLUMNS]
 
 
+def _plain(record: UsageRecord) -> dict[str, object]:
+    """Return a record's fields as JSON has them; pydantic's own way refuses half a surrogate pair."""
+    numbers = record.model_dump(mode="json", include={"cost", "saved_cost", "started_at", "ended_at", "cost_breakdown"})
+    texts = record.model_dump(exclude={"usage", *numbers})
+    return {name: numbers.get(name, texts.get(name)) for name in UsageRecord.model_fields if name != "usage"}
+
+
+def _escaped(tags: dict[str, str]) -> dict[str, str]:
+    return {escaped(name): escaped(value) for name, value in tags.items()}
+
+
 def _protected(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+    if not isinstance(value, str):
+        return value
+    text = escaped(value)
+    return f"'{text}" if _FORMULA.match(text) else text

@@ -5,10 +5,12 @@ import contextlib
 import importlib.util
 import json
 import logging
+import re
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -34,6 +36,10 @@ TOP = 100
 QUIET_SECONDS, TTY_SECONDS, LOG_SECONDS = 1.0, 0.2, 5.0
 """How long before progress is shown, and how often on a terminal and elsewhere."""
 
+_AGO = re.compile(r"(?P<number>\d+)(?P<unit>[hdw])")
+_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
+_DAYS_AGO = {"today": 0, "yesterday": 1}
+
 
 def add_ledger(parser: argparse.ArgumentParser) -> None:
     """Add --ledger."""
@@ -42,14 +48,14 @@ def add_ledger(parser: argparse.ArgumentParser) -> None:
 
 def add_window(parser: argparse.ArgumentParser) -> None:
     """Add --since and --until."""
-    text = "an ISO date in UTC, %s, or a time such as 2026-01-31T12:00Z"
-    parser.add_argument("--since", type=_moment, metavar="WHEN", help=text % "that day included")
-    parser.add_argument("--until", type=_moment, metavar="WHEN", help=text % "that day included")
+    text = "a date in UTC, that day included, a time such as 2026-01-31T12:00Z, today, yesterday, or %s"
+    parser.add_argument("--since", type=_moment, metavar="WHEN", help=text % "12h, 7d or 4w: so long ago")
+    parser.add_argument("--until", type=_moment, metavar="WHEN", help=text % "so long ago")
 
 
 def add_top(parser: argparse.ArgumentParser, what: str) -> None:
     """Add --top."""
-    text = f"list the N dearest {what}, or all, and sum the others (default: {TOP}; with --json all)"
+    text = f"list the N most expensive {what}, or all, and sum the others (default: {TOP}; with --json all)"
     parser.add_argument("--top", type=_top, metavar="N", help=text)
 
 
@@ -63,7 +69,18 @@ def ledger_path(options: argparse.Namespace) -> Path:
     name = options.ledger or (Settings().token_ledger or "").strip()
     if not name:
         raise WrongUsage("there is no ledger to read: name one with --ledger PATH or AGENTSIGHT_TOKEN_LEDGER")
+    if "://" in name:
+        raise WrongUsage(f"a ledger is a file's path, not a URL such as {name}: write --ledger usage.db")
     return Path(name).expanduser().absolute()
+
+
+def check_window(options: argparse.Namespace) -> None:
+    """Refuse a window that ends before it begins."""
+    from token_handlers.sinks.sql.questions import moment_ms
+
+    since, until = options.since, options.until
+    if since is not None and until is not None and moment_ms("since", since) >= moment_ms("until", until, end=True):
+        raise WrongUsage(f"--since {since} is not before --until {until}: no call can be in between")
 
 
 def open_ledger(options: argparse.Namespace, *, create: bool = False, read_only: bool = False) -> "SQLiteLedger":
@@ -75,7 +92,18 @@ def open_ledger(options: argparse.Namespace, *, create: bool = False, read_only:
         raise TokenHandlersError(
             f"there is no ledger at {path}: make one with `token-handlers run --ledger {path} ...` or `ingest`"
         )
-    return SQLiteLedger(path, read_only=read_only)
+    ledger = SQLiteLedger(path, read_only=read_only)
+    _say_if_empty(ledger, getattr(options, "since", None), getattr(options, "until", None))
+    return ledger
+
+
+def _say_if_empty(ledger: "SQLiteLedger", since: str | None, until: str | None) -> None:
+    """Say on stderr that a window has no call, and when there were calls."""
+    if (since or until) and not ledger.by("day", since=since, until=until):
+        days = ledger.by("day")
+        when = f"the ledger's calls are from {min(days)} to {max(days)}" if days else "the ledger has no call at all"
+        asked = " ".join(f"{name} {moment}" for name, moment in (("since", since), ("until", until)) if moment)
+        print(f"token-handlers: no call {asked}: {when}", file=sys.stderr)
 
 
 def _is_missing(path: Path) -> bool:
@@ -162,10 +190,17 @@ def _top(text: str) -> int:
 
 
 def _moment(text: str) -> str:
+    """Return an ISO time or date; what is said relative to now is turned into one."""
     from token_handlers.sinks.sql.questions import moment_ms
 
+    today = datetime.now(UTC)
+    ago = _AGO.fullmatch(text)
     try:
+        if ago is not None:
+            return (today - timedelta(**{_UNITS[ago["unit"]]: int(ago["number"])})).isoformat(timespec="seconds")
+        if text in _DAYS_AGO:
+            return (today - timedelta(days=_DAYS_AGO[text])).date().isoformat()
         moment_ms("it", text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    except (ValueError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"{error}; or write 7d, 12h, 4w, today or yesterday") from None
     return text

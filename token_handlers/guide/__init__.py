@@ -1,9 +1,10 @@
 """The guide: pages of Markdown that come with the package; ``token-handlers guide`` prints them."""
 
-PAGES = ("why", "recipes")
+from token_handlers.errors import WHY
 
-WHY = "see 'Why is my count zero, estimated or different?': token-handlers guide why"
-"""What the warnings end with."""
+__all__ = ["PAGES", "WHY", "page"]
+
+PAGES = ("why", "recipes", "switching", "scaling")
 
 
 def page(name: str) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -108,8 +108,7 @@ class BilledTool(NamedTuple):
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderRequest:
+class ProviderRequest(NamedTuple):
     """A request that was sent to a known API of a provider.
 
     ``url`` has no query and no password, as keys stand there. ``provider`` is who the host belongs to, else who made
@@ -138,28 +137,36 @@ class ProviderRequest:
     cache_lifetimes: frozenset[str] = frozenset()
 
 
+class Place(NamedTuple):
+    """Where a request is sent: what its URL says, and the APIs that it may be."""
+
+    url: str
+    host: str
+    path: str
+    apis: tuple[Api, ...]
+    provider: str | None
+    model: str | None
+    streamed: bool
+
+
 def read_request(method: str, url: str, body: object) -> ProviderRequest | None:
     """Return what a request says, or None where it is no POST to an API that bills tokens.
 
     ``body`` is JSON (bytes or str) or what it was made of (a dict). The path alone does not tell: another service may
     have the same one, so the body needs one of the API's own keys, too.
     """
-    if method.upper() != "POST":
+    if method != "POST" and method.upper() != "POST":
         return None
-    parts = urlsplit(url)
-    path = parts.path.replace("%3A", ":").replace("%3a", ":").rstrip("/")  # ids are quoted, and contain "/" and ":"
-    candidates = [api for api in APIS if api.path.search(path)]
-    if not candidates:
+    place = read_place(url.partition("?")[0])
+    if not place.apis:
         return None
     fields, size = _fields(body)
     if fields is None:
         return None
-    api = next((api for api in candidates if not api.keys.isdisjoint(fields)), None)
-    if api is None:
-        return None
-    host = parts.hostname or ""
-    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
-    return _request(api, origin + parts.path, host, path, fields, size)
+    for api in place.apis:
+        if not api.keys.isdisjoint(fields):
+            return _request(api, place, fields, size, is_marked=_has_marks(body))
+    return None
 
 
 def read_parameters(url: str, path: str, body: Mapping[str, object]) -> ProviderRequest | None:
@@ -167,21 +174,44 @@ def read_parameters(url: str, path: str, body: Mapping[str, object]) -> Provider
     return read_request("POST", url.rstrip("/") + path, body)
 
 
-def _request(
-    api: Api, url: str, host: str, path: str, fields: Mapping[str, object], size: int
-) -> ProviderRequest:  # fmt: skip
+@lru_cache(maxsize=256)
+def read_place(url: str) -> Place:
+    """Return what a URL without a query says."""
+    parts = urlsplit(url)
+    path = parts.path.replace("%3A", ":").replace("%3a", ":").rstrip("/")  # ids are quoted, and contain "/" and ":"
+    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
+    host = parts.hostname or ""
+    named = _MODEL_IN_PATH.search(path)
+    return Place(
+        origin + parts.path,
+        host,
+        path,
+        tuple(api for api in APIS if api.path.search(path)),
+        provider_of(host),
+        unquote(named[1] or named[2]) if named else None,
+        "stream" in path.rpartition("/")[2].lower(),
+    )
+
+
+def _has_marks(body: object) -> bool:
+    """Return whether a body may have marks of a cache's lifetime, without a walk through its prompt."""
+    if isinstance(body, (bytes, bytearray)):
+        return b"cache_control" in body or b"cachePoint" in body
+    return not isinstance(body, str) or "cache_control" in body or "cachePoint" in body
+
+
+def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *, is_marked: bool) -> ProviderRequest:
     config = _mapping(fields, "generationConfig", "inferenceConfig", "options")
     search = _mapping(fields, "web_search_options")
-    named = _MODEL_IN_PATH.search(path)
     return ProviderRequest(
-        url=url,
-        host=host,
-        path=path,
+        url=place.url,
+        host=place.host,
+        path=place.path,
         api=api.name,
-        operation=api.operation if api.name != "invoke" else _invoked(path, fields),
-        provider=provider_of(host) or _MAKERS.get(api.name),
-        model=_text(fields, "model", "model_id", "modelId") or (unquote(named[1] or named[2]) if named else None),
-        streamed=fields.get("stream") is True or "stream" in path.rpartition("/")[2].lower(),
+        operation=api.operation if api.name != "invoke" else _invoked(place.path, fields),
+        provider=place.provider or _MAKERS.get(api.name),
+        model=_text(fields, "model", "model_id", "modelId") or place.model,
+        streamed=place.streamed or fields.get("stream") is True,
         size=size,
         most_output_tokens=_number(fields, "max_output_tokens", "max_completion_tokens", "max_tokens")
         or _number(config, "maxOutputTokens", "maxTokens", "num_predict"),
@@ -192,7 +222,7 @@ def _request(
         inference_geo=_text(fields, "inference_geo"),
         search_context_size=_text(search, "search_context_size"),
         cache_retention=_text(fields, "prompt_cache_retention"),
-        cache_lifetimes=frozenset(_lifetimes(fields, 0)),
+        cache_lifetimes=frozenset(_lifetimes(fields, 0)) if is_marked else frozenset(),
     )
 
 
@@ -212,7 +242,7 @@ def _invoked(path: str, fields: Mapping[str, object]) -> Operation:
 
 def _fields(body: object) -> tuple[Mapping[str, object] | None, int]:
     """Return a body's top-level fields and its size in bytes; of a long one only the keys and the model."""
-    if isinstance(body, Mapping):
+    if isinstance(body, dict):
         return body, 0
     if isinstance(body, str):
         body = body.encode()
@@ -249,9 +279,9 @@ def _tools(fields: Mapping[str, object]) -> list[BilledTool]:
         found.append(BilledTool("web_search_options"))
     for listed in (fields.get("tools"), fields.get("plugins")):
         for tool in listed if isinstance(listed, list) else ():
-            if isinstance(tool, Mapping):
+            if isinstance(tool, dict):
                 found += _billed(tool)
-    if isinstance(fields.get("search_parameters"), Mapping):
+    if isinstance(fields.get("search_parameters"), dict):
         found.append(BilledTool("search_parameters"))
     return found
 
@@ -277,7 +307,7 @@ def _lifetimes(value: object, depth: int) -> list[str]:
     if not isinstance(value, dict):
         return []
     mark = value.get("cache_control") or value.get("cachePoint")
-    own = [_text(mark, "ttl") or "5m"] if isinstance(mark, Mapping) else []
+    own = [_text(mark, "ttl") or "5m"] if isinstance(mark, dict) else []
     inner = (entry for entry in value.values() if isinstance(entry, (dict, list)))
     return own + [each for entry in inner for each in _lifetimes(entry, depth + 1)]
 
@@ -285,14 +315,22 @@ def _lifetimes(value: object, depth: int) -> list[str]:
 def _mapping(fields: Mapping[str, object], *keys: str) -> Mapping[str, object]:
     for key in keys:
         found = fields.get(key)
-        if isinstance(found, Mapping):
+        if isinstance(found, dict):
             return found
     return {}
 
 
 def _text(fields: Mapping[str, object], *keys: str) -> str | None:
-    return next((found for key in keys if isinstance(found := fields.get(key), str) and found), None)
+    for key in keys:
+        found = fields.get(key)
+        if found and isinstance(found, str):
+            return found
+    return None
 
 
 def _number(fields: Mapping[str, object], *keys: str) -> int | None:
-    return next((found for key in keys if type(found := fields.get(key)) is int and found > 0), None)
+    for key in keys:
+        found = fields.get(key)
+        if type(found) is int and found > 0:
+            return found
+    return None

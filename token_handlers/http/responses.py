@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from token_handlers.payloads import ReportedUsage, read_payload
 
 MOST_PARSED = 64_000
-"""Bytes of a body or event that is always read whole; of a longer one the two ends, unless it shows tools' fees."""
+"""Bytes of a list of vectors that is read whole; of a longer one the two ends are."""
 
 MOST_KEPT = 4_000_000
 """Bytes of a body or event that are kept until it is complete; of a longer one the two ends are."""
@@ -22,13 +22,15 @@ MOST_KEPT = 4_000_000
 MOST_EVENTS = 6
 """How many types of event are kept of a stream, the last of each."""
 
+MOST_FEES = 256
+"""How many events of a stream are kept that show a fee of a tool."""
+
 HEAD, TAIL = 2_000, 4_000
 
 Event = dict[str, Any]
 
 _NAMES = re.compile(rb'(?<!\\)"(model|modelVersion|id|responseId|service_tier)"\s*:\s*"([^"\\]{1,200})"')
 _USAGE = re.compile(rb'(?<!\\)"(usage|usageMetadata|usage_metadata|meta)"\s*:\s*(?=\{)')
-_FEES = (b'_call"', b"url_citation", b"groundingMetadata", b"server_tool_use")
 _FRAME = struct.Struct(">II")  # an event stream's frame begins with its own length and its headers'
 
 
@@ -151,11 +153,13 @@ class Document:
     def end(self, *, is_whole: bool) -> Iterator[Event | list[Any]]:
         """Yield what the body says; JSON that can be read is whole, whoever stopped reading after it."""
         data, self._pieces = b"".join(self._pieces), []
-        value = parse(data) if is_whole else _load(data)
+        value = parse(data, is_short=self._is_short) if is_whole else _load(data)
         if value is not None:
             self._events.ended = True
-            self._events.keep_whole(value)
-            yield value
+            if isinstance(value, dict):
+                self._events.add_whole(value)
+            else:
+                yield value
 
 
 class Lines:
@@ -251,21 +255,23 @@ def is_telling(data: bytes) -> bool:
         or b"billed_units" in data
         or b"groundingMetadata" in data
         or b"url_citation" in data
-        or b"server_tool_use" in data
+        or b"content_block_start" in data
+        or b"executed_tools" in data
     )
 
 
-def parse(data: bytes) -> Event | list[Any] | None:
-    """Return the JSON value, or of a long one without fees of tools only its usage, its model and its id."""
-    if len(data) > MOST_PARSED and not any(fee in data for fee in _FEES):
-        return _decode_usage(data) or _load(data)
+def parse(data: bytes, *, is_short: bool = False) -> Event | list[Any] | None:
+    """Return the JSON value; of a long list of vectors, and of one cut short, only its usage, its model and its id."""
+    ends = _decode_usage(data) if is_short and len(data) > MOST_PARSED else None
+    if ends is not None:
+        return ends
     value = _load(data)
     return _decode_usage(data) if value is None and len(data) > TAIL else value
 
 
 def _load(data: bytes) -> Event | list[Any] | None:
     try:
-        value = json.loads(data)
+        value = json.loads(data.decode())
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, (dict, list)) else None
@@ -365,7 +371,31 @@ def _dicts(value: object) -> list[Event]:
     return [each for each in value if type(each) is dict] if type(value) is list else []
 
 
-_FEE_EVENTS = ("grounding", "annotations")
+_PLAIN_BLOCKS = {"text", "thinking", "redacted_thinking", "tool_use"}
+
+
+def _shown_fees(event: Event) -> Event | None:
+    """Return what of an event shows a fee: grounding, citations, or tools that the provider ran."""
+    if event.get("type") == "content_block_start":
+        block = event.get("content_block") or {}
+        return None if block.get("type") in _PLAIN_BLOCKS else {**event, "content_block": _without_text(block)}
+    grounded = [{"groundingMetadata": each["groundingMetadata"]}
+                for each in _dicts(event.get("candidates")) if each.get("groundingMetadata")]  # fmt: skip
+    if grounded:
+        return {"candidates": grounded, "modelVersion": event.get("modelVersion")}
+    for choice in _dicts(event.get("choices")):
+        delta = choice.get("delta") or {}
+        shown = {key: delta[key] for key in ("annotations", "executed_tools") if delta.get(key)}
+        if shown:
+            return {"choices": [{"delta": shown}]}
+    return None
+
+
+def _without_text(block: Event) -> Event:
+    """Return a block with its kind alone, and that of its content: an error is not billed."""
+    content = block.get("content")
+    kind = {"type": content.get("type")} if type(content) is dict else []
+    return {"type": block.get("type"), "name": block.get("name"), "caller": block.get("caller"), "content": kind}
 
 
 class Events:
@@ -378,22 +408,23 @@ class Events:
         self._has_begun = False
         self._is_whole = False
         self._kept: dict[str, Event] = {}
-        self._whole: list[Any] | None = None
+        self._fees: list[Event] = []
         self._sums = Increments()
-        self._is_stated = False
-        self._is_complete = False
+        self._stating: Event | None = None  # the last event with a usage of the answer so far
         self._is_outdated = False
-        self._with_content = False
+        self._is_read = False
 
     @property
     def is_curious(self) -> bool:
         """Whether even an event that says nothing of the bill is wanted: the first, and all after a usage."""
-        return self._is_stated or not self._has_begun
+        return self._stating is not None or not self._has_begun
 
     @property
     def is_final(self) -> bool:
         """Whether nothing was generated after the usage; one that came with content needs the answer's end."""
-        return self._is_stated and not self._is_outdated and (self.ended or self._is_complete)
+        if self._is_outdated or not self._is_read:
+            return False
+        return self.ended or (self._stating is not None and is_end(self._stating))
 
     def add(self, event: Event | list[Any]) -> None:
         """Take the next event."""
@@ -414,17 +445,17 @@ class Events:
             if "choices" in event and isinstance(usage, Mapping):
                 self._sums.add(usage)
             self._keep(kind, event)
-            self._is_stated, self._is_outdated = True, False
-            self._is_complete, self._with_content = is_end(event), has_content(event)
+            self._stating, self._is_outdated = event, False
 
-    def keep_whole(self, answer: Event | list[Any]) -> None:
-        """Keep an answer of one JSON value, which may state its usage in a shape that only its reader knows."""
-        if isinstance(answer, dict):
-            self._keep(event_type(answer), answer)
-            self._is_whole = True
+    def add_whole(self, answer: Event) -> None:
+        """Take an answer of one JSON value, which states its usage in whatever shape."""
+        self._note_facts(answer)
+        self._kept[""] = answer
+        self._is_whole = True
 
     def _note_rest(self, event: Event) -> None:
-        if self._is_stated and (has_content(event) or (self._with_content and is_end(event))):
+        stating = self._stating
+        if stating is not None and (has_content(event) or (is_end(event) and has_content(stating))):
             self._is_outdated = True
 
     def _keep(self, kind: str, event: Event) -> None:
@@ -450,14 +481,14 @@ class Events:
                 self.facts[name] = found
 
     def _keep_fees(self, event: Event) -> None:
-        """Keep what shows a fee of a tool and stands in another event than the usage."""
-        for candidate in _dicts(event.get("candidates")):
-            if candidate.get("groundingMetadata"):
-                self._keep("grounding", {"candidates": [{"groundingMetadata": candidate["groundingMetadata"]}]})
-        for choice in _dicts(event.get("choices")):
-            found = (choice.get("delta") or choice.get("message") or {}).get("annotations")
-            if found:
-                self._keep("annotations", {"choices": [{"message": {"annotations": found}}]})
+        """Keep, without its text, an event that shows a fee, which another one than the usage's may do."""
+        shown = _shown_fees(event)
+        if shown is None:
+            return
+        if len(self._fees) < MOST_FEES:
+            self._fees.append(shown)
+        else:
+            self.is_cut = True
 
     def read(self, provider: str | None) -> ReportedUsage | None:
         """Return what is reported, with the model and the tier that other events name."""
@@ -467,26 +498,24 @@ class Events:
         reading = read_payload(events[0] if len(events) == 1 else events, provider)
         if reading is None:
             return None
-        self._is_stated = self._is_stated or self._is_whole
+        self._is_read = self._stating is not None or self._is_whole
         if self.is_cut:
-            reading = reading._replace(doubts=(*reading.doubts, "tool calls in an answer of more than 4 MB"))
+            reading = reading._replace(
+                doubts=(*reading.doubts, "tool calls in an answer of more than 4 MB or 256 calls")
+            )
         return reading._replace(
             model=reading.model or self.facts.get("model"),
             service_tier=reading.service_tier or _served(self.facts.get("service_tier")),
         )
 
     def to_read(self) -> list[Event]:
-        """Return the events to read: a usage that came in increments added up, and beside it what shows fees."""
-        fees = [self._kept[name] for name in _FEE_EVENTS if name in self._kept]
-        events = [event for name, event in self._kept.items() if name not in _FEE_EVENTS]
+        """Return the events to read: a usage that came in increments added up, after what shows fees."""
+        events = list(self._kept.values())
         if not events:
             return []
-        last = events.pop()
         if self._sums.are_increments:
-            last = {**last, "usage": self._sums.total}
-        for fee in fees:
-            last = {**last, **{key: [*_dicts(last.get(key)), *value] for key, value in fee.items()}}
-        return [*events, last]
+            events[-1] = {**events[-1], "usage": self._sums.total}
+        return [*events[:-1], *self._fees, events[-1]]
 
 
 def _served(tier: str | None) -> str | None:

@@ -10,6 +10,25 @@ from token_handlers.tracking.frames import callers
 _STARTS = ("inline_tasks", "non_inline_tasks")
 
 
+class _Refusal(BudgetExceeded):
+    """Raises a BudgetExceeded where LangChain is about to log it: there would be a warning beside the exception.
+
+    LangChain writes the repr of what a callback raises, and then raises it. This one is raised to have that asked for.
+    """
+
+    def __init__(self, error: BudgetExceeded) -> None:
+        super().__init__(str(error), **vars(error))
+        self.__cause__ = error
+        self._is_asked = False
+
+    def __repr__(self) -> str:
+        error = self.__cause__
+        if self._is_asked or error is None:
+            return repr(error)
+        self._is_asked = True
+        raise error.with_traceback(None) from None
+
+
 def reserve(run: Run) -> None:
     """Reserve what a run may use in its budgets; one that is refused takes along what was to be sent with it.
 
@@ -25,7 +44,7 @@ def reserve(run: Run) -> None:
         for other in run.batch.runs if run.batch is not None else (run,):
             recorder.discard(other)
         _close_starts()
-        raise
+        raise _Refusal(error) from error
 
 
 def _close_starts() -> None:

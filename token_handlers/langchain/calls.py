@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 from token_handlers.budget.tool_fees import NO_FEES, AllowedFees, allowed_fees
 from token_handlers.counter.totals import BARE
 from token_handlers.errors import BudgetExceeded
+from token_handlers.langchain.cache import has_answer
 from token_handlers.langchain.text import message_text
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, has_own_tokenizer, prepare
 from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, CallContext, open_calls, watch_task
@@ -68,7 +69,6 @@ class Run(Call):
         metadata: Mapping[str, Any] | None = None,
         invocation: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(context)
         if prompt and isinstance(prompt[0], str):
             self.operation = "text_completion"
         self.run_id = run_id
@@ -80,6 +80,7 @@ class Run(Call):
         self.invocation = invocation
         self.handlers: list[object] = []
         self.parts = []
+        super().__init__(context)  # last, as others see it from then on
 
     def describe(self) -> None:
         """Fill in model, provider and labels; not done at the start, which is the application's time to first token."""
@@ -190,6 +191,10 @@ class Run(Call):
                 answers = stated
         return most * answers
 
+    def is_cached(self) -> bool:
+        """Return whether LangChain's cache has the answer; legacy LLMs start no run for one."""
+        return self.operation == "chat" and has_answer(self.prompt[0])
+
     def forget(self) -> None:
         """Drop this run from the table of open ones."""
         _remove(self)
@@ -263,6 +268,11 @@ def note_usage(run_id: UUID, usage: Any) -> None:
 def children(parent_run_id: UUID) -> list[Run]:
     """Return the open runs of a chain."""
     return [run for run in list(open_runs.values()) if run.parent_run_id == parent_run_id]
+
+
+def with_id(run_id: UUID | None) -> list[Run]:
+    """Return the runs with this id that have not ended, in the table of runs or not: slow, for faults."""
+    return [call for call in list(open_calls) if isinstance(call, Run) and call.run_id == run_id]
 
 
 def newest(run_id: UUID) -> Run | None:

@@ -18,6 +18,7 @@ from token_handlers.langchain.usage_metadata import usage_metadata
 from token_handlers.pricing.calculator import load_prices
 from token_handlers.tracking import recorder
 from token_handlers.tracking.call import current_context, parent_finders
+from token_handlers.tracking.reservations import book_reserved
 from token_handlers.tracking.result import CallResult, Estimate, Verdict
 from token_handlers.tracking.scopes import active, active_scopes, unusual
 from token_handlers.tracking.state import state
@@ -93,6 +94,7 @@ class RunRecorder(BaseCallbackHandler):
 
     def on_llm_end(self, response: "LLMResult", *, run_id: UUID | None = None, **kwargs: Any) -> None:
         """Record what the run used."""
+        run = None
         try:
             run = calls.leave(run_id, self)
             if run is None and self._counter is not None:
@@ -105,24 +107,32 @@ class RunRecorder(BaseCallbackHandler):
                     recorder.finish(run, verdict)
                     if run.batch is not None and type(verdict) is CallResult:
                         run.batch.reported = True
-        except Exception as error:  # noqa: BLE001 - as above
+        except BaseException as error:
+            _abandon(run, run_id)
+            if not isinstance(error, Exception):  # such as Ctrl-C
+                raise
             absorb(error, "on_llm_end")
 
     @shielded
     def on_llm_error(self, error: BaseException, *, run_id: UUID | None = None, **kwargs: Any) -> None:
         """Record a rejected call as failed, and an interrupted one by what it received."""
-        run = calls.leave(run_id, self)
-        if run is None or run.settled:
-            return
-        verdict: Verdict = Estimate()
+        run = None
         try:
-            verdict = read_error(run, error, kwargs.get("response"))
-        finally:
-            recorder.finish(run, verdict)
-            if run.batch is not None and type(verdict) is CallResult:
-                run.batch.reported = True
-            for other, was_answered in calls.others_of_failed(run):
-                recorder.record_estimate(other) if was_answered else recorder.discard(other)
+            run = calls.leave(run_id, self)
+            if run is None or run.settled:
+                return
+            verdict: Verdict = Estimate()
+            try:
+                verdict = read_error(run, error, kwargs.get("response"))
+            finally:
+                recorder.finish(run, verdict)
+                if run.batch is not None and type(verdict) is CallResult:
+                    run.batch.reported = True
+                for other, was_answered in calls.others_of_failed(run):
+                    recorder.record_estimate(other) if was_answered else recorder.discard(other)
+        except BaseException:
+            _abandon(run, run_id)
+            raise
 
     @shielded
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -149,6 +159,13 @@ class RunRecorder(BaseCallbackHandler):
     def ignore_custom_event(self) -> bool:
         """Custom events carry no usage."""
         return True
+
+
+def _abandon(run: calls.Run | None, run_id: UUID | None) -> None:
+    """Record a run as an estimate of which the end could not be read: it was made, and keeps nothing reserved."""
+    for one in calls.with_id(run_id) if run is None else (run,):
+        recorder.record_estimate(one)
+        book_reserved(one)
 
 
 def _unstarted(run_id: UUID | None, counter: TokenCounter) -> calls.Run:

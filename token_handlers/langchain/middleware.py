@@ -3,10 +3,10 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_core.messages import AIMessage, AnyMessage, RemoveMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage, ToolMessage
 
 from token_handlers.budget.budget import Budget, check_budget
-from token_handlers.budget.limits import LIMITS, one_of, text
+from token_handlers.budget.limits import LIMITS, PER_MINUTE, one_of, text
 from token_handlers.errors import BudgetExceeded, MissingDependency
 from token_handlers.tracking.track_tokens import track_tokens
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _REFUSAL = "budget_exceeded"
 """Where a message that stands for a refused call has what it was refused for, in its response_metadata."""
 
-_UNITS = {"max_cost": "USD", "max_tokens": "tokens", "max_requests": "requests"}
+_UNITS = {"max_cost": "USD", "max_tokens": "tokens", "max_requests": "requests", PER_MINUTE: "USD a minute"}
+
+OnExceeded = Literal["end", "wrap_up", "raise", "interrupt"]
 
 
 class BudgetMiddleware(AgentMiddleware[AgentState[Any], Any]):
@@ -33,6 +35,8 @@ class BudgetMiddleware(AgentMiddleware[AgentState[Any], Any]):
     ``on_exceeded`` says what becomes of an agent with a call that is refused:
 
     - 'end': it ends, and its last message says which limit it reached and what is spent.
+    - 'wrap_up': the model is told, in one more call, that it has to finish with what it has; the agent ends with its
+      answer. That call is sent beyond the limit, and booked. What it asks of tools is left out.
     - 'raise': BudgetExceeded is raised.
     - 'interrupt': a person is asked through LangGraph's interrupt, which needs a checkpointer. The question is a
       mapping of ``scope``, ``limit``, ``maximum``, ``spent`` (both as text), ``model`` and ``message``. Resumed with
@@ -50,39 +54,49 @@ class BudgetMiddleware(AgentMiddleware[AgentState[Any], Any]):
     agent's calls still count once. Middleware that repeats failed calls belongs before this one in the list.
     """
 
-    def __init__(self, budget: Budget, on_exceeded: Literal["end", "raise", "interrupt"] = "end") -> None:
+    def __init__(self, budget: Budget, on_exceeded: OnExceeded = "end") -> None:
         super().__init__()
         check_budget(budget)
         self.budget = budget
-        self.on_exceeded: Literal["end", "raise", "interrupt"] = one_of(
-            "on_exceeded", on_exceeded, ("end", "raise", "interrupt")
-        )
+        self.on_exceeded: OnExceeded = one_of("on_exceeded", on_exceeded, ("end", "wrap_up", "raise", "interrupt"))
 
     def wrap_model_call(
         self, request: "ModelRequest[Any]", handler: "Callable[[ModelRequest[Any]], ModelResponse[Any]]"
     ) -> "ModelResponse[Any] | AIMessage":
         """Call the model under the budget; a refusal, also of a tool before it, is a message in the answer's place."""
         refusal = _refused_tool(request.state["messages"])
-        if refusal is not None:
-            return _last_message(refusal)
-        try:
-            with track_tokens(budget=self.budget):
-                return handler(request)
-        except BudgetExceeded as error:
-            return _last_message(self._refusal(error))
+        if refusal is None:
+            try:
+                with track_tokens(budget=self.budget):
+                    return handler(request)
+            except BudgetExceeded as error:
+                refusal = self._refusal(error)
+        if self.on_exceeded == "wrap_up":
+            try:
+                with self.budget.may_overdraw(), track_tokens(budget=self.budget):
+                    return _wrapped_up(handler(_told(request, refusal)), refusal)
+            except BudgetExceeded as error:
+                refusal = self._refusal(error)
+        return _last_message(refusal)
 
     async def awrap_model_call(
         self, request: "ModelRequest[Any]", handler: "Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]"
     ) -> "ModelResponse[Any] | AIMessage":
         """Do the same, asynchronously."""
         refusal = _refused_tool(request.state["messages"])
-        if refusal is not None:
-            return _last_message(refusal)
-        try:
-            with track_tokens(budget=self.budget):
-                return await handler(request)
-        except BudgetExceeded as error:
-            return _last_message(self._refusal(error))
+        if refusal is None:
+            try:
+                with track_tokens(budget=self.budget):
+                    return await handler(request)
+            except BudgetExceeded as error:
+                refusal = self._refusal(error)
+        if self.on_exceeded == "wrap_up":
+            try:
+                with self.budget.may_overdraw(), track_tokens(budget=self.budget):
+                    return _wrapped_up(await handler(_told(request, refusal)), refusal)
+            except BudgetExceeded as error:
+                refusal = self._refusal(error)
+        return _last_message(refusal)
 
     def wrap_tool_call(
         self, request: "ToolCallRequest", handler: "Callable[[ToolCallRequest], ToolMessage | Command[Any]]"
@@ -157,8 +171,8 @@ class BudgetMiddleware(AgentMiddleware[AgentState[Any], Any]):
                 return True
 
     def _raise_limits(self, answer: object) -> None:
-        names = ", ".join(LIMITS)
-        if not isinstance(answer, Mapping) or not answer or not set(LIMITS).issuperset(answer):
+        names = ", ".join((*LIMITS, PER_MINUTE))
+        if not isinstance(answer, Mapping) or not answer or not {*LIMITS, PER_MINUTE}.issuperset(answer):
             raise ValueError(f"the answer is new limits ({names}) by name, or False to end, not {answer!r}")
         if any(limit is None for limit in answer.values()):
             raise ValueError(f"a limit can be raised, but not taken away: {answer!r}")
@@ -172,6 +186,32 @@ def _in_words(error: BudgetExceeded) -> str:
     return (
         f"I have to stop here: {error.scope} allows {maximum}, {spent} are spent, and the next call may go beyond that."
     )
+
+
+def _told(request: "ModelRequest[Any]", refusal: Mapping[str, Any]) -> "ModelRequest[Any]":
+    """Return the request with word for the model that it has to finish.
+
+    Its tools stay: some providers reject a conversation in which there are calls of tools that are not declared.
+    """
+    word = (
+        f"The budget of this task is used up ({refusal['scope']}, {refusal['limit']}). Call no more tools: give your "
+        "final answer now, with what you have, and say what is missing."
+    )
+    return request.override(messages=[*request.messages, HumanMessage(word)])
+
+
+def _wrapped_up(response: "ModelResponse[Any]", refusal: Mapping[str, Any]) -> "ModelResponse[Any]":
+    """Return the model's last answer, marked, and without calls of tools, which nobody will make."""
+    response.result = [_finished(one, refusal) if isinstance(one, AIMessage) else one for one in response.result]
+    return response
+
+
+def _finished(message: AIMessage, refusal: Mapping[str, Any]) -> AIMessage:
+    metadata = {**message.response_metadata, _REFUSAL: dict(refusal)}
+    if not message.tool_calls:
+        return message.model_copy(update={"response_metadata": metadata})
+    answer = message.text or refusal["message"]
+    return AIMessage(answer, id=message.id, usage_metadata=message.usage_metadata, response_metadata=metadata)
 
 
 def _last_message(refusal: Mapping[str, Any]) -> AIMessage:

@@ -10,7 +10,6 @@ from uuid import UUID
 
 from token_handlers.http import ProviderRequest
 from token_handlers.langchain.calls import Run, open_runs
-from token_handlers.langchain.embeddings import open_embedding_call
 from token_handlers.langchain.nested import RUN_CODE
 from token_handlers.tracking.answers import request_owners
 from token_handlers.tracking.call import Call
@@ -41,6 +40,9 @@ def owner_of(request: ProviderRequest) -> Call | None:
         elif name in _EMBED or name in _RERANK:
             model = frame.f_locals.get("self")
             if _is_langchain(model):
+                # Not above: it imports langchain_core.embeddings, whose import is what attaches this very module.
+                from token_handlers.langchain.embeddings import open_embedding_call
+
                 return open_embedding_call(model, request, frame.f_locals)
     run = last_run.get() if open_runs else None
     return run if run is not None and not run.settled and run.flow != flow() else None

@@ -98,7 +98,9 @@ def read_content(message: Fields, hint: Hint) -> ReportedUsage | None:
         kinds[kind] = kinds.get(kind, 0) + 1
         executions += kind == "server_tool_use" and text(block, "name") in _EXECUTIONS
         filters += (text(part(block, "caller"), "type") or "").startswith("code_execution")
-    doubts = _lost_iterations(kinds) if usage.get("iterations") is None else ()
+    # OpenAI's compactions have a block of that name, and are in its usage
+    lost = usage.get("iterations") is None and not hint.is_of("openai", "azure")
+    doubts = _lost_iterations(kinds) if lost else ()
     searches = kinds.get("web_search_tool_result")
     found = reported(web_searches=searches, code_executions=(executions or None) if not filters else None)
     return ReportedUsage({}, doubts=tuple(doubts)) if found is None else found._replace(doubts=tuple(doubts))

@@ -34,7 +34,10 @@ _ANYWHERE = ("global", "not_available")
 _METADATA = frozenset({"token_usage", "usage", "model_name", "model", "model_provider", "service_tier",
                        "system_fingerprint", "id", "finish_reason", "logprobs", "object", "created", "created_at",
                        "status", "metadata", "type", "role", "stop_reason", "stop_sequence", "stop_details",
-                       "container", "diagnostics", "safety_ratings", "incomplete_details", "user"})  # fmt: skip
+                       "container", "grounding_metadata", "context_management", "diagnostics", "safety_ratings",
+                       "prompt_feedback", "incomplete_details", "user", "done", "done_reason", "total_duration",
+                       "load_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count",
+                       "eval_duration", "ResponseMetadata", "stopReason", "metrics"})  # fmt: skip
 _SHOWING_FEES = frozenset({"tool_outputs", "annotations", "executed_tools"})
 _BLOCKS = frozenset({"text", "tool_use", "thinking", "redacted_thinking", "reasoning", "refusal", "function_call",
                      "tool_call", "TextBlock", "ToolUseBlock", "ThinkingBlock", "RedactedThinkingBlock"})  # fmt: skip
@@ -75,6 +78,8 @@ def _is_plain_answer(metadata: Any, content: Any, additional_kwargs: Any) -> boo
     if type(metadata) is not dict or not _METADATA.issuperset(metadata):
         return False
     if "stop_reason" in metadata and _is_refusal(metadata):
+        return False
+    if "grounding_metadata" in metadata and not _is_void(metadata["grounding_metadata"]):
         return False
     more = additional_kwargs
     if more is not None and (type(more) is not dict or not _SHOWING_FEES.isdisjoint(more)):
@@ -120,6 +125,10 @@ def _read_message(body: _Dict, provider: str | None) -> ReportedUsage | None:
         return None
     counts = _raw_counts(usage, provider or "anthropic")
     return None if counts is None else _reported(counts, usage.get("service_tier"), body.get("model"))
+
+
+def _is_void(part: Any) -> bool:
+    return part is None or (type(part) is dict and not part)
 
 
 def _is_refusal(body: _Dict) -> bool:
@@ -235,13 +244,16 @@ def _messages_counts(usage: _Dict) -> Counts | None:
     """Anthropic's usage; see `read_messages`."""
     sent, received = usage.get("input_tokens"), usage.get("output_tokens")
     read, write = usage.get("cache_read_input_tokens"), usage.get("cache_creation_input_tokens")
+    if read is write is None and _is_void(usage.get("cache_creation")):
+        read = write = 0  # older servers' answers, and those without a cache
     if not (type(sent) is type(received) is type(read) is type(write) is int) or min(sent, received, read, write) < 0:
         return None
     if not (usage.get("server_tool_use") is usage.get("iterations") is usage.get("speed") is None):
         return None
     kept, thoughts = usage.get("cache_creation"), usage.get("output_tokens_details")
-    counts = {"input_tokens": sent + read + write, "output_tokens": received, "cache_read_tokens": read}
-    counts["cache_write_tokens"] = write
+    counts = {"input_tokens": sent + read + write, "output_tokens": received}
+    if usage.get("cache_read_input_tokens") is not None:
+        counts |= {"cache_read_tokens": read, "cache_write_tokens": write}
     place = usage.get("inference_geo")
     if place is not None and (type(place) is not str or place not in _ANYWHERE):
         return None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from token_handlers.guide import WHY
+from token_handlers.errors import WHY
 from token_handlers.payloads.fields import Fields, named, part, text, view
 from token_handlers.usage import PARTS
 

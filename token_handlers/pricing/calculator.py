@@ -10,7 +10,7 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
-from token_handlers.guide import WHY
+from token_handlers.errors import WHY
 from token_handlers.pricing.overrides import (
     Money,
     Multiplier,
@@ -191,15 +191,16 @@ def _price_apart(
             return None
         named = tuple(cost._replace(model=other) for cost in own.parts)
         prices.append(own._replace(parts=named))
-    whole = price(rest, model, requested=requested)
-    if whole is None:
-        return None
-    every = [whole, *prices]
+    if any(rest.values()) or not prices:
+        whole = price(rest, model, requested=requested)
+        if whole is None:
+            return None
+        prices.insert(0, whole)
     return Price(
-        sum((each.cost for each in every), Decimal(0)),
-        whole.source,
-        tuple(dict.fromkeys(doubt for each in every for doubt in each.doubts)),
-        tuple(part for each in every for part in each.parts),
+        sum((each.cost for each in prices), Decimal(0)),
+        prices[0].source,
+        tuple(dict.fromkeys(doubt for each in prices for doubt in each.doubts)),
+        tuple(part for each in prices for part in each.parts),
     )
 
 
@@ -443,12 +444,10 @@ def _table_plan(book: PriceBook, call: _Call, now: float, fees: Mapping[str, Dec
 
 
 def _served(entry: "Entry", call: _Call, now: float) -> Served:
-    from token_handlers.pricing.catalog import spellings
-
     return Served(
         seller=entry.provider.id,
         maker=entry.maker.id,
-        name=spellings(call.model or "")[-1],
+        name=entry.name,
         model=entry.model.id,
         at=datetime.fromtimestamp(now, UTC),
         provider=call.provider,

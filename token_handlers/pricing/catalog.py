@@ -46,11 +46,12 @@ _OPEN_WEIGHTS = re.compile(
 
 
 class Entry(NamedTuple):
-    """A model as one provider sells it; ``maker`` is the provider whose row it is."""
+    """A model as one provider sells it, by one of its names; ``maker`` is the provider whose row it is."""
 
     provider: Provider
     maker: Provider
     model: ModelInfo
+    name: str
 
 
 def find_entry(snapshot: DataSnapshot, model: str, provider: str | None, base_url: str | None) -> Entry | None:
@@ -188,9 +189,9 @@ def _lookup(snapshot: DataSnapshot, provider: Provider, model: str, *, literally
         # not snapshot.find_provider_model: it remembers every name for ever
         found = provider.find_model(name, all_providers=snapshot.providers)
         if found and (not literally or _is_literal(found, name)):
-            return Entry(provider, _maker(snapshot, provider, found), found)
+            return Entry(provider, _maker(snapshot, provider, found), found, name)
         if added := corrections.added_model(provider.id, name):
-            return Entry(provider, provider, added)
+            return Entry(provider, provider, added, name)
     return None
 
 
@@ -254,7 +255,7 @@ def price_entry(snapshot: DataSnapshot, entry: Entry, served: Served, *, place_i
 
 def _other_row(snapshot: DataSnapshot, entry: Entry, name: str) -> Entry:
     other = entry.maker.find_model(name, all_providers=snapshot.providers)
-    return entry._replace(model=other) if other else entry
+    return entry._replace(model=other, name=name) if other else entry
 
 
 def _sheet(entry: Entry, served: Served, correction: corrections.Correction | None, *, place_is_set: bool) -> RateSheet:
@@ -268,6 +269,7 @@ def _sheet(entry: Entry, served: Served, correction: corrections.Correction | No
     if not sells_itself and corrections.is_added(served.seller, served.name):
         sheet.source = corrections.OUR_SOURCE
     corrections.correct(sheet, correction)
+    corrections.doubt_long_prompts(sheet, served)
     adjustments.adjust(sheet, entry.model, served, sells_itself=sells_itself)
     price_kinds(sheet, served)
     fees.add_fees(sheet, served)

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
-from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice
+from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice, TieredPrices
 
 from token_handlers.pricing.plans import RateSheet
 from token_handlers.pricing.served import Served
@@ -275,6 +275,13 @@ def correct(sheet: RateSheet, correction: Correction | None) -> None:
         sheet.set(key, Decimal(rate), "")
         sheet.source = OUR_SOURCE
     explain(sheet, correction)
+
+
+def doubt_long_prompts(sheet: RateSheet, served: Served) -> None:
+    """Doubt the second step of Claude Sonnet 4 and 4.5, the rates of a beta that Anthropic's page lists no more."""
+    steps = sheet.rates.get("input_mtok")
+    if isinstance(steps, TieredPrices) and re.search(r"claude-sonnet-4(?!-[6-9])", served.name):
+        sheet.long_prompts = (steps.tiers[0].start, "whether prompts this long still cost more is not certain")
 
 
 def explain(sheet: RateSheet, correction: Correction | None) -> None:

@@ -145,6 +145,13 @@ FEES = (
     Fee("x-ai", "", "storage_searches_kcount", "2.5", _XAI),
     Fee("x-ai", "", "sources_kcount", "25", "xAI's documentation of 2025", "live search is no longer on xAI's page"),
     *_perplexity(),
+    Fee(
+        "perplexity",
+        r"^sonar(-reasoning)?(-pro)?$",
+        "web_searches_kcount",
+        "0",
+        _PERPLEXITY + ": in the fee of the request",
+    ),
     Fee("perplexity", "sonar-deep-research", "web_searches_kcount", "5", _PERPLEXITY),
     Fee("perplexity", "/", "web_searches_kcount", "5", _PERPLEXITY, "the fee of the fast kind is 1 USD"),
     *(

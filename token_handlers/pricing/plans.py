@@ -105,7 +105,8 @@ class RateSheet:
     """The rates that hold for a call, by price key, and what is not certain about them.
 
     ``doubts`` hold for every call; ``unit_doubts``, by a count of Usage, for calls in which it is not 0. ``notes`` say
-    which rate a price key has. ``place_is_set``: a user's multiplier names the place, and takes the place of ours.
+    which rate a price key has. ``long_prompts`` are doubted above so many input tokens, for that reason.
+    ``place_is_set``: a user's multiplier names the place, and takes the place of ours.
     """
 
     rates: dict[str, Rate]
@@ -114,6 +115,7 @@ class RateSheet:
     notes: dict[str, str] = field(default_factory=dict)
     source: str = "genai-prices"
     place_is_set: bool = False
+    long_prompts: tuple[int, str] | None = None
 
     def doubt(self, why: str) -> None:
         """Add why every call is an estimate."""
@@ -251,33 +253,20 @@ class Plan:
             steps = total(*counts.values())
         except TypeError:  # a count that is no number
             steps, doubtful = None, ()
-        cost = self._exact(counts) if type(steps) is not int or steps >= _ROUNDED else self.usd(steps)
+        if type(steps) is not int or steps >= _ROUNDED:
+            cost = self._exact(counts)
+        else:
+            cost = _CONTEXT.multiply(steps, self._tiers.step) if steps else _FREE
         doubts = self._sheet.doubts
         if doubtful:
             counted = [name for name in doubtful if counts[name]]
             if not cost and not self._unrated.isdisjoint(counted):
                 return None
             doubts = doubts + [self._sheet.unit_doubts[name] for name in counted]
+        if self._sheet.long_prompts is not None:
+            above, why = self._sheet.long_prompts
+            doubts = [*doubts, why] if counts.get("input_tokens", 0) > above else doubts
         return cost, tuple(doubts) if doubts else ()
-
-    def all_steps(self, names: tuple[str, ...], columns: Sequence[tuple[int, ...]]) -> int | None:
-        """Return the cost of several calls together, as a number of equal steps; their counts have the same names.
-
-        None where that does not express it, and where one of them may be an estimate.
-        """
-        try:
-            total, doubtful = self._compiled.get(names) or self._compile(names)
-            each = list(map(total, *columns))
-            steps = sum(each)  # type: ignore[arg-type]  # a None is what the except clause is for
-        except TypeError:
-            return None
-        if self._sheet.doubts or any(any(columns[names.index(name)]) for name in doubtful):
-            return None
-        return steps if type(steps) is int and max(each) < _ROUNDED else None  # type: ignore[type-var]
-
-    def usd(self, steps: int) -> Decimal:
-        """Return what so many steps are."""
-        return _CONTEXT.multiply(steps, self._tiers.step) if steps else _FREE
 
     def parts(self, counts: Mapping[str, int], model: str | None = None) -> tuple[CostPart, ...]:
         """Return what each counted unit cost and by which rate; together that is the cost."""

@@ -46,6 +46,8 @@ def configured_ledger(settings: Settings | None = None) -> Ledger | None:
     name = ((settings or Settings()).token_ledger or "").strip()
     if not name:
         return None
+    if "://" in name:
+        raise ValueError(f"AGENTSIGHT_TOKEN_LEDGER is a file's path, not a URL such as {name}: write usage.db")
     from token_handlers.sinks.sqlite.ledger import SQLiteLedger  # sqlite3 is for those who have a ledger
 
     path = Path(name).expanduser().absolute()

@@ -5,13 +5,14 @@ which the environment chooses one. https://github.com/open-telemetry/semantic-co
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from token_handlers.counter.counter import OTHER
 from token_handlers.counter.totals import UNKNOWN_MODEL
 from token_handlers.errors import MissingDependency
 from token_handlers.pricing.providers import COMPATIBLE, flat, provider_id
+from token_handlers.sinks.escapes import escaped
 from token_handlers.usage import Operation, Usage, UsageRecord
 
 if TYPE_CHECKING:
@@ -46,8 +47,10 @@ class OTelMetrics:
     Input includes the cache, output reasoning. In both, ``token_handlers.cost`` is USD, and
     ``token_handlers.unpriced_requests`` counts the requests that are not in it.
 
-    Attributes are the operation, the provider, the model, and ``token_handlers.estimated`` where nobody reported the
-    usage; never a session, a user or a tag. Calls that failed or that a cache answered used nothing.
+    Attributes are the operation, the provider, the model, the host (``server.address``), ``token_handlers.estimated``
+    where usage or cost is an estimate, and, as far as the answer says, ``token_handlers.service_tier``, ``.region``,
+    ``.organization`` and ``.project``; never a session, a user, a tag or a request's id. Calls that failed or that a
+    cache answered used nothing.
     """
 
     def __init__(self, meter_provider: "MeterProvider | None" = None) -> None:
@@ -64,7 +67,7 @@ class OTelMetrics:
         self._unpriced = meter.create_counter(
             "token_handlers.unpriced_requests", unit="{request}", description="GenAI requests whose cost is not known."
         )
-        self._series: dict[tuple[str, str | None, str, str, bool], Attributes] = {}
+        self._series: dict[tuple[object, ...], Attributes] = {}
 
     def __call__(self, record: UsageRecord) -> None:
         """Emit what a call used and cost."""
@@ -89,12 +92,14 @@ class OTelMetrics:
 
     def _attributes(self, record: UsageRecord) -> Attributes:
         model = record.model or UNKNOWN_MODEL
-        estimated = record.source == "estimated"
-        series = record.operation, record.provider, model, record.requested_model or model, estimated
+        call = record.operation, record.provider, model, record.requested_model or model
+        estimated = record.source == "estimated" or bool(record.doubts)
+        origin = record.host, record.service_tier, record.region, record.organization, record.project
+        series = *call, estimated, *origin
         attributes = self._series.get(series)
         if attributes is None:
             if len(self._series) < MAX_SERIES:
-                attributes = self._series[series] = attributes_of(*series)
+                attributes = self._series[series] = attributes_of(*call, estimated) | _origin(origin)
             else:
                 attributes = attributes_of(record.operation, OTHER, OTHER, OTHER, estimated)
         return attributes
@@ -110,11 +115,22 @@ def attributes_of(
     """Return a call's attributes."""
     attributes: Attributes = {"gen_ai.operation.name": operation, "gen_ai.provider.name": provider_name(provider)}
     if model != UNKNOWN_MODEL:
-        attributes["gen_ai.request.model"] = requested
-        attributes["gen_ai.response.model"] = model
+        attributes["gen_ai.request.model"] = escaped(requested)
+        attributes["gen_ai.response.model"] = escaped(model)
     if estimated:
         attributes["token_handlers.estimated"] = True
     return attributes
+
+
+_ORIGINS = (
+    "server.address",
+    *(f"token_handlers.{name}" for name in ("service_tier", "region", "organization", "project")),
+)
+
+
+def _origin(values: Sequence[str | None]) -> Attributes:
+    """Return who served a call, as far as the answer says."""
+    return {name: escaped(value) for name, value in zip(_ORIGINS, values, strict=True) if value is not None}
 
 
 def provider_name(provider: str | None) -> str:

@@ -14,8 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from token_handlers.errors import logger
-from token_handlers.guide import WHY
+from token_handlers.errors import WHY, logger
 from token_handlers.tokenizer.byte_classes import Vocabulary, count_by_class
 from token_handlers.tokenizer.tool_schemas import render_tools
 from token_handlers.tokenizer.vocabularies import load, loaded, may_wait

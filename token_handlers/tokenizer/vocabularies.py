@@ -1,4 +1,9 @@
-"""OpenAI's vocabularies for tiktoken, from a file on this machine. Nothing here can reach the network."""
+"""OpenAI's vocabularies for tiktoken, from a file on this machine. Nothing here can reach the network.
+
+tiktoken's own loading can: where its cache has no whole copy it downloads one, there is no switch against that, and a
+look at the cache beforehand could be too early. It does not read llama-index-core's copy either. So the file is read
+here, and the two patterns, which it would load with it, are repeated.
+"""
 
 import hashlib
 import os

@@ -147,6 +147,10 @@ class Call:
         """Return the most output tokens that the call allows, 0 where it does not say."""
         return 0
 
+    def is_cached(self) -> bool:
+        """Return whether a cache will answer, and nothing is sent: asked where a budget refuses the call."""
+        return False
+
     def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
         """Return counts from the prompt and an answer's text, and how they were estimated.
 

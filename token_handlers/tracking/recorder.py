@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 from token_handlers.budget.limits import Amounts
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import Increment, increment, increment_of
-from token_handlers.errors import absorb, shielded
-from token_handlers.guide import WHY
+from token_handlers.errors import WHY, absorb, shielded
 from token_handlers.http import ProviderAnswer
 from token_handlers.lifecycle import Warnings, after_fork, at_exit
 from token_handlers.payloads import ReportedUsage
@@ -55,7 +54,7 @@ def finish(call: Call, verdict: Verdict) -> None:
             _deliver(EndedCall.of(call, result, price).record, sinks)
     finally:
         if call.reservations:
-            reservations.release(call)
+            reservations.clear(call, was_sent=not isinstance(verdict, Discard))
     if fault is not None:
         absorb(fault, "reading what a call used")
 
@@ -173,7 +172,6 @@ def _show(call: Call, counters: tuple[TokenCounter, ...]) -> None:
 
 
 def _undo(call: Call) -> None:
-    reservations.release(call)
     for counter in call.shown or ():
         counter.hide(call)
 

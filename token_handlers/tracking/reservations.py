@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from decimal import Decimal
 
 from token_handlers.budget.budget import Budget
 from token_handlers.budget.limits import Amounts, Reservation, ReservationRequest
 from token_handlers.budget.tool_fees import AllowedFees
-from token_handlers.errors import absorb
+from token_handlers.errors import BudgetExceeded, absorb, shielded
 from token_handlers.pricing.calculator import price_call
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.result import CallResult
@@ -18,7 +19,8 @@ _NOTHING = Decimal(0)
 def reserve(call: Call) -> None:
     """Reserve what a call may use in each of its budgets; BudgetExceeded where one has no room for it.
 
-    Whoever calls this releases the reservations where it raises: the call has each before it reserves anything.
+    What a cache answers is not sent, and so is not refused. Whoever calls this releases the reservations where it
+    raises: the call has each before it reserves anything.
     """
     reservations: dict[Budget, Reservation] = {}
     call.reservations = reservations
@@ -27,6 +29,11 @@ def reserve(call: Call) -> None:
         for budget in call.budgets:
             reservation = reservations[budget] = budget.open(request)
             budget.reserve(reservation)
+    except BudgetExceeded:
+        if not shielded(call.is_cached)():
+            raise
+        release(call)
+        call.reservations = {}
     except Exception as error:  # noqa: BLE001 - as `shielded`, without its frames
         absorb(error, "reserving in a budget")
 
@@ -103,6 +110,21 @@ def settle(call: Call, result: CallResult, cost: Decimal | None) -> None:
     call.reservations = None
 
 
+def clear(call: Call, *, was_sent: bool) -> None:
+    """Let nothing stay reserved: book it where the call was sent and could not be settled, else release it."""
+    if was_sent:
+        book_reserved(call)
+    else:
+        release(call)
+
+
+def book_reserved(call: Call) -> None:
+    """Book what a call reserved: it was made, and what it used will not be known."""
+    for budget, reservation in (call.reservations or {}).items():
+        book(budget, reservation.request.exact().amounts, *call.labels, reservation=reservation)
+    call.reservations = None
+
+
 def _foreseen(reservations: Iterable[Reservation]) -> Decimal:
     """Return the cost that was reserved for a call, for one that turned out to have no price."""
     return max((reservation.request.exact().amounts.cost for reservation in reservations), default=_NOTHING)
@@ -117,10 +139,12 @@ def book(
     *,
     reservation: Reservation | None = None,
 ) -> None:
-    """Book what was used in a budget, in place of what was reserved where anything was."""
+    """Book what was used in a budget, once, in place of what was reserved where anything was."""
+    if reservation is None:
+        reservation = budget.open(ReservationRequest(session=session, user=user, tags=tags))
     try:
-        if reservation is None:
-            reservation = budget.open(ReservationRequest(session=session, user=user, tags=tags))
         budget.settle(reservation, amounts)
     except Exception as error:  # noqa: BLE001 - as `shielded`, without its frames
+        with suppress(Exception):  # what failed once may not fail again, and what is booked is not booked twice
+            budget.settle(reservation, amounts)
         absorb(error, "booking what a call used in a budget")

@@ -1,6 +1,6 @@
 """The warning about AGENTSIGHT_TOKEN_HANDLER_TYPE where it is set, and nothing in the process reads it."""
 
-from token_handlers.guide import WHY
+from token_handlers.errors import WHY
 from token_handlers.lifecycle import Warnings
 from token_handlers.settings import Settings
 

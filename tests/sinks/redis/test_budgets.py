@@ -402,3 +402,68 @@ def test_a_settlement_that_is_refused_later(tmp_path, namespace, caplog):
         assert (1, Decimal(2)) == (store.dropped, store.spent("team").spent.cost)
         assert "WRONGTYPE" in caplog.text
         store.close()
+
+
+EVICTING = [("allkeys-lru", "100mb"), ("volatile-ttl", "64mb")]
+KEEPING = [("noeviction", "100mb"), ("allkeys-lru", "0")]
+
+
+def reserve(counter, name):
+    """Reserve a request of ten, and return whether it was granted."""
+    return counter.reserve("team", reservation=name, limits={"max_requests": 10}).granted
+
+
+@pytest.mark.parametrize(("policy", "limit"), EVICTING)
+def test_a_server_that_forgets_is_refused(policy, limit):
+    """A budget on a server that may drop its keys is refused with the remedy, and holds nothing, until it may not."""
+    with Valkey(maxmemory=limit, maxmemory_policy=policy) as valkey, redis.Redis(port=valkey.port) as client:
+        counter = RedisCounter(valkey.url)
+        for name in "ab":
+            with pytest.raises(StoreRefused, match=f"maxmemory-policy {policy}, .*set maxmemory-policy noeviction"):
+                reserve(counter, name)
+        assert 0 == counter.spent("team").reserved.requests
+
+        client.config_set("maxmemory-policy", "noeviction")
+        assert reserve(counter, "c")
+        assert 1 == counter.spent("team").reserved.requests
+        counter.close()
+
+
+@pytest.mark.parametrize(("policy", "limit", "settings"), [
+    *((policy, limit, {"allow_eviction": True}) for policy, limit in EVICTING),
+    *((policy, limit, {}) for policy, limit in KEEPING),
+])  # fmt: skip
+def test_a_server_that_keeps_or_is_accepted(policy, limit, settings, caplog):
+    """Where the server drops nothing, or the user accepts that it does, budgets and records are as ever."""
+    with Valkey(maxmemory=limit, maxmemory_policy=policy) as valkey:
+        counter = RedisCounter(valkey.url, **settings)
+        assert reserve(counter, "a")
+        counter(call())
+        assert counter.flush()
+        counter.close()
+
+    assert "drops keys" not in caplog.text
+
+
+def test_records_on_a_server_that_forgets(caplog):
+    """A counter whose records the server may drop says so once, and counts."""
+    with Valkey(maxmemory="100mb", maxmemory_policy="allkeys-lru") as valkey:
+        counter = RedisCounter(valkey.url)
+        for _ in range(3):
+            counter(call())
+            assert counter.flush()
+        assert 3 == counter.totals().successful_requests
+        assert f"maxmemory-policy allkeys-lru, maxmemory {100 * 2**20}" == counter.eviction()
+        counter.close()
+
+    assert 1 == caplog.text.count("drops keys when its memory is full (maxmemory-policy allkeys-lru")
+
+
+def test_a_user_who_may_not_ask(caplog):
+    """A server that does not let its user ask how it drops keys is used."""
+    with Valkey() as valkey, redis.Redis(port=valkey.port) as client:
+        client.acl_setuser("app", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", "-info"])
+        counter = RedisCounter(f"redis://app:secret@127.0.0.1:{valkey.port}")
+        assert reserve(counter, "a")
+        assert counter.eviction() is None
+        counter.close()

@@ -461,3 +461,46 @@ def test_the_payload_is_small(valkey, namespace, client):
 
     assert [] == [word for word in ("secretive", "hidden", "team", "tiktoken") if word in seen]
     counter.close()
+
+
+def test_a_record_made_by_hand_is_counted_once(valkey, namespace):
+    """A record without a given event id has one of its own: the same object given again adds nothing."""
+    counter = RedisCounter(valkey.url, namespace)
+    record = UsageRecord(usage=Usage(input_tokens=5, web_searches=2))
+    counter(record)
+    counter(record)
+    counter.defer(lambda: record)
+    counter(UsageRecord(usage=Usage(input_tokens=5)))
+
+    assert counter.flush()
+    totals = counter.totals()
+    assert (2, 10, 2) == (totals.successful_requests, totals.prompt_tokens, totals.web_searches)
+    counter.close()
+
+
+def test_a_record_that_can_not_be_made(valkey, namespace, caplog):
+    """A callable that raises in place of a record loses that one alone, which is counted and said."""
+    counter = RedisCounter(valkey.url, namespace)
+    counter.defer(lambda: call(sent=-1))
+    counter.defer(call)
+
+    assert counter.flush()
+    assert (1, 1) == (counter.totals().successful_requests, counter.dropped)
+    assert "A record was dropped" in caplog.text
+    counter.close()
+
+
+ODD = ("a", "a\0b", "\ud800", "\udc00", "?", "ü:b")
+
+
+def test_labels_that_differ_stay_different(valkey, namespace):
+    """A NUL, a colon or half a surrogate pair in a label merges it with no other, and it can be asked for."""
+    counter = RedisCounter(valkey.url, namespace)
+    for odd in ODD:
+        counter(call(event_id=f"id {odd}", session=odd, user=odd, model=odd))
+    assert counter.flush()
+
+    for label in ("session", "user", "model"):
+        assert dict.fromkeys(ODD, 1) == {name: each.successful_requests for name, each in counter.by(label).items()}
+        assert [1] * len(ODD) == [counter.totals(**{label: odd}).successful_requests for odd in ODD]
+    counter.close()

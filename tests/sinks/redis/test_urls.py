@@ -186,3 +186,14 @@ def test_tls_is_not_spoken_to_a_plain_server(caplog):
     """rediss:// to a server without TLS is a clear error."""
     with Valkey() as running:
         assert f"127.0.0.1:{running.port}" in why_not(f"rediss://:{SECRET}@127.0.0.1:{running.port}", caplog)
+
+
+def test_tls_to_a_plain_port_says_so(caplog):
+    """rediss:// to a port that does not speak TLS is an error that says what the port is, not that it was slow."""
+    with Valkey() as plain:
+        counter = RedisCounter(f"rediss://:{SECRET}@127.0.0.1:{plain.port}")
+        with pytest.raises(StoreUnavailable, match=r"does not speak TLS, which rediss:// is") as caught:
+            counter.ping()
+        counter.close(0)
+
+    assert SECRET not in f"{caught.value}{caplog.text}"

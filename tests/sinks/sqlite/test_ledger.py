@@ -1,12 +1,15 @@
 import sqlite3
-from datetime import UTC, datetime, timedelta
+import threading
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from functools import partial
 
 import pytest
 
-from tests.support.ledgers import NOON, call, check_file, check_sums
+from tests.support.ledgers import NOON, call, check_file, check_sums, make_old
 from token_handlers import TokenHandlersError, Usage, UsageRecord, UsageTotals, lifecycle
-from token_handlers.sinks.sqlite import SQLiteLedger, location
+from token_handlers.sinks.sqlite import SQLiteLedger, location, rollups
+from token_handlers.usage import CostPart
 
 DAY = timedelta(days=1)
 
@@ -61,6 +64,15 @@ def test_a_record_comes_back_as_it_was(ledger):
         cost=Decimal("0.000000123456"),
         cost_source="user",
         saved_cost=Decimal("1234.5"),
+        requested_model="gpt-4o-latest",
+        doubts=("container sessions without a count", "ü"),
+        cost_breakdown=(CostPart("input_tokens", 100, Decimal("2.5"), 10**6, Decimal("0.00025"), "x1.1 for us", "o3"),),
+        service_tier="flex",
+        region="eu",
+        host="api.openai.com",
+        request_id="req_1",
+        organization="org-1",
+        project="proj-1",
         event_id="e",
         started_at=NOON + timedelta(milliseconds=123),
         ended_at=NOON + timedelta(milliseconds=1456),
@@ -124,6 +136,140 @@ def test_what_no_ledger_can_hold_is_lost_alone(ledger, caplog):
     assert ["\ud800"] == list(ledger.by("model", session="odd"))
     assert 2 == len(caplog.messages)
     assert all("loses records" in message for message in caplog.messages)
+    check_sums(ledger)
+
+
+def test_a_record_made_by_hand_is_kept_once(path, ledger):
+    """A record without a given event id has one of its own: the same object given again adds nothing."""
+    record = UsageRecord(usage=Usage(input_tokens=5))
+    ledger(record)
+    ledger(record)
+    with SQLiteLedger(path) as other:
+        other(record)
+    ledger(UsageRecord(usage=Usage(input_tokens=5)))
+
+    assert (2, 10) == (ledger.totals().successful_requests, ledger.totals().prompt_tokens)
+
+
+@pytest.mark.parametrize("durability", ["batch", "sync"])
+def test_a_record_that_is_still_to_be_made(path, durability):
+    """A callable in place of a record is called in the ledger's thread; one that raises loses that record alone."""
+    threads = []
+
+    def make():
+        threads.append(threading.current_thread().name)
+        return call("a")
+
+    with SQLiteLedger(path, durability=durability) as ledger:
+        ledger.defer(make)
+        if durability == "batch":
+            ledger.defer(partial(call, "c", sent=-1))
+        ledger(call("b"))
+        assert ledger.flush()
+
+        assert ["a", "b"] == [record.event_id for record in ledger.records()]
+        assert (1 if durability == "batch" else 0) == ledger.lost
+    assert {"ledger ledger.db" if durability == "batch" else "MainThread"} == set(threads)
+
+
+def test_doubts_make_an_estimate(ledger):
+    """A call of which something could not be counted or priced exactly is among the estimates."""
+    ledger(call("a", doubts=("a rate is missing",)))
+    ledger(call("b"))
+
+    assert (2, 1) == (ledger.totals().successful_requests, ledger.totals().estimated_requests)
+    check_sums(ledger)
+
+
+ODD = ("a", "a\0b", "a\0", "\ud800", "\udc00", "?", "\u241b0000", "ü\0🙂")
+
+
+def test_labels_that_differ_stay_different(ledger, path):
+    """A NUL or half a surrogate pair in a label merges it with no other, and it can be asked for as it was given."""
+    for odd in ODD:
+        ledger(
+            call(f"id {odd}", session=odd, user=odd, node=odd, model=odd, provider=odd, tags={odd: odd, "team": odd})
+        )
+    assert ledger.flush()
+
+    assert (0, 8) == (ledger.lost, ledger.totals().successful_requests)
+    for label in ("session", "user", "model", "provider", "langgraph_node", "team"):
+        assert dict.fromkeys(ODD, 1) == {
+            value: totals.successful_requests for value, totals in ledger.by(label).items()
+        }
+    assert {f"{name}={odd}" for odd in ODD for name in (odd, "team")} == set(ledger.by("tag"))
+    for odd in ODD:
+        for asked in ({"session": odd}, {"user": odd}, {"model": odd}):
+            assert 1 == ledger.totals(**asked).successful_requests
+            assert [f"id {odd}"] == [record.event_id for record in ledger.records(**asked)]
+        assert {odd: 1} == {value: one.successful_requests for value, one in ledger.by(odd).items()}
+        assert [(odd, odd, "chat")] == list(ledger.by_session_model(odd))
+    assert sorted(ODD) == sorted(record.session for record in ledger.records())
+    check_sums(ledger)
+
+
+LATE, EARLY = timezone(-timedelta(hours=12)), timezone(timedelta(hours=12))
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [
+        {"started_at": datetime(9999, 12, 31, 23, tzinfo=LATE)},
+        {"started_at": datetime(1, 1, 1, tzinfo=EARLY)},
+        {"started_at": datetime(1969, 12, 31, tzinfo=UTC)},
+        {"ended_at": datetime(9999, 12, 31, 23, tzinfo=LATE)},
+        {"ended_at": datetime(1, 1, 1, tzinfo=EARLY)},
+        {"sent": 10**15},
+        {"requests": 10**15},
+    ],
+)
+def test_absurd_numbers_and_times_are_refused(ledger, path, absurd, caplog):
+    """A time that UTC does not have, or more tokens than anybody has, is lost alone; sync says so where it is given."""
+    ledger(call("absurd", **absurd))
+    ledger(call("b"))
+    assert ledger.flush()
+
+    assert ["b"] == [record.event_id for record in ledger.records()]
+    assert 1 == ledger.lost
+    assert any(name in caplog.text for name in ("started_at", "ended_at", "tokens"))
+    assert 1 == sum(totals.successful_requests for totals in ledger.by("day").values())
+    with SQLiteLedger(path, durability="sync") as other, pytest.raises(TokenHandlersError, match="can't hold"):
+        other(call("again", **absurd))
+
+
+def test_what_is_absurd_already_can_be_read(path):
+    """A call that an older version let in, of the year 10,000 and a thousand million million tokens, stops nobody."""
+    make_old(path)
+    with SQLiteLedger(path) as ledger:
+        absurd = next(ledger.records(session="absurd"))
+        assert (9999, 10**15) == (absurd.started_at.year, absurd.usage.input_tokens)
+        assert (1970, 5) == (absurd.ended_at.year, len(list(ledger.records())))
+        assert "day 2932897 after 1970" in ledger.by("day")
+        assert "hour 70389539 after 1970" in ledger.by("hour")
+        seen, _ = ledger.update_costs(lambda record: Decimal(record.usage.input_tokens))
+        assert 5 == seen
+        assert Decimal(1) == ledger.totals(session="absurd").cost
+        check_sums(ledger)
+
+
+def test_many_calls_are_rolled_up(path, ledger, monkeypatch):
+    """Sums are the same whether calls are in the rollups or not yet, and repricing changes both."""
+    monkeypatch.setattr(rollups, "ROLL_UP_AT", 10)
+    monkeypatch.setattr(rollups, "AT_ONCE", 7)
+    for number in range(25):
+        labels = {"session": f"s{number % 3}", "user": f"u{number % 2}", "tags": {"team": f"t{number % 4}"}}
+        ledger(call(f"{number}", sent=number, **labels, started_at=NOON + number * timedelta(hours=5)))
+        if number % 4 == 0:
+            ledger.flush()
+        if number % 8 == 0:
+            check_sums(ledger)
+    ledger.flush()
+    reader = sqlite3.connect(path)
+    (rolled,) = reader.execute("SELECT rolled FROM rollup_state").fetchone()
+    reader.close()
+    assert 15 < rolled < 25
+    assert (25, 25) == ledger.update_costs(lambda record: Decimal(record.usage.input_tokens + 1))
+    assert 325 == ledger.totals().cost
     check_sums(ledger)
 
 

@@ -1,9 +1,12 @@
 import sqlite3
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.support.ledgers import call, check_sums, make_old
+from tests.support.ledgers import call, check_file, check_sums, make_old, mounts
 from tests.support.usage_ledgers import fill
 from token_handlers import TokenHandlersError, Usage
 from token_handlers.sinks.sql.schema import COLUMNS, EXPRESSIONS, SUMS
@@ -80,6 +83,127 @@ def test_no_place_for_a_ledger(tmp_path, monkeypatch):
             SQLiteLedger(nowhere)
     with pytest.raises(ValueError, match="'batch' or 'sync'"):
         SQLiteLedger(tmp_path / "ledger.db", durability="fast")
+
+
+def test_a_file_of_two_names_is_refused(path, tmp_path):
+    """Who opens the other name sees neither lock nor log, so that calls would vanish: it is said, with the remedy."""
+    fill(path, call("a"))
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "usage.db"
+    other.hardlink_to(path)
+    for name in (path, other):
+        for settings in ({}, {"read_only": True}):
+            with pytest.raises(TokenHandlersError, match=r"has 2 names \(hard links\): keep one of them"):
+                SQLiteLedger(name, **settings)
+
+    other.unlink()
+    with SQLiteLedger(path) as ledger:
+        assert 1 == ledger.totals().successful_requests
+
+
+def test_a_file_that_gets_a_second_name(path, ledger):
+    """A ledger that is linked while it is open takes what is given until it is opened again, and then says so."""
+    ledger(call("a"))
+    assert ledger.flush()
+    path.with_name("other").hardlink_to(path)
+    ledger(call("b"))
+    assert ledger.flush()
+    ledger._file.close()
+    ledger(call("c"))
+    assert not ledger.flush()
+
+    path.with_name("other").unlink()
+    assert ledger.flush()
+    assert 3 == ledger.totals().successful_requests
+
+
+MOUNTED = """
+import sys
+from token_handlers.sinks.sqlite import SQLiteLedger
+try:
+    SQLiteLedger(sys.argv[1])
+except Exception as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(mounts() is None, reason="needs a user namespace, to mount a file")
+def test_a_file_mounted_by_itself_is_refused(path, tmp_path):
+    """A ledger that a container mounts without its folder has no log in common with others: mount the folder."""
+    fill(path, call("a"))
+    (tmp_path / "app data").mkdir()
+    there = tmp_path / "app data" / "usage.db"
+    there.touch()
+    script = f'mount --bind {path} "{there}" && exec {sys.executable} -c "$0" "{there}"'
+    done = subprocess.run(
+        [*mounts(), "sh", "-c", script, MOUNTED],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert f"the ledger {there} can't be used: it is mounted without its folder: mount the folder" in done.stdout
+
+
+KILLED = """
+import os, sys
+from tests.support.ledgers import call
+from token_handlers.sinks.sqlite import SQLiteLedger
+ledger = SQLiteLedger(sys.argv[1])
+ledger(call("in the log"))
+assert ledger.flush()
+os.kill(os.getpid(), 9)
+"""
+
+
+def leave_log(path):
+    """Let a process write to a ledger and be killed: its call is in the log alone."""
+    subprocess.run([sys.executable, "-c", KILLED, path], cwd=Path(__file__).parents[3], check=False, timeout=60)
+    assert path.with_name(f"{path.name}-wal").stat().st_size
+
+
+def test_a_backup_in_the_place_of_a_ledger(path, tmp_path):
+    """A ledger that is put where a killed one has left its log is not overwritten by that log: it is refused."""
+    backup = fill(tmp_path / "backup.db", call("kept"))
+    leave_log(path)
+    backup.replace(path)
+    before = path.read_bytes()
+    for settings in ({}, {"read_only": True}):
+        with pytest.raises(TokenHandlersError, match="is the log of a file that was in its place before"):
+            SQLiteLedger(path, **settings)
+    assert before == path.read_bytes()
+
+    for end in ("-wal", "-shm"):
+        path.with_name(f"ledger.db{end}").unlink()
+    with SQLiteLedger(path) as ledger:
+        assert ["kept"] == [record.event_id for record in ledger.records()]
+
+
+def test_a_backup_in_the_place_of_an_open_ledger(path, ledger, tmp_path, caplog):
+    """What is given after a backup was moved over an open ledger goes into the backup; the log before is kept apart."""
+    backup = fill(tmp_path / "backup.db", call("kept"), call("kept too"))
+    ledger(call("before"))
+    assert ledger.flush()
+    assert 1 == ledger.totals().successful_requests
+    backup.replace(path)
+    assert ["kept", "kept too"] == [record.event_id for record in ledger.records()]
+    ledger(call("after"))
+    assert ledger.flush()
+
+    assert ["kept", "kept too", "after"] == [record.event_id for record in ledger.records()]
+    check_file(path)
+    assert 1 == caplog.text.count("another file is in the place of the ledger")
+    assert 1 == sum(file.name.startswith("ledger.db-wal.") for file in path.parent.iterdir())
+
+
+def test_a_killed_ledger_that_is_moved(path, tmp_path):
+    """A ledger that is moved with its log, its lock left behind, has all of its calls."""
+    leave_log(path)
+    for end in ("", "-wal"):
+        path.with_name(f"ledger.db{end}").rename(tmp_path / f"moved.db{end}")
+    with SQLiteLedger(tmp_path / "moved.db") as ledger:
+        assert ["in the log"] == [record.event_id for record in ledger.records()]
 
 
 def test_an_old_sqlite_is_refused(path, monkeypatch):

@@ -5,12 +5,15 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from tests.support.ledgers import call, check_file, check_sums
-from token_handlers.sinks.sqlite import SQLiteLedger
+from tests.support.ledgers import call, check_file, check_sums, mounts
+from tests.support.usage_ledgers import fill
+from token_handlers import TokenHandlersError
+from token_handlers.sinks.sqlite import SQLiteLedger, file
 
 # Threads and forks do not mix; the test is that they do where a ledger is concerned.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -233,6 +236,46 @@ def test_a_forked_child_does_not_keep_the_lock(path):
             os.close(end)
 
 
+STOPPED = f"""{PROGRAM}
+from token_handlers.sinks.sqlite.file import LedgerFile
+with SQLiteLedger(path)._file.writing():
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_stopped_writer(path, monkeypatch, caplog):
+    """A writer that is stopped in the middle of a write holds nobody up for ever: who waits learns who it is."""
+    fill(path, call("before", cost="2"))
+    monkeypatch.setattr(file, "LOCK_SECONDS", 0.3)
+    writer = start(STOPPED, path, "", "", stdin=subprocess.PIPE)
+    assert "writing" == writer.stdout.readline().strip()
+    writer.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, writer.pid, os.WSTOPPED)
+    try:
+        with SQLiteLedger(path) as ledger:  # which needs no lock
+            ledger(call("a"))
+            assert not ledger.flush()
+            assert 1 == ledger.totals().successful_requests
+            assert f"process {writer.pid} (python" in caplog.text
+            assert f"and is stopped: continue it (kill -CONT {writer.pid}), or end it" in caplog.text
+            with pytest.raises(TokenHandlersError, match=f"process {writer.pid} .* more than 0.3 s"):
+                ledger.update_costs(lambda record: Decimal(1))
+            writer.send_signal(signal.SIGCONT)
+            writer.communicate("go on\n", timeout=60)
+            assert ledger.flush(30)
+            assert 2 == ledger.totals().successful_requests
+    finally:
+        writer.kill()
+
+
+def test_a_stopped_writer_and_a_new_ledger(path, monkeypatch):
+    """Who opens a ledger that is still to be made while somebody has its lock gets an error in time."""
+    monkeypatch.setattr(file, "LOCK_SECONDS", 0.1)
+    with file.WriteLock(path), pytest.raises(TokenHandlersError, match=f"process {os.getpid()} .* more than 0.1 s"):
+        SQLiteLedger(path)
+
+
 def test_the_end_of_a_process_flushes(path):
     """What waits when a program ends is written, an error that nobody caught included."""
     run(f"{PROGRAM}\nSQLiteLedger(path)(call('a'))", path, "", "")
@@ -343,15 +386,6 @@ def test_no_room_for_a_new_ledger(path):
     """Where not even an empty ledger fits, that is said, and nothing is left that looks like one."""
     assert f"the ledger {path} can't be used" in run(NO_ROOM, path, "", "")
     assert {"ledger.db.lock"} == {file.name for file in path.parent.iterdir()}
-
-
-def mounts():
-    """Return the command that runs another where it may mount, or None where nobody may."""
-    command = ["unshare", "--user", "--map-root-user", "--mount"]
-    try:
-        return command if subprocess.run([*command, "true"], check=False, capture_output=True).returncode == 0 else None
-    except FileNotFoundError:
-        return None
 
 
 @pytest.mark.skipif(mounts() is None, reason="needs a user namespace, to mount a small disk")

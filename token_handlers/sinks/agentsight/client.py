@@ -1,9 +1,7 @@
 """AgentSightClient: token counts to AgentSight's HTTP API, each until the server has acknowledged it."""
 
-import atexit
 import hashlib
 import logging
-import os
 import threading
 import time
 import weakref
@@ -13,8 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import SecretStr
 
+from token_handlers.lifecycle import after_fork, at_exit
 from token_handlers.sinks.agentsight.http import SendFailed, Wire, checked_endpoint, checked_key
 from token_handlers.sinks.agentsight.outbox import ZERO, Address, Batch, Counts, Outbox, outbox_at
+from token_handlers.sinks.escapes import escaped
 from token_handlers.usage import UsageRecord
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class AgentSightClient:
     429, 5xx and dropped connections are tried ``retries`` times more, after ``backoff`` seconds, doubling, or when
     Retry-After says. What still fails is kept and sent next time under the same event id, which is the header
     Idempotency-Key and ``event_id`` in the metadata: in memory, or beyond the life of this process in the folder
-    ``outbox``. ``timeout`` is in seconds.
+    ``outbox``. ``timeout`` is in seconds, for each exchange from connecting to the last byte of the answer.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class AgentSightClient:
     def flush(self, timeout: float | None = None) -> bool:
         """Send what was counted and what is kept; return whether the server has acknowledged all of it.
 
-        After ``timeout`` seconds no further batch is begun.
+        After ``timeout`` seconds no further batch is begun, and the one under way is given up and kept.
         """
         with self._summing:
             self._sum_up()
@@ -104,7 +104,8 @@ class AgentSightClient:
 
     def keep(self, conversation: str, counts: Counts) -> str:
         """Keep counts until they are delivered, and return the event id of the batch that has them."""
-        return self.outbox.add(Address(self.endpoint, self._account, conversation, self.environment), counts)
+        address = Address(self.endpoint, self._account, escaped(conversation), self.environment)
+        return self.outbox.add(address, counts)
 
     def send(self, event_ids: list[str]) -> tuple[int, SendFailed | None]:
         """Deliver these batches, or raise SendFailed; then some of what other senders have left.
@@ -159,7 +160,7 @@ class AgentSightClient:
         delivered = 0
         try:
             while waiting and (end is None or time.monotonic() < end):
-                failure = self._try(http, waiting.pop(0))
+                failure = self._try(http, waiting.pop(0), end)
                 if failure is not None:
                     return delivered, failure
                 delivered += 1
@@ -168,10 +169,10 @@ class AgentSightClient:
                 self.outbox.settle(batch, delivered=False)
         return delivered, None
 
-    def _try(self, http: "httpx.Client", batch: Batch) -> SendFailed | None:
+    def _try(self, http: "httpx.Client", batch: Batch, end: float | None = None) -> SendFailed | None:
         delivered = False
         try:
-            self._deliver(http, batch)
+            self._deliver(http, batch, end)
             delivered = True
         except SendFailed as failure:
             return failure
@@ -179,10 +180,10 @@ class AgentSightClient:
             self.outbox.settle(batch, delivered=delivered)
         return None
 
-    def _deliver(self, http: "httpx.Client", batch: Batch) -> None:
-        answer = self._wire.post(http, "/api/conversations/", _conversation(batch))
+    def _deliver(self, http: "httpx.Client", batch: Batch, end: float | None) -> None:
+        answer = self._wire.post(http, "/api/conversations/", _conversation(batch), end=end)
         action = _action(batch, self._wire.created(answer))
-        self._wire.post(http, "/api/action_logs/", action, batch.event_id)
+        self._wire.post(http, "/api/action_logs/", action, batch.event_id, end=end)
 
 
 def _conversation(batch: Batch) -> dict[str, object]:
@@ -238,7 +239,5 @@ def _after_fork() -> None:
         client.start_over()
 
 
-# What is registered first is called last: open calls are recorded before.
-atexit.register(_at_end)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+at_exit(_at_end)
+after_fork(_after_fork)

@@ -1,16 +1,20 @@
 """POST requests to AgentSight's HTTP API, with retries and errors that say what to do."""
 
+import contextlib
 import email.utils
 import functools
+import json
 import random
 import re
 import time
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from token_handlers.errors import TokenHandlersError
+from token_handlers.sinks.agentsight.deadline import Exchange, limit
 
 if TYPE_CHECKING:
     import ssl
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
 
 MAX_WAIT = 30.0
 """Seconds that one send waits at most between two attempts; a server that asks for more is asked by the next send."""
+
+MAX_BODY = 2**20
+"""Bytes of an answer that are read; AgentSight's have a hundred."""
 
 _KEY = re.compile(r"ags_[0-9a-f]{32}_[0-9a-f]{6}", re.IGNORECASE)
 _ENDPOINT = re.compile(r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?(/[!-~]*)?", re.IGNORECASE)
@@ -68,62 +75,108 @@ class Wire:
         self._timeout = timeout
         self._retries = retries
         self._backoff = backoff
+        self._exchanges: weakref.WeakKeyDictionary[httpx.Client, Exchange] = weakref.WeakKeyDictionary()
 
     def connect(self) -> "httpx.Client":
         """Return a client for one send: no connection outlives it, or is shared with a forked process."""
         import httpx  # slow to import, and few processes send
 
         headers = {"Authorization": f"Api-Key {self._key.get_secret_value()}", "Content-Type": "application/json"}
+        headers["Accept-Encoding"] = "identity"  # what is packed may be of any size
         return httpx.Client(headers=headers, timeout=self._timeout, verify=_certificates())
 
-    def post(self, http: "httpx.Client", path: str, body: Mapping[str, object], event_id: str | None = None) -> object:
-        """Return what the server answers, as JSON or None.
+    def post(
+        self,
+        http: "httpx.Client",
+        path: str,
+        body: Mapping[str, object],
+        event_id: str | None = None,
+        end: float | None = None,
+    ) -> Mapping[str, object]:
+        """Return what the server answers, or raise SendFailed.
 
-        429, 5xx and dropped connections are tried again; a time-out is not, as it has taken its time.
+        429, 5xx and dropped connections are tried again; a time-out is not, as it has taken its time. Each exchange,
+        from connecting to the last byte, has ``timeout`` seconds, and none goes on after ``end`` (time.monotonic).
         """
         headers = {"Idempotency-Key": event_id} if event_id is not None else {}
         attempt = 0
         while True:
             request = http.build_request("POST", self._endpoint + path, json=body, headers=headers)
-            answer = self._once(http, request)
+            answer = self._once(http, request, end)
             if not isinstance(answer, SendFailed):
-                return _json(answer)
+                return answer
             wait = answer.retry_after
             if wait is None:
                 wait = self._backoff * 2**attempt * random.uniform(0.75, 1.25)  # noqa: S311 (spreads clients)
-            if attempt >= self._retries or wait > MAX_WAIT or not _worth_a_retry(answer):
+            too_late = end is not None and time.monotonic() + wait >= end
+            if attempt >= self._retries or wait > MAX_WAIT or too_late or not _worth_a_retry(answer):
                 raise answer
             time.sleep(wait)
             attempt += 1
 
-    def created(self, answer: object) -> int:
+    def created(self, answer: Mapping[str, object]) -> int:
         """Return the id in an answer."""
-        number = answer.get("id") if isinstance(answer, Mapping) else None
-        if not isinstance(number, int):
+        number = answer.get("id")
+        if not isinstance(number, int) or isinstance(number, bool):
             raise SendFailed(f"{self._endpoint} gave the conversation no id: check the endpoint; {_KEPT}", status=200)
         return number
 
-    def _once(self, http: "httpx.Client", request: "httpx.Request") -> "httpx.Response | SendFailed":
+    def _once(
+        self, http: "httpx.Client", request: "httpx.Request", end: float | None
+    ) -> "Mapping[str, object] | SendFailed":
         import httpx
 
+        exchange = self._exchange(http)
+        exchange.end = time.monotonic() + self._timeout
+        if end is not None:
+            exchange.end = min(exchange.end, end)
         try:
-            response = http.send(request)
+            response = http.send(request, stream=True)
+            with contextlib.closing(response):
+                body = self._read(response, exchange)
         except httpx.RequestError as error:
             failure = SendFailed(f"{self._endpoint} cannot be reached ({_reason(error)}): {_KEPT}")
             failure.__cause__ = error
             return failure
-        if response.is_success:
-            return response
-        return self._refusal(response)
+        return self._answer(response, body) if response.is_success else self._refusal(response, body)
 
-    def _refusal(self, response: "httpx.Response") -> SendFailed:
+    def _read(self, response: "httpx.Response", exchange: Exchange) -> bytes | None:
+        """Return the body; None where it is too long, or packed although nobody asked for that."""
+        import httpx
+
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            return None
+        body = bytearray()
+        for chunk in response.iter_raw():
+            body += chunk
+            if len(body) > MAX_BODY:
+                return None
+            if time.monotonic() >= exchange.end:
+                raise httpx.ReadTimeout(f"the answer was not complete within {self._timeout:g} s")
+        return bytes(body)
+
+    def _answer(self, response: "httpx.Response", body: bytes | None) -> "Mapping[str, object] | SendFailed":
+        """Return what is in an answer; one that AgentSight does not give is a failure, such as a login page's."""
+        answer = {} if body == b"" else _json(body)
+        if isinstance(answer, Mapping):
+            return answer
+        message = f"{self._endpoint} did not answer as AgentSight does: check the endpoint; {_KEPT}"
+        return SendFailed(message, status=response.status_code)
+
+    def _exchange(self, http: "httpx.Client") -> Exchange:
+        exchange = self._exchanges.get(http)
+        if exchange is None:
+            exchange = self._exchanges[http] = limit(http)
+        return exchange
+
+    def _refusal(self, response: "httpx.Response", body: bytes | None) -> SendFailed:
         status, wait = response.status_code, _retry_after(response.headers.get("Retry-After"))
         remedy = _REMEDIES.get(status, "" if wait is None else f"asks to wait {wait:.0f} s")
-        parts = f"{self._endpoint} answered {status}", self._detail(response), remedy, _KEPT
+        parts = f"{self._endpoint} answered {status}", self._detail(body), remedy, _KEPT
         return SendFailed("; ".join(filter(None, parts)), status=status, retry_after=wait)
 
-    def _detail(self, response: "httpx.Response") -> str:
-        answer = _json(response)
+    def _detail(self, body: bytes | None) -> str:
+        answer = _json(body)
         if not isinstance(answer, Mapping):
             return ""
         detail = answer.get("detail", answer)
@@ -153,10 +206,11 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _json(response: "httpx.Response") -> object:
+def _json(body: bytes | None) -> object:
     try:
-        answer: object = response.json()
-    except ValueError:
+        answer: object = json.loads(body or b"")
+        repr(answer)  # which nests as deep
+    except (ValueError, RecursionError):
         return None
     return answer
 

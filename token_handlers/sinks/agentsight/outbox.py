@@ -17,6 +17,8 @@ from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from token_handlers.lifecycle import after_fork
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -218,7 +220,7 @@ class _Shelf:
         for path in self._folder.iterdir():
             name = path.name
             event_id, _, owner = name.removesuffix(_BATCH).rpartition(".")
-            if name.endswith(_BATCH) and owner != self._owner:
+            if name.endswith(_BATCH) and owner != self._owner and path.is_file():
                 left.setdefault(owner, []).append(event_id)
         return [batch for owner, events in left.items() for batch in self._inherit(owner, events)]
 
@@ -245,8 +247,11 @@ class _Shelf:
             return Batch.model_validate_json(mine.read_bytes())
         except FileNotFoundError:  # another process was faster
             return None
-        except ValidationError:
+        except (ValidationError, UnicodeDecodeError):
             logger.warning("%s is no batch of token counts, and is not sent", mine)
+            return None
+        except OSError as error:  # one that can't be read keeps no other from being sent
+            logger.warning("%s can't be read (%s), and is not sent", mine, error.strerror)
             return None
 
     def _path(self, *parts: str) -> Path:
@@ -271,5 +276,4 @@ def _after_fork() -> None:
         outbox.start_over()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork(_after_fork)

@@ -1,12 +1,12 @@
 """What a counter has counted and nobody has acknowledged yet."""
 
-import os
 import threading
 import uuid
 import weakref
 from collections.abc import Callable
 
 from token_handlers.counter.counter import TokenCounter
+from token_handlers.lifecycle import after_fork, before_fork
 from token_handlers.sinks.agentsight.outbox import ZERO, Counts
 
 
@@ -115,5 +115,5 @@ def _in_child() -> None:
         unsent.start_over()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_in_child)
+before_fork(_before_fork)
+after_fork(_in_child)

@@ -1,7 +1,7 @@
 """A connection to a Redis-protocol server: no retries, short time-outs, errors that say what to do and no secret."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -38,6 +38,7 @@ class RedisConnection:
         self._timeout = timeout
         self._is_redis = False
         self._home = _options(url)
+        self._is_tls = self._home.get("connection_class") is redis.SSLConnection
         self._client = self._connect(self._home)
         self.address = _address(self._home)
 
@@ -72,6 +73,19 @@ class RedisConnection:
             failure = StoreUnavailable(f"The Redis cluster at {self.address} moves our slot around")
         self._reconnect()
         raise failure  # outside of the except block: the client's error, which may quote the server, is not chained
+
+    def eviction(self) -> str | None:
+        """Return how the server drops keys when its memory is full; None where it drops none, or does not say."""
+
+        def ask(client: "Redis") -> Mapping[str, object]:
+            try:
+                return cast("Mapping[str, object]", client.info("memory"))
+            except self._redis.exceptions.ResponseError:  # a user who may not ask
+                return {}
+
+        memory = self.run(ask)
+        policy, limit = str(memory.get("maxmemory_policy", "noeviction")), int(str(memory.get("maxmemory", 0)))
+        return f"maxmemory-policy {policy}, maxmemory {limit}" if limit and policy != "noeviction" else None
 
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
@@ -112,7 +126,7 @@ class RedisConnection:
             self._client = self._connect(self._home)
             self.address = _address(self._home)
 
-    def _failure(self, error: Exception) -> StoreUnavailable:
+    def _failure(self, error: Exception) -> StoreUnavailable:  # noqa: PLR0911 (one a cause)
         errors, where = self._redis.exceptions, f"The Redis server at {self.address}"
         text = str(error).partition(", with args")[0].rstrip(".")  # those of an unknown AUTH are the password
         if self._home.get("password"):
@@ -128,6 +142,10 @@ class RedisConnection:
         if not self._is_redis and "closed by server" in text:
             return StoreUnavailable(
                 f"What answers at {self.address} hung up without a word of the Redis protocol: look at the URL"
+            )
+        if self._is_tls and not self._is_redis and (isinstance(error, errors.TimeoutError) or "SSL" in text):
+            return StoreUnavailable(
+                f"What answers at {self.address} does not speak TLS, which rediss:// is: use its TLS port, or redis://"
             )
         if isinstance(error, errors.TimeoutError | TimeoutError):
             return StoreUnavailable(f"{where} did not answer within {self._timeout} s")

@@ -1,6 +1,7 @@
 """RedisCounter: one set of counters and budgets for a fleet, on any Redis-protocol server."""
 
 import functools
+import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Amounts", "Backlog", "RedisCounter", "Reserved", "Spent", "StoreRefused", "StoreUnavailable"]
 
+logger = logging.getLogger("token_handlers")
+
 READ_AT_ONCE = 500
 LONGEST = 10**9
 """No time of ours is longer, in seconds."""
@@ -51,6 +54,10 @@ class RedisCounter:
 
     Sums are those of a TokenCounter, with each record's cost rounded (half even) to a nano-USD. What has had no record
     for ``keep_days`` is forgotten, apart from the total of all.
+
+    The server has to keep its keys: with a maxmemory and a maxmemory-policy other than noeviction it forgets what was
+    counted and spent. There a budget is refused, and records are warned of once, unless ``allow_eviction`` accepts it.
+    What the server has not saved when it fails is forgotten too: appendonly yes loses a second at most.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class RedisCounter:
         remember: float = 86_400.0,
         keep_days: int = 400,
         backlog: Backlog | None = None,
+        allow_eviction: bool = False,
     ) -> None:
         for name, value, most in (
             ("batch", batch, MAX_BATCH),
@@ -81,6 +89,7 @@ class RedisCounter:
         self._remember_ms = _milliseconds("remember", remember)
         self._keep_days = keep_days
         self._timeout = timeout
+        self._evicts: bool | None = False if allow_eviction else None
         self._server = RedisConnection(url, timeout)
         self._writer = RedisWriter(self._add, batch=batch, linger=linger, capacity=capacity, backlog=backlog)
         self._at_exit = functools.partial(_close, weakref.ref(self))
@@ -125,6 +134,13 @@ class RedisCounter:
     def ping(self) -> None:
         """Return if the server can be used, and raise a StoreUnavailable that says why not otherwise."""
         self._server.ping()
+
+    def eviction(self) -> str | None:
+        """Return the server's setting by which it drops keys when its memory is full; None where it drops none.
+
+        A server that does not let this user ask is taken for one that drops none.
+        """
+        return self._server.eviction()
 
     def totals(
         self,
@@ -187,6 +203,8 @@ class RedisCounter:
             answer = reserved_of(self._budget(RESERVE, keys, reservation, *amounts, *terms))
             if not answer.granted and self._writer.flush(self._timeout):
                 answer = reserved_of(self._budget(RESERVE, keys, reservation, *amounts, *terms))
+            if self._evicts is not False:
+                self._refuse_eviction(keys, reservation)
         except StoreRefused:
             raise
         except StoreUnavailable as error:
@@ -220,6 +238,29 @@ class RedisCounter:
 
     def _add(self, increments: Sequence[Increments]) -> None:
         self._server.script(RECORD, *script_input(self._keys, increments, self._remember_ms, self._keep_days))
+        if self._evicts is None and (setting := self._eviction_now()):
+            logger.warning(
+                "The Redis server at %s drops keys when its memory is full (%s), so that totals may shrink: set "
+                "maxmemory-policy noeviction, or accept it by RedisCounter(allow_eviction=True)",
+                self._server.address,
+                setting,
+            )
+
+    def _refuse_eviction(self, keys: Sequence[bytes], reservation: str) -> None:
+        """Let go of what a reservation holds and refuse it, where the server may forget what was spent."""
+        if setting := self._eviction_now():
+            self._budget(RELEASE, keys, reservation)
+            raise StoreRefused(
+                f"The Redis server at {self._server.address} drops keys when its memory is full ({setting}), so that a "
+                "budget would forget what was spent: set maxmemory-policy noeviction, or accept it by "
+                "RedisCounter(allow_eviction=True)"
+            )
+
+    def _eviction_now(self) -> str | None:
+        """Ask how the server drops keys, until it is known that it drops none."""
+        setting = self._server.eviction()
+        self._evicts = setting is not None
+        return setting
 
     def _budget(self, script: Script, keys: Sequence[bytes], reservation: str, *arguments: str | int) -> object:
         return self._server.script(script, keys, [self._keep_days * 86_400, encoded(reservation), *arguments])

@@ -6,6 +6,7 @@ SQLite's own remain. The lock's file says who has it, and which file the log bel
 """
 
 import contextlib
+import logging
 import os
 import sqlite3
 import threading
@@ -34,6 +35,8 @@ try:
     import fcntl
 except ImportError:
     fcntl = None  # type: ignore[assignment]  # Windows
+
+logger = logging.getLogger("token_handlers")
 
 LOCK_SECONDS = 10.0
 """How long to wait for the write lock: longer than anybody keeps it who is not stopped."""
@@ -88,6 +91,9 @@ class LedgerFile:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Yield a connection that sees one moment of the ledger; for a short time, as a long one keeps the log."""
+        if self._writer is not None and not self._writer.is_current():  # somebody put another file in its place
+            with self.writing():
+                pass
         with self._reading:
             reader = self._to_read()
             reader.connection.execute("BEGIN")
@@ -119,9 +125,7 @@ class LedgerFile:
 
     def _to_write(self) -> sqlite3.Connection:
         if self._writer is not None and not self._writer.is_current():
-            self._close_writer()
-            with self._reading:  # the last one that closes a file takes its log away
-                self._close_reader()
+            self._set_log_aside()
         if self._writer is None:
             if identify(self.path) is None:
                 make(self.path)
@@ -133,6 +137,18 @@ class LedgerFile:
             if version != VERSION:
                 migrate(self._writer.connection, version)
         return self._writer.connection
+
+    def _set_log_aside(self) -> None:
+        """Close a file in whose place there is another one, and keep its log apart from that one."""
+        self._close_writer()
+        with self._reading:
+            self._close_reader()
+        noted, log = self._write_lock.noted_file(), Path(f"{self.path}-wal")
+        if identify(self.path) is not None and noted != self.path.stat().st_ino and log.exists():
+            log.rename(f"{log}.{noted}")
+            Path(f"{self.path}-shm").unlink(missing_ok=True)
+            message = "another file is in the place of the ledger %s: the log of the one before is kept as %s.%s"
+            logger.warning(message, self.path, log, noted)
 
     def _to_read(self) -> "_Connection | OpenToRead":
         if self._reader is not None and not self._reader.is_current():
@@ -239,6 +255,10 @@ class WriteLock:
         number = self._ledger.stat().st_ino
         if self._file is not None and number != _noted(self._file):
             os.pwrite(self._file, f"{number:<{_WIDTH}}\n".encode(), _WIDTH + 1)
+
+    def noted_file(self) -> int | None:
+        """Return the inode of the file whose log may be beside the ledger: for who has the lock."""
+        return None if self._file is None else _noted(self._file)
 
     def _close(self) -> None:
         file, self._file = self._file, None
