@@ -9,8 +9,8 @@ from openai.types.chat import ChatCompletion
 
 from tests.support.llama_index_clients import MESSAGES, Answering, answer, no_swallowed_faults
 from token_handlers import track_tokens
-from token_handlers.llama_index.chat_usage import plain_usage
-from token_handlers.payloads import read_payload
+from token_handlers.llama_index.results import read_response
+from token_handlers.payloads import read_any
 from token_handlers.tokenizer.vocabularies import load
 
 
@@ -170,18 +170,15 @@ USAGES = [
 
 @pytest.mark.parametrize("usage", USAGES, ids=repr)
 def test_the_short_way_agrees_with_the_long_one(usage):
-    """Where a plain chat completion is read the short way, it says what read_payload says."""
+    """What is read of a response is what its raw answer says, whatever way that is read."""
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi"}}
     body = {"id": "c", "object": "chat.completion", "created": 1, "model": "gpt-4o", "service_tier": "default"}
     raw = ChatCompletion.model_validate(body | {"choices": [choice], "usage": usage})
 
-    short, long = plain_usage(raw), read_payload(raw)
+    long, short = read_any(raw, "openai_llm"), read_response(answer(raw), "openai_llm")
 
-    assert (short is None) == (usage in USAGES[-2:])
-    if short is not None:
-        said = {name: number for name, number in long.counts.items() if number}
-        read = short.read(None)
-        assert long._replace(counts=said) == read._replace(counts={k: v for k, v in read.counts.items() if v})
+    said = [{name: number for name, number in read.counts.items() if number} for read in (long, short)]
+    assert long._replace(counts=said[0]) == short._replace(counts=said[1])
 
 
 def chunk(delta, usage=None, *, whole=True, so_far=""):

@@ -8,7 +8,7 @@ from weakref import ref
 from token_handlers.llama_index.model_names import base_url, model_name
 from token_handlers.llama_index.text import message_pairs, response_text, sent_tools, split_tokens, states_usage
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
-from token_handlers.tracking.call import Call
+from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, open_calls
 from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import evict_oldest
 
@@ -146,7 +146,8 @@ def add(call: ModelCall) -> None:
     if next_same_id is not None:
         call.next_same_id = next_same_id
     _open[call.span_id] = call
-    evict_oldest()
+    if len(open_calls) > MAX_OPEN_CALLS:
+        evict_oldest()
 
 
 def find(span_id: str | None, prompt: Any) -> ModelCall | None:

@@ -16,6 +16,8 @@ def join(call: Call) -> None:
 
     It counts for their models' handlers as well.
     """
+    if isinstance(call, ModelCall):  # it is linked already
+        return
     span = current.get()
     around = list(span.chain()) if span is not None else []
     if call.operation != "embeddings":

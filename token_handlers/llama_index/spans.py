@@ -8,7 +8,7 @@ from typing import Any
 
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
-from token_handlers.tracking.call import Call, CallContext
+from token_handlers.tracking.call import Call, CallContext, parent_finders
 
 _NONE: list[Call] = []
 _EMBEDDING_METHODS = ("get_", "aget_")
@@ -106,6 +106,8 @@ def begin(
     if span is not None:
         _place(call, span)
     calls.add(call)
+    for find_parents in parent_finders:
+        find_parents(call)
     return call
 
 
