@@ -2,11 +2,18 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from llama_index.core.llms import ChatMessage as LlamaMessage
 
+from tests.support.bills import billed, counted
 from tests.support.llama_index_clients import make_llm
-from token_handlers import shared_counter, track_tokens
+from token_handlers import Budget, BudgetExceeded, shared_counter, track_tokens
+from token_handlers.langchain import LangChainTokenHandler
 from token_handlers.tokenizer import estimate_tokens
 
 ROOT = Path(__file__).parents[1]
@@ -92,3 +99,36 @@ async def test_estimates_load_nothing_on_an_event_loop():
     estimate_tokens("one more word " * 166, "gpt-4o-mini")
 
     assert before == set(sys.modules)
+
+
+class Borrowed(BaseChatModel):
+    """A LangChain model that asks an LLM of LlamaIndex's, and passes on its answer with or without the usage."""
+
+    llm: Any
+    says_usage: bool = True
+
+    @property
+    def _llm_type(self):
+        return "borrowed"
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        response = self.llm.chat([LlamaMessage(role="user", content=message.content) for message in messages])
+        usage = response.raw.usage
+        counts = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
+        usage_metadata = {**counts, "total_tokens": usage.total_tokens} if self.says_usage else None
+        message = AIMessage(response.message.content, usage_metadata=usage_metadata)
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+@pytest.mark.parametrize("says_usage", [True, False])
+def test_a_langchain_model_that_asks_llama_index_counts_once(ledger, says_usage):
+    """In the block and for the handler of the LangChain model; its budget is asked once, before anything is sent."""
+    handler, budget = LangChainTokenHandler(), Budget(max_requests=1)
+    model = Borrowed(llm=make_llm(ledger), says_usage=says_usage)
+    with track_tokens(budget=budget) as counter:
+        model.invoke("How?", {"callbacks": [handler]})
+        with pytest.raises(BudgetExceeded, match="max_requests=1: 1 spent"):
+            model.invoke("How?")
+
+    assert billed(ledger) == counted(counter) == counted(handler.counter)
+    assert 1 == len(ledger.entries()) == budget.spent().requests

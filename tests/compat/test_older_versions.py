@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from token_handlers.langchain import LangChainTokenHandler
 from token_handlers.langchain import results as events
 from token_handlers.llama_index.calls import ModelCall
-from token_handlers.llama_index.chat_usage import plain_usage
 from token_handlers.llama_index.model_names import facts_of
+from token_handlers.payloads import read_payload
 from token_handlers.tracking.recorder import discard
 
 USAGE = {"input_tokens": 20, "output_tokens": 14, "total_tokens": 34}
@@ -101,4 +101,4 @@ def test_a_usage_without_fields_for_details():
     kind = type("ChatCompletion", (SimpleNamespace,), {})
     raw = kind(usage=usage, model="m", service_tier=None, __pydantic_extra__={})
 
-    assert {"input_tokens": 7, "output_tokens": 5} == plain_usage(raw).read(None).counts
+    assert {"input_tokens": 7, "output_tokens": 5} == read_payload(raw).counts

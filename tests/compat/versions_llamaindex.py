@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from tests.compat.versions_checks import Watch, automatic, block, estimated, every, exact, refuses, same, together
 from token_handlers import Budget, track_tokens
 from token_handlers.llama_index import LlamaIndexTokenHandler, report_stream_usage
-from token_handlers.llama_index.chat_usage import plain_usage
+from token_handlers.payloads import read_payload
 from token_handlers.tokenizer.vocabularies import load
 
 QUESTION = "What is the weather in Lisbon, and what will it be tomorrow?"
@@ -159,7 +159,7 @@ def no_details(ledger):
     """A usage without details is read, which older clients have no fields for."""
     usage = CompletionUsage(prompt_tokens=7, completion_tokens=5, total_tokens=12)
     raw = ChatCompletion(id="c", choices=[], created=0, model="m", object="chat.completion", usage=usage)
-    same({"input_tokens": 7, "output_tokens": 5}, plain_usage(raw).read(None).counts)
+    same({"input_tokens": 7, "output_tokens": 5}, read_payload(raw).counts)
 
 
 def vocabulary(ledger):

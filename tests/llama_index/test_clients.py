@@ -272,6 +272,14 @@ def test_a_model_that_says_something_else(ledger):
     assert 0 == counter.estimated_requests
 
 
+def test_a_model_whose_client_leaves_the_usage_out(ledger):
+    """Where one of its answers says no usage, what was used is an estimate, and both requests are flagged."""
+    with track_tokens() as counter:
+        Own(url=ledger.url(), streams=True).complete("How?")
+
+    assert 2 == billed(ledger)["requests"] == counter.successful_requests == counter.estimated_requests
+
+
 def test_the_applications_own_google_calls(provider):
     """What the application itself asks of Google's client counts as its own, beside LlamaIndex's calls."""
     client = genai.Client(api_key="none", http_options=options(provider))
@@ -284,3 +292,14 @@ def test_the_applications_own_google_calls(provider):
 
     assert 3 == len(provider.asked)
     assert (1, 0, 0, 30, 49) == usage_of(counter) == usage_of(without) == usage_of(other)
+
+
+def test_a_providers_usage_of_nothing(provider):
+    """An answer with text that says 0 tokens of everything is an estimate."""
+    nothing = {"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0}
+    provider.by_method["generateContent"] = piece("Rome", usageMetadata=nothing)
+    with track_tokens() as counter:
+        gemini(provider).chat(MESSAGES)
+
+    assert (1, 1) == (counter.successful_requests, counter.estimated_requests)
+    assert counter.completion_tokens > 0

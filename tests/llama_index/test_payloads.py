@@ -9,8 +9,8 @@ from openai.types.chat import ChatCompletion
 
 from tests.support.llama_index_clients import MESSAGES, Answering, answer, no_swallowed_faults
 from token_handlers import track_tokens
-from token_handlers.llama_index.chat_usage import plain_usage
-from token_handlers.payloads import read_payload
+from token_handlers.llama_index.results import read_response
+from token_handlers.payloads import read_any
 from token_handlers.tokenizer.vocabularies import load
 
 
@@ -170,15 +170,71 @@ USAGES = [
 
 @pytest.mark.parametrize("usage", USAGES, ids=repr)
 def test_the_short_way_agrees_with_the_long_one(usage):
-    """Where a plain chat completion is read the short way, it says what read_payload says."""
+    """What is read of a response is what its raw answer says, whatever way that is read."""
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi"}}
     body = {"id": "c", "object": "chat.completion", "created": 1, "model": "gpt-4o", "service_tier": "default"}
     raw = ChatCompletion.model_validate(body | {"choices": [choice], "usage": usage})
 
-    short, long = plain_usage(raw), read_payload(raw)
+    long, short = read_any(raw, "openai_llm"), read_response(answer(raw), "openai_llm")
 
-    assert (short is None) == (usage in USAGES[-2:])
-    if short is not None:
-        said = {name: number for name, number in long.counts.items() if number}
-        read = short.read(None)
-        assert long._replace(counts=said) == read._replace(counts={k: v for k, v in read.counts.items() if v})
+    said = [{name: number for name, number in read.counts.items() if number} for read in (long, short)]
+    assert long._replace(counts=said[0]) == short._replace(counts=said[1])
+
+
+def chunk(delta, usage=None, *, whole=True, so_far=""):
+    """Return a chunk of a stream; its message has the text so far, or without ``whole`` the delta alone."""
+    return answer({"choices": [], "usage": usage}, so_far + delta if whole else delta, delta=delta)
+
+
+HALF = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+FULL = {"prompt_tokens": 10, "completion_tokens": 40, "total_tokens": 50}
+STREAMS = {
+    "not on the last chunk": [chunk("one two"), chunk("", FULL, so_far="one two"), chunk("", so_far="one two")],
+    "on two chunks": [chunk("one"), chunk("", HALF, so_far="one"), chunk("", FULL, so_far="one")],
+    "then one of nothing": [
+        chunk("one"),
+        chunk("", FULL, so_far="one"),
+        chunk("", dict.fromkeys(FULL, 0), so_far="one"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_streams_usage_may_stand_on_any_chunk(name):
+    """Whatever comes after it without text, such as a content filter's verdict, the usage that was stated is it."""
+    with track_tokens() as counter:
+        list(Answering(answers=STREAMS[name]).stream_chat(MESSAGES))
+
+    assert (10, 40, 0) == (counter.prompt_tokens, counter.completion_tokens, counter.estimated_requests)
+
+
+def test_a_usage_that_text_comes_after_is_partial():
+    """It states the prompt, but not what was generated after it: the rest is estimated, and flagged."""
+    answers = [chunk("one", HALF), chunk(" two three four five six", so_far="one")]
+    with track_tokens() as counter:
+        list(Answering(answers=answers).stream_chat(MESSAGES))
+
+    assert (10, 1) == (counter.prompt_tokens, counter.estimated_requests)
+    assert counter.completion_tokens > 2
+
+
+def test_deltas_add_up_where_a_stream_is_broken_off():
+    """Some integrations' chunks have their own text alone, and an estimate is made of all that was received."""
+    answers = [chunk(word, whole=False) for word in ("one", " two", " three", " four", " five", " six")]
+    with track_tokens() as counter:
+        stream = Answering(answers=answers).stream_chat(MESSAGES)
+        for _ in range(5):
+            next(stream)
+        stream.close()
+
+    assert (5, 1) == (counter.completion_tokens, counter.estimated_requests)
+
+
+def test_no_answer_with_text_was_made_of_nothing():
+    """A usage of 0 tokens beside text is none: an estimate; without a text it is believed."""
+    nothing = {"usage": dict.fromkeys(FULL, 0)}
+    with track_tokens() as counter:
+        Answering(answers=[answer(nothing)]).chat(MESSAGES)
+        Answering(answers=[answer(nothing, text="")]).chat(MESSAGES)
+
+    assert (2, 1, 3) == (counter.successful_requests, counter.estimated_requests, counter.completion_tokens)

@@ -4,6 +4,8 @@ from types import ModuleType
 
 from token_handlers.langchain import owners
 from token_handlers.langchain.handler import RecorderVariable
+from token_handlers.langchain.nested import link
+from token_handlers.tracking.call import parent_finders
 
 _attached = False
 
@@ -15,3 +17,4 @@ def attach(context: ModuleType) -> None:
     if not _attached:
         _attached = True
         context.register_configure_hook(RecorderVariable(), inheritable=True)
+        parent_finders.append(link)

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from token_handlers.langchain import calls
 from token_handlers.langchain.calls import Run
-from token_handlers.tracking.call import parent_finders
+from token_handlers.tracking.call import Call, parent_finders
 from token_handlers.tracking.frames import callers
 from token_handlers.tracking.reservations import release
 
@@ -37,6 +37,16 @@ def join(run: Run) -> None:
                     run.count_for(counter)
     for find_parents in parent_finders:
         find_parents(run)
+
+
+def link(call: Call) -> None:
+    """Link a call of another framework to the runs in whose code it starts, and count it for their handlers as well."""
+    if calls.open_runs and call.operation != "embeddings" and not isinstance(call, Run):
+        for parent in runs_on_stack():
+            call.add_parent(parent)
+            release(parent, wait=True)
+            for counter in parent.context.own:
+                call.count_for(counter)
 
 
 def runs_on_stack() -> Iterator[Run]:

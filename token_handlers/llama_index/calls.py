@@ -8,7 +8,7 @@ from weakref import ref
 from token_handlers.llama_index.model_names import base_url, model_name
 from token_handlers.llama_index.text import message_pairs, response_text, sent_tools, split_tokens, states_usage
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
-from token_handlers.tracking.call import Call
+from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, open_calls
 from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import evict_oldest
 
@@ -146,7 +146,8 @@ def add(call: ModelCall) -> None:
     if next_same_id is not None:
         call.next_same_id = next_same_id
     _open[call.span_id] = call
-    evict_oldest()
+    if len(open_calls) > MAX_OPEN_CALLS:
+        evict_oldest()
 
 
 def find(span_id: str | None, prompt: Any) -> ModelCall | None:
@@ -213,11 +214,12 @@ def hand_over(call: ModelCall) -> bool:
     other = next((other for other in _all_open() if other is not call and other.response is response), None)
     if other is None:
         return False
-    if call.child_usages:
+    if call.child_usages is not None:
         other.child_usages = [*(other.child_usages or ()), *call.child_usages]
-    for parent in (*call.parents, other):
-        if not parent.child_usages:  # this one's usage will not be among them
-            parent.child_usages = None
+    else:
+        for parent in (*call.parents, other):
+            if not parent.child_usages:  # this one's usage will not be among them
+                parent.child_usages = None
     other.answers, call.answers = (*other.answers, *call.answers), ()
     if other.reservations is None:  # nothing is to slip in between this one's end and the other's
         other.reservations, call.reservations = call.reservations, None

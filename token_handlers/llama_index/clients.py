@@ -81,12 +81,12 @@ def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> EmbeddingBatch | No
     if getattr(options, "url", None) != "/embeddings":
         return None
     owner = owner_here()
-    if owner is not None:
-        if isinstance(owner, ModelSpan) and owner.seen and not owner.passes_on:
-            return _send(embeddings.take(owner), options)
+    if owner is None:
+        model = _embedder()
+        return None if model is None else _send(embeddings.open_for(model), options)
+    if not isinstance(owner, ModelSpan) or owner.passes_on or not embeddings.is_through_openai(owner.instance):
         return None
-    model = _embedder()
-    return _send(embeddings.open_for(model), options) if model is not None else None
+    return _send(embeddings.take(owner), options) if owner.seen else None
 
 
 def _embedder() -> Any:

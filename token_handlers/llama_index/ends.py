@@ -17,7 +17,7 @@ _MARK = "_token_handlers_recorded"
 
 def end(call: ModelCall, response: Any) -> None:
     """Record a call that ended well."""
-    if calls.hand_over(call):
+    if call.response is not None and calls.hand_over(call):
         recorder.discard(call)
         return
     verdict: Verdict = Estimate()  # where reading fails: the call was made, and is not to be lost

@@ -25,8 +25,13 @@ def model_name(facts: Mapping[str, Any], instance: object) -> str | None:
 
     LlamaIndex's own fields say "unknown" where an integration does not fill them, as Jina's, which has a ``model``.
     """
-    stated = (facts.get("model_name"), facts.get("model"), getattr(instance, "model", None), facts.get("class_name"))
-    return next((name for name in stated if isinstance(name, str) and name and name != _UNKNOWN), None)
+    name = facts.get("model_name")
+    if isinstance(name, str) and name and name != _UNKNOWN:
+        return name
+    for name in (facts.get("model"), getattr(instance, "model", None), facts.get("class_name")):
+        if isinstance(name, str) and name and name != _UNKNOWN:
+            return name
+    return None
 
 
 def base_url(instance: Any) -> str | None:

@@ -16,6 +16,8 @@ def join(call: Call) -> None:
 
     It counts for their models' handlers as well.
     """
+    if isinstance(call, ModelCall):  # it is linked already
+        return
     span = current.get()
     around = list(span.chain()) if span is not None else []
     if call.operation != "embeddings":
@@ -26,7 +28,9 @@ def join(call: Call) -> None:
         if span.embeds():
             span.passes_on = True
             if span.waiting:
-                discard(embeddings.take(span))
+                batch = embeddings.take(span)
+                call.add_parent(batch)
+                discard(batch)
             count_for_handlers(call, span.instance)
             return
 

@@ -31,7 +31,7 @@ def open_call_here() -> Call | None:
     """
     owner = owner_here()
     if isinstance(owner, ModelSpan):
-        return owner.waiting[0] if owner.waiting and not owner.passes_on else None
+        return owner.batch_here()
     return owner
 
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 from token_handlers.llama_index.calls import ModelCall
-from token_handlers.llama_index.chat_usage import plain_usage
 from token_handlers.llama_index.text import response_text
 from token_handlers.payloads import ReportedUsage, is_empty, read_payload
 from token_handlers.tracking.failures import was_rejected
@@ -18,12 +17,10 @@ def read_end(call: ModelCall, response: Any) -> Verdict:
     """Return what a call used that ended well, unless it only passed on what another call is recorded for."""
     if call.asks_itself:
         return DISCARD
-    plain = plain_usage(getattr(response, "raw", None))
-    usage = plain.read(call.provider_name()) if plain is not None else read_response(response, call.provider_name())
+    usage = read_response(response, call.provider_name())
     if call.child_usages is not None and (usage is None or not call.reports_own_usage(usage.counts)):
         return DISCARD
-    text = None if call.deltas else response_text(response)
-    if usage is not None and is_empty(usage) and (text or call.received()):
+    if usage is not None and is_empty(usage) and (response_text(response) or call.received()):
         usage = None  # an answer with text was not made of no tokens
     is_partial = False
     if usage is None and call.reported is not None:
@@ -31,6 +28,7 @@ def read_end(call: ModelCall, response: Any) -> Verdict:
         is_partial = call.reported[1] < len(call.deltas or ())
     if usage is not None and not is_partial and usage.counts.keys() >= _WHOLE:
         return CallResult(usage)
+    text = None if call.deltas else response_text(response)
     model = _model(response) if usage is None else usage.model
     remedy = _REPORT if call.response is not None and call.asks_by_options() else _LEFT_OUT
     return Estimate(usage, text, interrupted=is_partial, remedy=remedy, model=model)

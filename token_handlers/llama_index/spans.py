@@ -1,12 +1,14 @@
 """The spans of LLMs and embedding models that are open: whose call an event, or a client's request, belongs to."""
 
+from asyncio import _get_running_loop, current_task
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar, Token
+from threading import get_ident
 from typing import Any
 
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
-from token_handlers.tracking.call import Call, CallContext
+from token_handlers.tracking.call import Call, CallContext, parent_finders
 
 _NONE: list[Call] = []
 _EMBEDDING_METHODS = ("get_", "aget_")
@@ -16,8 +18,8 @@ class ModelSpan:
     """One method call on an LLM or an embedding model, from LlamaIndex's own span around it.
 
     ``call`` is the LLM call that was opened in it. ``waiting`` are an embedding model's started batches for which no
-    request was sent yet, ``ahead`` those that it is about to start and a budget has let pass, and ``covered`` counts
-    the texts whose usage is recorded already.
+    request was sent yet, ``ahead`` those that it is about to start and a budget has let pass, ``senders`` tells which
+    task or thread sends which of them, and ``covered`` counts the texts whose usage is recorded already.
     """
 
     # Class attributes are the defaults: a span is made in the application's time, and most of them stay as they are.
@@ -32,6 +34,7 @@ class ModelSpan:
     token: "Token[ModelSpan | None] | None" = None
     waiting: list[Call] = _NONE
     ahead: list[Call] = _NONE
+    senders: dict[int, Call] | None = None
 
     def __init__(self, span_id: str, instance: Any, arguments: Any, outer: "ModelSpan | None") -> None:
         self.span_id = span_id
@@ -47,6 +50,24 @@ class ModelSpan:
     def embeds(self) -> bool:
         """Return whether this is an embedding model's method that fires events."""
         return hasattr(self.instance, "embed_batch_size") and self.method.startswith(_EMBEDDING_METHODS)
+
+    def batch_here(self) -> Call | None:
+        """Return the waiting batch whose request is sent in this task or thread: its own, else one that nobody sends.
+
+        An async call starts all its batches and then sends each in a task of its own.
+        """
+        if self.passes_on or not self.waiting:
+            return None
+        loop = _get_running_loop()
+        sender = get_ident() if loop is None else id(current_task(loop))
+        if self.senders is None:
+            self.senders = {}
+        batch = self.senders.get(sender)
+        if batch is None or batch not in self.waiting:
+            taken = [other for other in self.senders.values() if other in self.waiting]
+            batch = next((other for other in self.waiting if other not in taken), self.waiting[0])
+            self.senders[sender] = batch
+        return batch
 
     def chain(self) -> "Iterator[ModelSpan]":
         """Yield this span and those around it, innermost first."""
@@ -85,6 +106,8 @@ def begin(
     if span is not None:
         _place(call, span)
     calls.add(call)
+    for find_parents in parent_finders:
+        find_parents(call)
     return call
 
 

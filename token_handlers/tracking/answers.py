@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from token_handlers import http
 from token_handlers.http import ProviderAnswer, ProviderRequest
-from token_handlers.payloads import ReportedUsage, is_whole
+from token_handlers.payloads import ReportedUsage, is_empty, is_whole
 from token_handlers.settings import Settings
 from token_handlers.tracking.call import Call, open_calls
 from token_handlers.tracking.result import CallResult, Estimate, Verdict
@@ -18,6 +18,7 @@ from token_handlers.tracking.scopes import any_scope
 from token_handlers.tracking.state import state, watchers
 
 LOST = "a request was sent and its answer was lost"
+SILENT = "an answer beside others that does not say its usage"
 
 RequestOwner = Callable[[ProviderRequest], Call | None]
 
@@ -80,11 +81,14 @@ def billed_by_answers(call: Call, verdict: Verdict) -> Verdict:
         return verdict
     final = [answer.usage for answer in answers if answer.usage is not None and answer.is_final]
     usage = total(final)
+    if usage is not None and is_empty(usage):
+        return verdict  # an answer with text was not made of no tokens; whether it has text, the event says
     if usage is not None and is_whole(usage, call.operation) and not _is_open_ended(answers):
-        lost = sum(answer.is_lost + answer.lost_attempts for answer in answers)
-        if lost or any(map(_is_silent, answers)):
-            usage = usage._replace(doubts=(*usage.doubts, LOST))
-        return CallResult(usage, requests=len(final) + lost)
+        lost, silent = sum(answer.is_lost + answer.lost_attempts for answer in answers), sum(map(_is_silent, answers))
+        doubts = (*([LOST] if lost else ()), *([SILENT] if silent else ()))
+        if doubts:
+            usage = usage._replace(doubts=(*usage.doubts, *doubts))
+        return CallResult(usage, requests=len(final) + lost + silent)
     if isinstance(verdict, CallResult) and verdict.outcome == "failed":
         return Estimate(usage, interrupted=True) if _was_answered(answers) else verdict
     if isinstance(verdict, Estimate) and verdict.usage is None:
@@ -122,7 +126,7 @@ def _is_open_ended(answers: Sequence[ProviderAnswer]) -> bool:
 
 
 def _is_silent(answer: ProviderAnswer) -> bool:
-    """Return whether the provider answered without saying what that used."""
+    """Return whether an answer was billed, and does not say what it used."""
     return answer.usage is None and not answer.is_lost and answer.status is not None and 200 <= answer.status < 300
 
 
