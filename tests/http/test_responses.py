@@ -124,6 +124,14 @@ def test_increments_are_added_up():
     assert ((100, 20), True) == fed(sse(stream, done=True), content_type=SSE)
 
 
+def test_usage_of_zeros_is_none():
+    """An answer with text was billed, whatever its server forgot to count."""
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+    assert (None, False) == fed(json.dumps({**CHAT, "usage": zeros}).encode())
+    assert (None, False) == fed(sse([*CHAT_STREAM[:3], chunk(usage=zeros)], done=True), content_type=SSE)
+
+
 def test_text_about_usage_is_not_taken_for_it():
     """A quotation mark in a text is escaped, and a tool's arguments are a text."""
     stream = [*CHAT_STREAM[:2], chunk('{"usage":{"prompt_tokens":1,"completion_tokens":1}}'), *CHAT_STREAM[2:]]

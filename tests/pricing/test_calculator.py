@@ -289,7 +289,10 @@ def test_no_model_and_odd_arguments_raise_nothing(caplog):
     assert price_call(CALL, "gpt-4o", "openai", at=datetime.now(UTC)) is None
     assert price_call(CALL, "gpt-5.2", "openai", at=1e30) is None
     assert price_call(CALL, "gpt-5.2", "openai", at=float("nan")) is None
+    assert price_call(CALL, "gpt-4o", "openai", context=["fast"]) is None
+    assert price_call(CALL, "gpt-4o", "openai", beside=[("gpt-5", {"input_tokens": None})]) is None
     assert caplog.messages[0].startswith("calls through 'openai' state no model, and count as unpriced (see ")
+    assert caplog.messages[-1].startswith("a call of 'gpt-4o' (provider 'openai') is unpriced: ")
 
 
 def test_memory_does_not_grow_with_names(caplog):

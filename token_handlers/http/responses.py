@@ -11,7 +11,7 @@ from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from token_handlers.payloads import ReportedUsage, read_payload
+from token_handlers.payloads import ReportedUsage, is_empty, read_payload
 
 MOST_PARSED = 64_000
 """Bytes of a list of vectors that is read whole; of a longer one the two ends are."""
@@ -43,6 +43,7 @@ class _Body(Protocol):
 class ResponseUsage:
     """The usage of one answer, whose body is fed in pieces of any size as it comes out of the connection.
 
+    A usage that is 0 of everything is none: some servers send it beside an answer that they bill.
     ``feed`` takes decoded bytes, ``feed_event`` an event that a client has parsed, ``end`` says that nothing is
     missing; ``read`` returns what was reported. ``is_final`` is whether that is the whole bill: nothing was generated
     after it. ``model``, ``response_id`` and ``service_tier`` are the answer's own.
@@ -496,8 +497,9 @@ class Events:
         if not events:
             return None
         reading = read_payload(events[0] if len(events) == 1 else events, provider)
-        if reading is None:
-            return None
+        if reading is None or not (any(reading.counts.values()) or reading.cost):
+            return None  # a usage of zeros is none
+        self._is_outdated |= is_empty(reading)  # tokens of 0 beside a fee
         self._is_read = self._stating is not None or self._is_whole
         if self.is_cut:
             reading = reading._replace(

@@ -96,6 +96,8 @@ class Run(Call):
             if key in kwargs and isinstance(kwargs[key], str):
                 self.base_url = kwargs[key]
                 break
+        if isinstance(kwargs.get("location"), str):  # Vertex: its places have prices of their own
+            self.served = {"region": kwargs["location"]}
         self.node = metadata.get("langgraph_node")
         if self.tags:
             own = [tag for tag in self.tags if not tag.startswith(_INTERNAL_TAGS)]

@@ -116,12 +116,12 @@ def price_call(
     ``Price.doubts`` say why the cost is an estimate: a tier, a place or an event that no rate is known for, a rate that
     is not certain. Tokens of a kind without a rate of its own cost what the whole does. Prices load at first need.
     """
-    if beside:
-        one = partial(
-            price_call, provider=provider, base_url=base_url, service_tier=service_tier, at=at, context=context
-        )
-        return _price_apart(counts, beside, model, requested, partial(one, explain=explain))
     try:
+        if beside:
+            one = partial(
+                price_call, provider=provider, base_url=base_url, service_tier=service_tier, at=at, context=context
+            )
+            return _price_apart(counts, beside, model, requested, partial(one, explain=explain))
         plan = find_plan(
             model,
             provider,
@@ -132,7 +132,8 @@ def price_call(
             context=context,
         )
         found = plan.price(counts) if plan is not None else None
-    except (ValueError, OverflowError, OSError) as error:  # counts that contradict each other, a time out of range
+    except (ValueError, OverflowError, OSError, TypeError, AttributeError) as error:
+        # counts that contradict each other or are no numbers, a time out of range, a context that is no mapping
         _warn_unpriced(model, provider, str(error))
         return None
     if plan is None or found is None:

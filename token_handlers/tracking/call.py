@@ -10,6 +10,7 @@ from token_handlers.budget.tool_fees import NO_FEES, AllowedFees
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import Labelled, label_pairs
 from token_handlers.http import ProviderAnswer
+from token_handlers.payloads import NO_CONTEXT
 from token_handlers.tracking.scopes import NO_LABELS, Budgets, Labels, Scope, active, active_scopes, unusual
 from token_handlers.tracking.state import state
 from token_handlers.usage import Operation
@@ -89,7 +90,8 @@ class Call:
 
     ``parents`` are the calls that made this one, and ``child_usages`` the counts of those that it made itself,
     None where it made none: it may only pass on what they used. ``shown`` are the counters in which an estimate of it
-    stands, with its progress at the time. ``answers`` are the provider's own to the requests of this call.
+    stands, with its progress at the time. ``answers`` are the provider's own to the requests of this call,
+    ``served`` what the client says of place and speed, under ReportedUsage's ``context`` keys.
     """
 
     # Class attributes are the defaults: a call is made in the application's time, and most of them stay as they are.
@@ -108,6 +110,7 @@ class Call:
     parents: "tuple[Call, ...]" = ()
     child_usages: list[Mapping[str, int]] | None = None
     answers: tuple[ProviderAnswer, ...] = ()
+    served: Mapping[str, str] = NO_CONTEXT
 
     def __init__(self, context: CallContext | None = None) -> None:
         self.started_at = time.time()

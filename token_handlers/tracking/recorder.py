@@ -205,10 +205,11 @@ def _price(call: Call, result: CallResult) -> Price | None:
         usage.model or call.model,
         call.provider,
         requested=call.model,
-        base_url=call.base_url,
+        # the address that was asked, as an environment variable or a client's own may have set another one
+        base_url=call.answers[-1].request.url if call.answers else call.base_url,
         service_tier=usage.service_tier,
         at=call.started_at,
-        context=usage.context,
+        context=usage.context or call.served,
         beside=usage.beside,
     )
 
