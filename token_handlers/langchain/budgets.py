@@ -18,14 +18,12 @@ class _Refusal(BudgetExceeded):
 
     def __init__(self, error: BudgetExceeded) -> None:
         super().__init__(str(error), **vars(error))
-        self.__cause__ = error
-        self._is_asked = False
+        self._error: BudgetExceeded | None = error
 
     def __repr__(self) -> str:
-        error = self.__cause__
-        if self._is_asked or error is None:
-            return repr(error)
-        self._is_asked = True
+        error, self._error = self._error, None
+        if error is None:
+            return super().__repr__()
         raise error.with_traceback(None) from None
 
 
@@ -34,17 +32,20 @@ def reserve(run: Run) -> None:
 
     LangChain fires no end of them: it raises before it sends the first.
     """
+    refusal = None
     try:
         if run.batch is not None and run.batch.refusal is not None:
             raise run.batch.refusal
         recorder.reserve(run)
     except BudgetExceeded as error:
+        refusal = _Refusal(error)
         if run.batch is not None:
             run.batch.refusal = error
         for other in run.batch.runs if run.batch is not None else (run,):
             recorder.discard(other)
         _close_starts()
-        raise _Refusal(error) from error
+    if refusal is not None:
+        raise refusal  # here, as the errors would else be each other's context
 
 
 def _close_starts() -> None:
