@@ -32,20 +32,17 @@ def reserve(run: Run) -> None:
 
     LangChain fires no end of them: it raises before it sends the first.
     """
-    refusal = None
     try:
         if run.batch is not None and run.batch.refusal is not None:
             raise run.batch.refusal
         recorder.reserve(run)
     except BudgetExceeded as error:
-        refusal = _Refusal(error)
         if run.batch is not None:
             run.batch.refusal = error
         for other in run.batch.runs if run.batch is not None else (run,):
             recorder.discard(other)
         _close_starts()
-    if refusal is not None:
-        raise refusal  # here, as the errors would else be each other's context
+        raise _Refusal(error) from None
 
 
 def _close_starts() -> None:
