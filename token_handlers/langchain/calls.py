@@ -1,7 +1,8 @@
 """The LLM runs that have started: what their start and their chunks carried, until they end."""
 
-from asyncio import _get_running_loop
+from asyncio import _get_running_loop, current_task
 from collections.abc import Iterator, Mapping, Sequence
+from threading import get_ident
 from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -49,6 +50,7 @@ class Batch:
 class Run(Call):
     """One LLM run."""
 
+    is_decision = False
     parts: list[str]
     usages: Sequence[Mapping[str, Any]] = ()
     chunk: object = None
@@ -217,8 +219,18 @@ def begin(run: Run, batch_size: int) -> None:
         _join_batch(run)
     if len(open_calls) > MAX_OPEN_CALLS:
         evict_oldest()
-    if run.operation == "chat" and _get_running_loop() is not None:  # legacy LLMs' runs start in tasks that end at once
+    if _get_running_loop() is None:
+        run.flow = get_ident(), 0
+        return
+    run.flow = flow()
+    if run.operation == "chat":  # legacy LLMs' runs start in tasks that end at once
         watch_task(run, task_ended)
+
+
+def flow() -> tuple[int, int]:
+    """Return what tells this thread and asyncio task from others."""
+    loop = _get_running_loop()
+    return get_ident(), 0 if loop is None else id(current_task(loop))
 
 
 def same_start(run_id: UUID, prompt: Sequence[Any], invocation: object) -> Run | None:
