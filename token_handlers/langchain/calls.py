@@ -9,8 +9,9 @@ from weakref import WeakValueDictionary
 
 from token_handlers.budget.tool_fees import NO_FEES, AllowedFees, allowed_fees
 from token_handlers.counter.totals import BARE
-from token_handlers.errors import BudgetExceeded
+from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.langchain.cache import has_answer
+from token_handlers.langchain.labels import INTERNAL_KEYS, with_metadata
 from token_handlers.langchain.text import message_text
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, has_own_tokenizer, prepare
 from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, CallContext, open_calls, watch_task
@@ -101,6 +102,8 @@ class Run(Call):
         if isinstance(kwargs.get("location"), str):  # Vertex: its places have prices of their own
             self.served = {"region": kwargs["location"]}
         self.node = metadata.get("langgraph_node")
+        if not INTERNAL_KEYS.issuperset(metadata):
+            self.labels = shielded(with_metadata)(self.labels, metadata) or self.labels
         if self.tags:
             own = [tag for tag in self.tags if not tag.startswith(_INTERNAL_TAGS)]
             if own:
