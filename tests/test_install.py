@@ -23,7 +23,7 @@ def _stopped():
         ("langchain", {"langchain"}),
         ("LlamaIndex", {"llamaindex"}),
         (" langchain , llamaindex ", {"langchain", "llamaindex"}),
-        ("auto", {"langchain", "llamaindex"}),
+        ("auto", {"langchain", "llamaindex", "sdk"}),
     ],
 )
 def test_handler_types(handler_type, tracked):
@@ -103,7 +103,7 @@ print(state.automatic)
 """
     output, errors = run(script)
 
-    assert "set()" == output
+    assert "{'sdk'}" == output
     assert 2 == len(errors.splitlines())
     assert "pip install 'token-handlers[langchain]'" in errors.splitlines()[0]
     assert "pip install 'token-handlers[llamaindex]'" in errors.splitlines()[1]

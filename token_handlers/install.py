@@ -9,6 +9,7 @@ from token_handlers.lifecycle import Warnings
 from token_handlers.settings import FRAMEWORKS, Settings
 from token_handlers.sinks.configured import add_configured_sinks
 from token_handlers.tracking.scopes import any_entered
+from token_handlers.tracking.sdk_calls import SDK
 from token_handlers.tracking.state import check_budgets, state, unwatch_llama_index, watch_frameworks
 from token_handlers.tracking.unread_variable import note_read, warn_if_unread
 
@@ -20,13 +21,14 @@ _missing = Warnings()
 def install(handler_type: str | None = None, *, budget: Budget | None = None) -> None:
     """Track every call of this process, in every thread, into the shared counter, until `uninstall()`.
 
-    ``handler_type`` is 'langchain', 'llamaindex', both separated by a comma, or 'auto' for what is installed; case does
-    not matter. None reads AGENTSIGHT_TOKEN_HANDLER_TYPE, and does nothing where that is unset or empty. Anything else
-    is a ValueError. A framework that is not installed gives one warning and is not tracked. Calling it again adds to
-    what is tracked, and tracks nothing twice. AGENTSIGHT_TOKEN_LEDGER, where it is set, adds that ledger as a sink, and
-    AGENTSIGHT_TOKEN_REDIS_URL a `RedisCounter` of that server, whose namespace is "token_handlers".
-    Each call of the process that is counted, in blocks too, is checked against ``budget`` before it is sent; with one,
-    what no handler type says is 'auto'.
+    ``handler_type`` is 'langchain', 'llamaindex', both separated by a comma, or 'auto' for what is installed, and then
+    the calls that the application makes by the providers' own SDKs count as well; case does not matter. None reads
+    AGENTSIGHT_TOKEN_HANDLER_TYPE, and does nothing where that is unset or empty. Anything else is a ValueError. A
+    framework that is not installed gives one warning and is not tracked. Calling it again adds to what is tracked, and
+    tracks nothing twice. AGENTSIGHT_TOKEN_LEDGER, where it is set, adds that ledger as a sink, and
+    AGENTSIGHT_TOKEN_REDIS_URL a `RedisCounter` of that server, whose namespace is "token_handlers". Each call of the
+    process that is counted, in blocks too, is checked against ``budget`` before it is sent; with one, what no handler
+    type says is 'auto'.
     """
     if budget is not None:
         check_budget(budget)
@@ -42,7 +44,9 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None) ->
         state.budgets = (*(other for other in state.budgets if other is not budget), budget)
         check_budgets()
     present = {name for name in wanted if _is_installed(name)}
-    if text.strip().lower() != "auto":
+    if text.strip().lower() == "auto":
+        present.add(SDK)
+    else:
         for name in wanted - present:
             _warn_missing(name)
     add_configured_sinks(settings)

@@ -5,6 +5,8 @@ import pytest
 from tests.support.answer_server import AnswerServer, answering, body
 from token_handlers import http
 from token_handlers.http import ProviderAnswer, ProviderRequest
+from token_handlers.tracking import answers as answers_of_calls
+from token_handlers.tracking.state import state
 
 
 class Watcher:
@@ -35,6 +37,16 @@ class Watcher:
             )
             for answer in self.answers
         ]
+
+
+@pytest.fixture(autouse=True)
+def _nobody_watches() -> Iterator[None]:
+    """A test starts with nothing attached; what the process has attached before is attached again after it."""
+    http.detach()
+    yield
+    http.detach()
+    if state.watched:
+        answers_of_calls.watch()
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import subprocess
 import sys
@@ -109,13 +110,13 @@ def test_answer_that_is_read_after_detach_is_told(watcher, answers):
 
 
 def test_observer_that_raises_is_logged_once(watcher, answers, monkeypatch, caplog):
-    """The client gets its answer, whatever an observer does, and a budget's refusal is none here."""
-    from token_handlers.errors import BudgetExceeded, raise_faults
+    """The client gets its answer, whatever an observer does."""
+    from token_handlers.errors import raise_faults
 
     answers.answer(body(CHAT))
 
     def fail(*args):
-        raise BudgetExceeded("no")
+        raise LookupError("no")
 
     raise_faults(False)
     for name in ("wants", "opened", "answered"):
@@ -126,7 +127,27 @@ def test_observer_that_raises_is_logged_once(watcher, answers, monkeypatch, capl
     raise_faults(True)
 
     assert 6 == len(answers.asked)
-    assert 3 == len([record for record in caplog.records if "a budget cannot refuse" in str(record.exc_info)])
+    assert 3 == len([record for record in caplog.records if "LookupError" in record.getMessage()])
+
+
+@pytest.mark.parametrize("name", ["wants", "opened", "answered"])
+def test_refusal_comes_before_the_sending(watcher, answers, monkeypatch, caplog, name):
+    """BudgetExceeded reaches the client from `opened` alone, and then nothing is sent."""
+    from token_handlers.errors import BudgetExceeded, raise_faults
+
+    answers.answer(body(CHAT))
+
+    def refuse(*args):
+        raise BudgetExceeded("no room")
+
+    monkeypatch.setattr(watcher, name, refuse, raising=False)
+    raise_faults(False)
+    with pytest.raises(BudgetExceeded) if name == "opened" else contextlib.nullcontext():
+        ask(answers)
+    raise_faults(True)
+
+    assert (0 if name == "opened" else 1) == len(answers.asked)
+    assert (name != "opened") == ("a budget cannot refuse what was sent: no room" in caplog.text)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     found = [
         *findings.on_frameworks(versions),
         *findings.on_trials(versions),
+        *findings.on_answers(),
         *findings.on_tracking(versions),
         *findings.on_ledger(name),
         *findings.on_fleet(),

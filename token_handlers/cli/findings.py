@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from token_handlers import http
 from token_handlers.cli import trials
 from token_handlers.cli.options import quiet_log, shown
 from token_handlers.errors import TokenHandlersError
@@ -87,6 +88,18 @@ def on_trials(found: dict[str, str | None]) -> Iterator[Finding]:
             yield Finding(False, f"a trial call of {name} {found[name]} was counted")
         else:
             yield Finding(True, f"a trial call of {name} {found[name]} was not counted: upgrade token-handlers, or it")
+
+
+def on_answers() -> Iterator[Finding]:
+    """Yield under which clients the providers' own answers are seen, of those that are imported here."""
+    if not Settings().watches_http:
+        yield Finding(False, "TOKEN_HANDLERS_HTTP=off: the frameworks' events alone are counted, and no SDK's calls")
+        return
+    methods = ", ".join(http.tapped())
+    if methods:
+        yield Finding(False, f"the providers' own answers are seen under {methods}")
+    else:
+        yield Finding(False, "the providers' own answers are seen under httpx, requests, aiohttp and botocore")
 
 
 def on_tracking(found: dict[str, str | None]) -> Iterator[Finding]:

@@ -5,7 +5,7 @@
             # Whether anything is tracked; asked for every request of the process, so be quick
 
         def opened(self, request: ProviderRequest) -> object | None:
-            # Whose request this is, None: nobody's; asked where it is sent
+            # Whose request this is, None: nobody's; asked where it is sent; BudgetExceeded: it must not be sent
 
         def answered(self, owner: object, answer: ProviderAnswer) -> None:
             # What became of it, once for each request that has an owner
@@ -22,12 +22,13 @@ and an SDK's client that sends by another client is seen once. What an observer 
 An answer's ``usage`` is the whole bill only if it ``is_final``. The text of prompts and answers is not kept.
 """
 
-from token_handlers.http.exchange import Observer, ProviderAnswer
+from token_handlers.http.exchange import NEVER_CONNECTED, Observer, ProviderAnswer
 from token_handlers.http.requests import BilledTool, ProviderRequest, read_parameters
 from token_handlers.http.responses import ResponseUsage
 from token_handlers.http.taps import attach, detach, tapped
 
 __all__ = [
+    "NEVER_CONNECTED",
     "BilledTool",
     "Observer",
     "ProviderAnswer",

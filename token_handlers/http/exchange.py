@@ -42,14 +42,18 @@ class ProviderAnswer(NamedTuple):
 class Observer(Protocol):
     """Who is told of requests to providers. What it raises is logged once and never reaches the client.
 
-    So a budget cannot refuse a call here: a client would send it again.
+    BudgetExceeded alone does, from ``opened``: the request is not sent. That is the last line of defence, below the
+    retries of the SDKs: one that takes any error for a lost connection asks again, in vain, and raises its own error.
     """
 
     def wants(self) -> bool:
         """Return whether anything is tracked: asked first for every request of the process, so it has to be cheap."""
 
     def opened(self, request: ProviderRequest) -> object | None:
-        """Return whose request this is, or None if nobody's; called where it is sent, in its thread and context."""
+        """Return whose request this is, or None if nobody's; called where it is sent, in its thread and context.
+
+        Raises BudgetExceeded where the request must not be sent.
+        """
 
     def answered(self, owner: object, answer: ProviderAnswer) -> None:
         """Take the answer, once for each request that has an owner.
@@ -121,7 +125,7 @@ class harmless:  # noqa: N801 (a context manager, read as a word; contextlib's t
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if isinstance(error, BudgetExceeded):  # absorb() lets it pass, which is right anywhere else
-            error = TokenHandlersError(f"a budget cannot refuse a request below its client's retries: {error}")
+            error = TokenHandlersError(f"a budget cannot refuse what was sent: {error}")
         if not isinstance(error, Exception):
             return False
         absorb(error, self._where)
@@ -305,12 +309,16 @@ def _counted_in_headers(headers: Headers) -> ReportedUsage | None:
     return read_payload(found) if found else None
 
 
-# Classes of errors by name, as none of the libraries has to be there: the connection was never made.
-_NOT_SENT = {
+NEVER_CONNECTED = frozenset({
     "ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError",
-    "InvalidURL", "MissingSchema", "InvalidSchema", "InvalidHeader", "SSLError", "NewConnectionError",
-    "ConnectTimeoutError", "NameResolutionError", "ClientConnectorError", "ConnectionTimeoutError",
-    "ConnectionRefusedError", "gaierror", "BotoCoreError", "TooManyRedirects",
+    "InvalidURL", "MissingSchema", "InvalidSchema", "InvalidHeader", "NewConnectionError", "ConnectTimeoutError",
+    "NameResolutionError", "ClientConnectorError", "ConnectionTimeoutError", "ConnectionRefusedError", "gaierror",
+    "EndpointConnectionError", "NoCredentialsError", "ParamValidationError",
+})  # fmt: skip
+"""Classes of errors by name, as none of the libraries has to be there: nothing was sent."""
+
+_NOT_SENT = NEVER_CONNECTED | {
+    "SSLError", "BotoCoreError", "TooManyRedirects",
     "ArithmeticError", "AssertionError", "AttributeError", "LookupError", "NameError", "RuntimeError", "TypeError",
     "ValueError",
 }  # fmt: skip
@@ -371,21 +379,29 @@ def is_watched() -> bool:
     return False
 
 
+def _opened(observer: Observer, request: ProviderRequest) -> Exchange | None:
+    try:
+        owner = observer.opened(request)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is not the application's
+        absorb(error, "finding whose request it is")  # a budget's refusal passes
+        return None
+    return None if owner is None else Exchange(observer, owner, request)
+
+
 def open_exchange(read: Callable[[], ProviderRequest | None]) -> Exchange | None:
     """Return an exchange for a request that somebody owns; None for one that is not a provider's or not watched.
 
-    ``read`` reads the request. One that a client sends by another client is the same request, and has its exchange.
+    ``read`` reads the request. Where a budget has no room for it, this raises BudgetExceeded. One that a client sends
+    by another client is the same request, and has its exchange.
     """
     observer, outer = _Watch.observer, outer_flow()
     if observer is None or (outer is not None and outer.is_here()):
         return None
+    request: ProviderRequest | None = None
     with harmless("reading a request"):
         request = read()
-        if request is None:
-            return None
-        if outer is not None:
-            outer.is_relayed = True
-        owner = observer.opened(request)
-        if owner is not None:
-            return Exchange(observer, owner, request)
-    return None
+    if request is None:
+        return None
+    if outer is not None:
+        outer.is_relayed = True
+    return _opened(observer, request)

@@ -4,6 +4,7 @@ An answer belongs to the innermost open call of a framework, found on the stack,
 of an SDK of its own. A call that owns answers is billed by their sum, whatever its event says.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from decimal import Decimal
@@ -39,7 +40,7 @@ class AnswerObserver:
         return bool(open_calls or state.automatic) or any_scope()
 
     def opened(self, request: ProviderRequest) -> Call | None:
-        """Return the call that a request belongs to."""
+        """Return the call that a request belongs to; raises BudgetExceeded for one that nobody has checked before."""
         passed = gated.get()
         if passed is not None and not passed.settled:
             return passed
@@ -48,14 +49,21 @@ class AnswerObserver:
             found = [call for owner_of in sdk_owner if (call := owner_of(request)) is not None]
         for call in found:  # of two frameworks' calls the one that the other has made
             if not any(call in other.parents for other in found):
-                return None if call.settled else call
+                if call.settled:
+                    return None
+                call.sending()
+                return call
         return None
 
     def answered(self, owner: object, answer: ProviderAnswer) -> None:
         """Keep an answer for the end of its call, or end an SDK's call, which has no other end."""
-        if isinstance(owner, Call) and not owner.settled and not answer.is_relayed:
-            owner.answers = (*owner.answers, answer)
-            owner.answered()
+        if not isinstance(owner, Call) or owner.settled:
+            return
+        if answer.is_relayed:
+            owner.relayed()
+            return
+        owner.answers = (*owner.answers, answer)
+        owner.answered()
 
 
 _observer = AnswerObserver()
@@ -114,8 +122,18 @@ def total(usages: Sequence[ReportedUsage]) -> ReportedUsage | None:
         cost=sum((cost for cost in costs if cost is not None), Decimal(0)) if None not in costs else None,
         beside=tuple(beside),
         doubts=tuple(dict.fromkeys(doubt for usage in usages for doubt in usage.doubts)),
-        billed=None,
+        billed=_sum_billed(usages),
     )
+
+
+def _sum_billed(usages: Sequence[ReportedUsage]) -> dict[str, int] | None:
+    """Return what several answers were billed for, None where each was billed for what it counts."""
+    if all(usage.billed is None for usage in usages):
+        return None
+    billed: Counter[str] = Counter()
+    for usage in usages:
+        billed.update(usage.counts if usage.billed is None else usage.billed)
+    return dict(billed)
 
 
 def _is_open_ended(answers: Sequence[ProviderAnswer]) -> bool:

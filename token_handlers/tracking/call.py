@@ -167,8 +167,14 @@ class Call:
     def describe(self) -> None:
         """Fill in model, provider and labels from what the start event carried."""
 
+    def sending(self) -> None:
+        """Check what nobody has checked before a request is sent; raises BudgetExceeded."""
+
     def answered(self) -> None:
         """Note that one more of ``answers`` is there."""
+
+    def relayed(self) -> None:
+        """Note that a request went to a server in this process, whose own requests are the calls that are billed."""
 
     def add_parent(self, parent: "Call") -> None:
         """Note that another call makes this one."""

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 from token_handlers.errors import BudgetExceeded
+from token_handlers.http import NEVER_CONNECTED
 
-# By name: httpx, httpx2, requests, aiohttp and botocore each have their own.
-_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ConnectionRefusedError", "EndpointConnectionError")
-# What clients call the functions in which they make a request of messages; an error in one is before the sending.
+# What clients call the functions in which they make a request of messages; an error in one is before the sending,
+# unless the function reads an answer.
 _BEFORE_SENDING = re.compile(r"payload|convert_(to_|message)|format_message|_to_dict|build_request|token_ids")
+_READING = re.compile(r"parse|response|decode")
 
 
 def was_rejected(error: BaseException) -> bool:
@@ -22,7 +23,7 @@ def was_rejected(error: BaseException) -> bool:
     if isinstance(error, (GeneratorExit, asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
         return False
     chain = list(_causes(error))
-    if any(_status(cause) is not None or _is(cause, _NEVER_SENT) for cause in chain):
+    if any(_status(cause) is not None or _is(cause, NEVER_CONNECTED) for cause in chain):
         return True
     return any(map(_was_before_sending, chain))
 
@@ -40,7 +41,8 @@ def _was_before_sending(error: BaseException) -> bool:
     if isinstance(error, NotImplementedError) or (isinstance(error, TypeError) and "keyword argument" in str(error)):
         return True
     frames = traceback.walk_tb(error.__traceback__)
-    return any(_BEFORE_SENDING.search(frame.f_code.co_name) for frame, _ in frames)
+    names = [frame.f_code.co_name for frame, _ in frames]
+    return any(map(_BEFORE_SENDING.search, names)) and not any(map(_READING.search, names))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -64,5 +66,5 @@ def _status(error: BaseException) -> int | None:
     return None
 
 
-def _is(error: BaseException, names: tuple[str, ...]) -> bool:
+def _is(error: BaseException, names: frozenset[str]) -> bool:
     return any(kind.__name__ in names for kind in type(error).__mro__)

@@ -43,9 +43,8 @@ def _stainless(client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Se
 
 
 def _google(client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sent:
-    named = dict(zip(("http_method", "path", "request_dict"), args, strict=False)) | kwargs
-    url = getattr(getattr(client, "_http_options", None), "base_url", None)
-    return str(url or ""), "/" + str(named.get("path", "")).lstrip("/"), named.get("request_dict")
+    request = kwargs.get("http_request", args[0] if args else None)
+    return "", str(getattr(request, "url", "")), getattr(request, "data", None)
 
 
 GATES = (
@@ -56,7 +55,7 @@ GATES = (
     ),
     *(
         Gate("google.genai._api_client", "BaseApiClient", method, _google)
-        for method in ("request", "async_request", "request_streamed", "async_request_streamed")
+        for method in ("_request", "_async_request")  # above them a stream is a generator, which does nothing yet
     ),
 )
 

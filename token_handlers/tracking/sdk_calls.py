@@ -17,7 +17,8 @@ SDK = "sdk"
 _BYTES_PER_TOKEN = 4  # of JSON and prose; what a request that no answer counts is estimated by
 _LEFT_OUT = "the SDK's client leaves the usage out of streams unless it is asked for"
 
-_left_out = Warnings()
+left_out = Warnings()
+"""The warning about the first call of an SDK in a block that leaves these out."""
 
 
 class SDKCall(Call):
@@ -39,11 +40,20 @@ class SDKCall(Call):
         """Note the size of what is sent, as its texts have it: what is sent is not kept."""
         self.size = _size(body)
 
+    def sending(self) -> None:
+        """Reserve in budgets where no gate is above: the last line of defence, which a client may try to pass again."""
+        if self.budgets and self.reservations is None:
+            recorder.reserve(self)
+
     def answered(self) -> None:
         """End the call, unless its SDK may try again."""
         verdict = self._verdict()
         if verdict is not FAILED or not self.is_gated:
             recorder.finish(self, verdict)
+
+    def relayed(self) -> None:
+        """Forget the call: the server in this process makes the one that is billed."""
+        recorder.discard(self)
 
     def estimate_prompt(self) -> int:
         """Return the tokens of the request, by its size."""
@@ -72,8 +82,8 @@ class SDKCall(Call):
             return Estimate(answer.usage, interrupted=True, model=answer.model)
         if answer.status is None or answer.status >= 400:
             return FAILED
-        if self.provider is None:  # an application's own server, which has the same path and keys as a provider's
-            return DISCARD
+        if self.provider is None and answer.model is None:
+            return DISCARD  # an application's own server, which has the same path and keys as a provider's
         return Estimate(None, model=answer.model, remedy=_LEFT_OUT if answer.streamed else "its answer has no usage")
 
 
@@ -82,7 +92,7 @@ def open_sdk_call(request: ProviderRequest) -> Call | None:
     context = current_context()
     if context.scopes:
         if not context.scopes[-1].sdk_calls:
-            _left_out.warn("sdk", "a call of %s in a block is not counted: track_tokens(sdk_calls=False)", request.host)
+            left_out.warn("sdk", "a call of %s in a block is not counted: track_tokens(sdk_calls=False)", request.host)
             return None
     elif SDK not in state.automatic:
         return None
