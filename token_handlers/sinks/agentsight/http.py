@@ -34,7 +34,7 @@ _MAX_DETAIL = 200
 
 
 class SendFailed(TokenHandlersError):
-    """TokenCounts were not delivered; they are kept, and the next send delivers them.
+    """Counts were not delivered; they are kept, and the next send delivers them.
 
     ``status`` is the HTTP status, None where there was no answer; ``retry_after`` is in seconds, where the server says.
     """
