@@ -84,8 +84,8 @@ class TokenCounter(Measures):
         if lock.depth or not lock.rlock.acquire(blocking=False):
             lock.run_soon(lambda: self._add(increment))
             return
-        lock.depth += 1
         try:
+            lock.depth = 1  # which was 0: set, not counted up, so that an interruption here can't leave it off
             apart = self._apart
             total = apart.get(increment.labels)
             if total is not None:
@@ -95,7 +95,7 @@ class TokenCounter(Measures):
             else:
                 self._add(increment)
         finally:
-            lock.depth -= 1
+            lock.depth = 0
             lock.rlock.release()
             if lock.waiting:
                 lock.catch_up()
