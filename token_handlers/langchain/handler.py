@@ -66,7 +66,7 @@ class RunRecorder(BaseCallbackHandler):
             if run is None:
                 run = kind(context, run_id, messages, serialized, parent_run_id, tags, metadata, invocation)
                 calls.begin(run, kwargs.get("batch_size") or 1)
-                if parent_finders or len(open_runs) > 1:
+                if len(open_runs) > 1 or (parent_finders and parent_finders != nested.OWN_FINDERS):
                     nested.join(run, last_run.get())
                 last_run.set(run)
             run.handlers.append(self)

@@ -40,7 +40,8 @@ def join(run: Run, last: Run | None) -> None:
         if last is not None and last.is_decision and not last.settled:
             _link(run, last)
     for find_parents in parent_finders:
-        find_parents(run)
+        if find_parents is not link:
+            find_parents(run)
 
 
 def link(call: Call) -> None:
@@ -48,6 +49,10 @@ def link(call: Call) -> None:
     if calls.open_runs and call.operation != "embeddings" and not isinstance(call, Run):
         for parent in runs_on_stack():
             _link(call, parent)
+
+
+OWN_FINDERS = [link]
+"""What `parent_finders` has where no other framework is there."""
 
 
 def _link(call: Call, parent: Run) -> None:

@@ -1,0 +1,167 @@
+"""What counting costs a call: our Python functions on its way, counted exactly."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+
+import token_handlers
+from token_handlers import Budget, shared_counter, track_tokens
+from token_handlers.sinks.sqlite import SQLiteLedger
+from token_handlers.tracking.call import parent_finders
+
+ROOT = str(Path(token_handlers.__file__).parent)
+
+RAW = {
+    "completion_tokens": 12,
+    "prompt_tokens": 3000,
+    "total_tokens": 3012,
+    "completion_tokens_details": {
+        "accepted_prediction_tokens": 0,
+        "audio_tokens": 0,
+        "reasoning_tokens": 0,
+        "rejected_prediction_tokens": 0,
+    },
+    "prompt_tokens_details": {"audio_tokens": 0, "cached_tokens": 0},
+}
+USAGE = {
+    "input_tokens": 3000,
+    "output_tokens": 12,
+    "total_tokens": 3012,
+    "input_token_details": {"audio": 0, "cache_read": 0},
+    "output_token_details": {"audio": 0, "reasoning": 0},
+}
+METADATA = {
+    "token_usage": RAW,
+    "model_provider": "openai",
+    "model_name": "gpt-4o-mini-2024-07-18",
+    "system_fingerprint": None,
+    "id": "x",
+    "service_tier": "default",
+    "finish_reason": "stop",
+    "logprobs": None,
+}
+
+
+class OpenAIShaped(BaseChatModel):
+    """A model that answers what ChatOpenAI does."""
+
+    @property
+    def _llm_type(self):
+        return "openai-chat"
+
+    def _get_ls_params(self, stop=None, **kwargs):
+        return {"ls_provider": "openai", "ls_model_name": "gpt-4o-mini", "ls_model_type": "chat"}
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        message = AIMessage("hi", usage_metadata=USAGE, response_metadata=METADATA)
+        output = {"token_usage": RAW, "model_name": "gpt-4o-mini-2024-07-18"}
+        return ChatResult(generations=[ChatGeneration(message=message)], llm_output=output)
+
+
+MODEL = OpenAIShaped()
+
+
+def calls_of(work):
+    """Return the module of each call of a function of ours while something is done, in their order."""
+    made = []
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(ROOT):
+            made.append(str(Path(frame.f_code.co_filename).relative_to(ROOT)))
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return made
+
+
+def calls_of_an_invoke(**block):
+    """Return the same for one invoke in a block that has made some."""
+    with track_tokens(**block) as tokens:
+        for _ in range(3):
+            MODEL.invoke("hi")
+        assert 3 == shared_counter().successful_requests == tokens.successful_requests
+        return calls_of(lambda: MODEL.invoke("hi"))
+
+
+@pytest.fixture(autouse=True)
+def _only_langchain():
+    """Leave no totals of other tests, and nobody who looks for LlamaIndex's calls around LangChain's."""
+    shared_counter().reset()
+    finders = parent_finders.copy()
+    parent_finders.clear()
+    yield
+    parent_finders.extend(finders)
+
+
+def test_a_call_in_a_block_of_its_own():
+    """Opening a block, one call in it and reading its total make at most 60 calls of our functions."""
+
+    def request():
+        with track_tokens() as tokens:
+            MODEL.invoke("hi")
+        assert 3012 == tokens.total_tokens
+
+    for _ in range(3):
+        request()
+    shared_counter().total_tokens  # noqa: B018 (adds up what calls have left to be added up)
+    assert len(calls_of(request)) <= 60
+
+
+def test_a_call_with_a_budget():
+    """A call that reserves in a budget and settles there makes at most 80 calls of our functions."""
+    assert len(calls_of_an_invoke(budget=Budget(max_cost=1_000))) <= 80
+
+
+def test_a_call_without_a_block_or_handler():
+    """Where nothing is tracked, a call asks LangChain's hook whether it is, and that is all."""
+    MODEL.invoke("hi")
+    assert {"langchain/handler.py"} == set(calls_of(lambda: MODEL.invoke("hi")))
+
+
+PLAIN = [
+    "langchain/handler.py",
+    "tracking/call.py",
+    "langchain/calls.py",
+    "langchain/results.py",
+    "payloads/plain.py",
+    "tracking/recorder.py",
+    "pricing/calculator.py",
+    "pricing/plans.py",
+    "counter/totals.py",
+    "counter/counter.py",
+]
+
+
+def test_the_way_of_a_call():
+    """A plain call passes these modules, from its start to the counter."""
+    assert PLAIN == list(dict.fromkeys(calls_of_an_invoke()))
+
+
+BESIDES = {
+    "budget/alerts.py",
+    "budget/budget.py",
+    "budget/limits.py",
+    "budget/local_store.py",
+    "langchain/budgets.py",
+    "lifecycle.py",
+    "locks.py",
+    "sinks/sqlite/ledger.py",
+    "tokenizer/estimates.py",
+    "tracking/reservations.py",
+    "usage.py",
+}
+
+
+def test_the_way_of_a_call_with_everything(tmp_path):
+    """A call with a budget and a ledger passes these modules besides; the ledger's own thread does the rest."""
+    with SQLiteLedger(tmp_path / "usage.db") as ledger:
+        passed = set(calls_of_an_invoke(budget=Budget(max_cost=1_000), sinks=[ledger]))
+    assert BESIDES == passed - set(PLAIN)
