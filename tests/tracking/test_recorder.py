@@ -22,7 +22,7 @@ PARTIAL = ReportedUsage({"input_tokens": 90, "output_tokens": 1}, model="gpt-4o-
 class Chat(Call):
     """A call of gpt-4o-mini, $0.15 and $0.60 a million tokens, that is estimated at 40 and 10 tokens."""
 
-    model = "gpt-4o-mini"
+    model: str | None = "gpt-4o-mini"
     provider = "openai"
 
     def estimate(self, text=None):

@@ -25,6 +25,8 @@ class SDKCall(Call):
     """One request that an SDK sends: it ends with its answer; behind a gate, tries that fail are one call."""
 
     is_gated = False
+    size = 0
+    _most_output = 0
 
     def __init__(self, request: ProviderRequest, context: CallContext) -> None:
         super().__init__(context)
