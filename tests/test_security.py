@@ -30,7 +30,7 @@ from token_handlers.errors import raise_faults
 from token_handlers.reporting.notebook import counter_html
 from token_handlers.reporting.package_data import read_data
 from token_handlers.sinks.agentsight import AgentSightClient
-from token_handlers.sinks.agentsight.outbox import Counts
+from token_handlers.sinks.agentsight.outbox import TokenCounts
 from token_handlers.sinks.sqlite import SQLiteLedger
 
 MARKUP = "<script>alert(1)</script>"
@@ -124,7 +124,7 @@ def test_files_are_the_owners(seen, tmp_path):
             ledger.flush()
             files = {path.name: mode(path) for path in (tmp_path / "deep").iterdir()}
         client = AgentSightClient(KEY, "http://127.0.0.1:1", outbox=tmp_path / "outbox")
-        client.keep("c", Counts(1, 2, 3))
+        client.keep("c", TokenCounts(1, 2, 3))
         kept = {mode(path) for path in (tmp_path / "outbox").iterdir()}
     finally:
         os.umask(before)

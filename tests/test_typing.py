@@ -91,7 +91,8 @@ def test_no_any_on_the_surface(module, name):
 def test_a_handler_has_what_a_counter_has():
     """Both frameworks' handlers have all the totals and the methods of a TokenCounter, under its names and types."""
     totals = {*UsageTotals.model_fields, *UsageTotals.model_computed_fields}
-    methods = {"add", "by", "by_model", "by_session", "get_token_usage", "flush", "on_record", "reset", "snapshot"}
+    methods = {"add", "by", "by_model", "by_session", "by_user", "get_token_usage", "flush", "on_record", "reset"}
+    methods |= {"input_tokens", "output_tokens", "snapshot"}
 
     assert totals | methods == {name for name in dir(UsageAttributes) if not name.startswith("_")}
     assert issubclass(LangChainTokenHandler, UsageAttributes)

@@ -24,7 +24,7 @@ from token_handlers.settings import Settings
 from token_handlers.sinks.agentsight.client import DEFAULT_ENDPOINT, AgentSightClient, SendFailed
 from token_handlers.sinks.agentsight.http import checked_endpoint, checked_key
 from token_handlers.sinks.agentsight.items import Item, ItemSender, conversation_fields
-from token_handlers.sinks.agentsight.outbox import Counts
+from token_handlers.sinks.agentsight.outbox import TokenCounts
 from token_handlers.sinks.agentsight.unsent import Unsent
 from token_handlers.sinks.configured import Ledger, add_configured_sinks, configured_ledger
 from token_handlers.tracking.recorder import add_sink, record_manual
@@ -177,7 +177,7 @@ class ConversationTracker:
             raise ValueError(
                 f"total_tokens ({total}) is below prompt_tokens ({prompt}) + completion_tokens ({completion})"
             )
-        rest = Counts(total=total - prompt - completion)
+        rest = TokenCounts(total=total - prompt - completion)
         now = datetime.now(UTC)
         records = []
         if total:
@@ -357,7 +357,7 @@ class ConversationTracker:
         ledger = self._sink if isinstance(self._sink, Ledger) else configured_ledger(settings)
         return AgentSightClient(key, endpoint, outbox=f"{ledger.path}.outbox" if ledger is not None else None)
 
-    def _warn_if_outside(self, counts: Counts) -> None:
+    def _warn_if_outside(self, counts: TokenCounts) -> None:
         """Warn once where the process's calls are tracked, and none of them was made inside this tracker's block."""
         if self._is_shared or self._was_entered or not state.automatic or any(counts):
             return
@@ -438,7 +438,7 @@ def _price(model: str | None, provider: str | None, now: datetime, **counts: int
 
 
 def _summary(
-    destination: str, conversation: str | None, sent: Counts, recovered: int = 0, failure: SendFailed | None = None
+    destination: str, conversation: str | None, sent: TokenCounts, recovered: int = 0, failure: SendFailed | None = None
 ) -> SendSummary:
     return {
         "destination": destination,

@@ -151,7 +151,9 @@ class UsageRecord(BaseModel):
     tags: Mapping[str, str] = Field(default_factory=dict)
     node: str | None = Field(default=None, description="LangGraph's node.")
     cost: Decimal | None = Field(default=None, ge=0, description="USD; None is unknown, never free.")
-    cost_source: str | None = Field(default=None, description="'reported', 'user', 'genai-prices' or 'repriced'.")
+    cost_source: str | None = Field(
+        default=None, description="'reported', 'user', 'genai-prices', 'token_handlers' or 'repriced'."
+    )
     saved_cost: Decimal | None = Field(default=None, ge=0, description="USD that an answer from a cache did not cost.")
     doubts: tuple[str, ...] = Field(default=(), description="Why usage or cost is an estimate, for people.")
     cost_breakdown: tuple[CostPart, ...] = Field(default=(), description="What each part cost, where it was asked for.")
@@ -221,6 +223,9 @@ class Measures:
     code_executions = Measure("code_executions", "Code executions that the provider made.")
     container_sessions = Measure("container_sessions", "Sessions of containers in which the provider ran code.")
     rerank_searches = Measure("rerank_searches", "Search units of rerankers.")
+    maps_searches = Measure("maps_searches", "Searches of maps that the provider made and bills.")
+    social_searches = Measure("social_searches", "Searches of posts that the provider made and bills.")
+    sources = Measure("sources", "Sources that the provider read and bills.")
 
     def _measure(self, unit: str) -> int:
         raise NotImplementedError

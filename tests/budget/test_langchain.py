@@ -543,6 +543,10 @@ async def test_a_refusal_is_raised_once(ledger, caplog, way):
     assert (BudgetExceeded, True) == (type(raised.value), raised.value.__suppress_context__)
     assert budget.refused(raised.value)
     assert repr(raised.value).startswith("BudgetExceeded('gpt-")
+    chain: list[BaseException] = [raised.value]
+    while (context := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        assert context not in chain  # whoever walks the errors comes to an end
+        chain.append(context)
 
 
 @pytest.mark.parametrize("status", [429, 500, 400])

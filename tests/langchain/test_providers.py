@@ -253,7 +253,7 @@ def test_a_reported_cost_wins_in_a_stream():
 
 def test_a_fault_of_ours_leaves_an_estimate(monkeypatch, caplog):
     """Where reading an answer fails, the call is an estimate, the application has its answer, and the log one line."""
-    monkeypatch.setattr(results, "read_message", lambda *event: {}["nothing"])
+    monkeypatch.setattr(results, "read_plain_message", lambda *event: {}["nothing"])
     raise_faults(False)
     try:
         message, output, _ = SHAPES["mistral"]

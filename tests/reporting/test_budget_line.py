@@ -3,7 +3,7 @@ from decimal import Decimal
 
 import pytest
 
-from token_handlers.reporting.budget_line import BudgetLine, BudgetState
+from token_handlers.reporting.budget_line import BudgetLine, BudgetMeter
 
 NOW = datetime(2026, 11, 19, 15, 40, tzinfo=UTC)
 
@@ -52,7 +52,7 @@ def test_when_a_budget_began(window, expected):
 
 def test_a_budget_in_words():
     """What is spent is said with its share; JSON has all digits."""
-    state = BudgetState(BudgetLine(Decimal(50), "month"), Decimal("12.34567"))
+    state = BudgetMeter(BudgetLine(Decimal(50), "month"), Decimal("12.34567"))
 
     assert "Budget: $12.35 of $50.00 this month (25%)." == state.in_words(None)
     assert {"amount": "50", "window": "month", "spent": "12.34567"} == state.as_json()

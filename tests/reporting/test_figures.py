@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from tests.support.pages import BUDGET, NOTHING, NOW, PROJECTION, Reader, contents
-from token_handlers.reporting.budget_line import BudgetLine, BudgetState
+from token_handlers.reporting.budget_line import BudgetLine, BudgetMeter
 from token_handlers.reporting.figures import budget, figures, header
 from token_handlers.reporting.period import Period
 from token_handlers.usage import UsageTotals
@@ -85,7 +85,7 @@ def test_a_budget():
 
 def test_a_budget_that_is_passed():
     """What is over is said, spent and projected."""
-    state = BudgetState(BudgetLine(Decimal(2), "month"), Decimal(3))
+    state = BudgetMeter(BudgetLine(Decimal(2), "month"), Decimal(3))
 
     assert ["over by $1.00", "over by $10.00"] == texts(budget(contents(budget=state)), "b")
     assert '<rect class="over" x="0.00" width="100.00"' in budget(contents(budget=state))
@@ -93,7 +93,7 @@ def test_a_budget_that_is_passed():
 
 def test_a_budget_of_another_time():
     """Only a month has a projection."""
-    state = BudgetState(BudgetLine(Decimal(20), "week"), Decimal(3))
+    state = BudgetMeter(BudgetLine(Decimal(20), "week"), Decimal(3))
 
     assert ["$3.00 of $20.00 this week: 15%"] == texts(budget(contents(budget=state)), "span")
     assert "" == budget(contents())

@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.pages import BUDGET, IN_TIME, Reader
 from tests.support.totals import CHEAP, DEAR, UNKNOWN
-from token_handlers.reporting.budget_line import BudgetLine, BudgetState
+from token_handlers.reporting.budget_line import BudgetLine, BudgetMeter
 from token_handlers.reporting.contents import InTime
 from token_handlers.reporting.timeline import axis, by_kind, cost_chart, in_full, token_chart
 from token_handlers.usage import UsageTotals
@@ -42,7 +42,7 @@ def test_a_budget_line():
     assert "budget: $1.019 a day" in Reader(cost_chart(IN_TIME, BUDGET)).texts["li"]
     assert '<path class="budget" d="M0 66.05H120"/>' in cost_chart(IN_TIME, BUDGET)
 
-    high = BudgetState(BudgetLine(Decimal(100), "day"), Decimal(0))
+    high = BudgetMeter(BudgetLine(Decimal(100), "day"), Decimal(0))
     assert "budget: $100.00 a day, above the chart" in Reader(cost_chart(IN_TIME, high)).texts["li"]
     assert 'd="M0 0.0H' not in cost_chart(IN_TIME, high)
 

@@ -21,11 +21,11 @@ from tests.support.agentsight_api import ACTIONS, CONVERSATIONS, KEY, OTHER_KEY,
 from tests.support.redis_servers import listening
 from token_handlers import Usage, UsageRecord
 from token_handlers.sinks.agentsight.client import AgentSightClient, SendFailed
-from token_handlers.sinks.agentsight.outbox import Counts
+from token_handlers.sinks.agentsight.outbox import TokenCounts
 from token_handlers.sinks.escapes import escaped
 
 ROOT = Path(__file__).parents[2]
-FEW = Counts(prompt=3, completion=2, total=5, embedding=7)
+FEW = TokenCounts(prompt=3, completion=2, total=5, embedding=7)
 
 
 @pytest.fixture
@@ -465,7 +465,7 @@ def test_one_that_is_refused_does_not_hold_up_others(api):
 
 
 def test_untried_counts_of_a_conversation_are_one_batch(api):
-    """Counts that no send has tried are added up; what was tried keeps its event id and its numbers."""
+    """TokenCounts that no send has tried are added up; what was tried keeps its event id and its numbers."""
     sender = client(api)
     first = sender.keep("c1", FEW)
     assert first == sender.keep("c1", FEW)
@@ -523,10 +523,10 @@ def test_two_senders_of_one_batch(api):
 SENDER = """
 import sys
 from token_handlers.sinks.agentsight import AgentSightClient
-from token_handlers.sinks.agentsight.outbox import Counts
+from token_handlers.sinks.agentsight.outbox import TokenCounts
 url, key, folder, conversation = sys.argv[1:]
 client = AgentSightClient(key, url, outbox=folder)
-client.send([client.keep(conversation, Counts(3, 2, 5, 7))])
+client.send([client.keep(conversation, TokenCounts(3, 2, 5, 7))])
 """
 
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 from html.parser import HTMLParser
 
 from tests.support.totals import CHEAP, DEAR, EVIL, UNKNOWN
-from token_handlers.reporting.budget_line import BudgetLine, BudgetState
+from token_handlers.reporting.budget_line import BudgetLine, BudgetMeter
 from token_handlers.reporting.contents import Contents, InTime
 from token_handlers.reporting.period import Period
 from token_handlers.reporting.projection import Projection
@@ -28,7 +28,7 @@ TOTAL = UsageTotals(
     }
 )
 
-BUDGET = BudgetState(BudgetLine(Decimal(31), "month"), Decimal(3))
+BUDGET = BudgetMeter(BudgetLine(Decimal(31), "month"), Decimal(3))
 
 
 DAYS = {"2026-10-01": DEAR, "2026-10-02": UsageTotals(), "2026-10-03": CHEAP}

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import sqlite3
 import time
 import weakref
 from collections import deque
@@ -240,6 +239,8 @@ class LocalStore:
 
     def _make_room(self, *, refuses: bool) -> None:
         """Put a tenth of the accounts that reserve nothing, the oldest, on the shelf."""
+        import sqlite3  # most programs never need it
+
         idle = ((name, one) for name, one in self._accounts.items() if one.held == NOTHING and not one.minute)
         oldest = dict(islice(idle, MAX_ACCOUNTS // 10 + 1))
         try:

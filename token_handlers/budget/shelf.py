@@ -1,7 +1,6 @@
 """Shelf: the accounts of a budget that are out of use, in a temporary file instead of in memory."""
 
 import json
-import sqlite3
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import NamedTuple
@@ -27,6 +26,8 @@ class Shelf:
     """
 
     def __init__(self, copy: bytes | None = None) -> None:
+        import sqlite3  # most programs never need it
+
         self._connection = sqlite3.connect(
             "" if copy is None else ":memory:", isolation_level=None, check_same_thread=False
         )

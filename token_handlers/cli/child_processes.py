@@ -37,7 +37,7 @@ except ImportError:  # Windows, where nobody is said to still run
 logger = logging.getLogger("token_handlers")
 
 VARIABLE = "TOKEN_HANDLERS_RUN"
-"""Has a JSON list of `Run`: one, or more where one run starts another."""
+"""Has a JSON list of `ChildRun`: one, or more where one run starts another."""
 
 SITE = str(Path(__file__).with_name("on_python_path"))
 
@@ -55,7 +55,7 @@ _STARTS = {"subprocess.Popen": (0, 1, 3), "os.posix_spawn": (0, 1, 2), "os.exec"
 _PYTHON = re.compile(r"(python|pypy)[\d.]*(\.exe)?")
 
 
-class Run(BaseModel):
+class ChildRun(BaseModel):
     """One `token-handlers run`: where its records go, and what holds for all calls of the program."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
@@ -83,7 +83,7 @@ class Run(BaseModel):
 class Records:
     """The sink of a run: a counter in the program's own process, a file for each of the others."""
 
-    def __init__(self, run: Run, counter: TokenCounter | None = None) -> None:
+    def __init__(self, run: ChildRun, counter: TokenCounter | None = None) -> None:
         self._run = run
         self._counter, self._owner = counter, os.getpid()
         self._file, self._writer = -1, -1
@@ -111,7 +111,7 @@ class Records:
 class _Labelling:
     """A configured sink, which gets the records with the run's labels."""
 
-    def __init__(self, run: Run, sink: Callable[[UsageRecord], object]) -> None:
+    def __init__(self, run: ChildRun, sink: Callable[[UsageRecord], object]) -> None:
         self._run, self._sink = run, sink
 
     def __call__(self, record: UsageRecord) -> None:
@@ -126,7 +126,7 @@ class Others(NamedTuple):
     unfollowed: list[str]
 
 
-def begin(run: Run, counter: TokenCounter, before_exec: Callable[[], object]) -> None:
+def begin(run: ChildRun, counter: TokenCounter, before_exec: Callable[[], object]) -> None:
     """Track this process, which is the program's own, and have those that it starts tracked."""
     _track(run, Records(run, counter))
     runs = [*_runs(), run]
@@ -154,7 +154,7 @@ def make_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="token-handlers-run-"))
 
 
-def collect(run: Run, sinks: Sequence[Callable[[UsageRecord], object]]) -> Others:
+def collect(run: ChildRun, sinks: Sequence[Callable[[UsageRecord], object]]) -> Others:
     """Give the records of the program's other processes to sinks, and remove the run's folder.
 
     A ledger or a fleet knows by its event id a record that the process itself has given to it.
@@ -179,15 +179,15 @@ def collect(run: Run, sinks: Sequence[Callable[[UsageRecord], object]]) -> Other
     return Others(counted, running, list(dict.fromkeys(unfollowed)))
 
 
-def _runs() -> list[Run]:
+def _runs() -> list[ChildRun]:
     """Return the runs that this process is a part of, the outermost first."""
     try:
-        return [Run.model_validate(each) for each in json.loads(os.environ.get(VARIABLE) or "[]")]
+        return [ChildRun.model_validate(each) for each in json.loads(os.environ.get(VARIABLE) or "[]")]
     except (ValueError, TypeError):
         return []
 
 
-def _track(run: Run, records: Records) -> None:
+def _track(run: ChildRun, records: Records) -> None:
     add_sink(records)
     if run.has_labels:
         for sink in (configured_ledger(), configured_fleet()):

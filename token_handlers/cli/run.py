@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from token_handlers.budget.budget import Budget
-from token_handlers.cli.child_processes import Others, Run, begin, collect, make_folder
+from token_handlers.cli.child_processes import ChildRun, Others, begin, collect, make_folder
 from token_handlers.cli.options import Commands, WrongUsage, add_json, add_ledger
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import BARE
@@ -122,7 +122,7 @@ def _track(options: argparse.Namespace, misplaced: list[str]) -> None:
         os.environ["AGENTSIGHT_TOKEN_LEDGER"] = str(Path(options.ledger).expanduser().absolute())
     try:
         _add_sinks()
-        closing.run = Run(
+        closing.run = ChildRun(
             folder=make_folder(),
             budget=options.budget,
             session=options.session,
@@ -149,7 +149,7 @@ def _add_sinks() -> None:
 class _Closing:
     """What is left to do when the program has ended: say what it used, once, in the process that ran it."""
 
-    run: Run | None = None
+    run: ChildRun | None = None
 
     def __init__(self, counter: TokenCounter, misplaced: list[str], *, as_json: bool) -> None:
         self._counter, self._misplaced, self._as_json = counter, misplaced, as_json

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
+from importlib import import_module
 from typing import Any, ClassVar
 
 from token_handlers.counter.listeners import BackgroundListener
-from token_handlers.counter.tables import html_table, money, summary_lines
+from token_handlers.counter.tables import html_table, summary_lines, usd
 from token_handlers.counter.totals import Increment, RunningTotal, increment_of
-from token_handlers.errors import shielded
+from token_handlers.errors import absorb, shielded
 from token_handlers.lifecycle import Warnings
 from token_handlers.locks import DeferredLock
 from token_handlers.usage import Measures, UsageRecord, UsageTotals
@@ -83,8 +84,8 @@ class TokenCounter(Measures):
         if lock.depth or not lock.rlock.acquire(blocking=False):
             lock.run_soon(lambda: self._add(increment))
             return
-        lock.depth += 1
         try:
+            lock.depth = 1  # which was 0: set, not counted up, so that an interruption here can't leave it off
             apart = self._apart
             total = apart.get(increment.labels)
             if total is not None:
@@ -94,7 +95,7 @@ class TokenCounter(Measures):
             else:
                 self._add(increment)
         finally:
-            lock.depth -= 1
+            lock.depth = 0
             lock.rlock.release()
             if lock.waiting:
                 lock.catch_up()
@@ -328,7 +329,7 @@ class TokenCounter(Measures):
             "unpriced": totals.unpriced_requests or None,
             "open": next(self._open(), None),
         }
-        spent = "unpriced" if totals.cost is None else f"${money(totals.cost)}"
+        spent = "unpriced" if totals.cost is None else f"${usd(totals.cost)}"
         said = [f"{number} {name}" for name, number in facts.items() if number is not None]
         return f"<TokenCounter {', '.join(said)}, {spent}>"
 
@@ -337,7 +338,12 @@ class TokenCounter(Measures):
         return iter([len(self.open_calls)] if self.open_calls else [])
 
     def _repr_html_(self) -> str:
-        return html_table([*sorted(self.by_model.items()), ("Total", self.snapshot())])
+        try:  # reporting stands above counters, and is there in every installation
+            notebook = import_module("token_handlers.reporting.notebook")
+            return str(notebook.counter_html(self))
+        except Exception as error:  # noqa: BLE001 - a cell that shows a counter shows its totals all the same
+            absorb(error, "a counter's charts")
+            return html_table([*sorted(self.by_model.items()), ("Total", self.snapshot())])
 
 
 _LABELS = frozenset({"model", "session", "user", "langgraph_node", "tag"})

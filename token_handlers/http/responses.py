@@ -410,7 +410,7 @@ class Events:
         self._is_whole = False
         self._kept: dict[str, Event] = {}
         self._fees: list[Event] = []
-        self._sums = Increments()
+        self._sums = StatedIncrements()
         self._stating: Event | None = None  # the last event with a usage of the answer so far
         self._is_outdated = False
         self._is_read = False
@@ -524,7 +524,7 @@ def _served(tier: str | None) -> str | None:
     return None if tier in (None, "auto") else tier.lower()
 
 
-class Increments:
+class StatedIncrements:
     """The usages of a stream's chunks: a running total that each repeats, or increments to add up.
 
     It is a running total where the first and the last prompt that is not 0 are the same.

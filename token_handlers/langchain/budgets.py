@@ -18,14 +18,12 @@ class _Refusal(BudgetExceeded):
 
     def __init__(self, error: BudgetExceeded) -> None:
         super().__init__(str(error), **vars(error))
-        self.__cause__ = error
-        self._is_asked = False
+        self._error: BudgetExceeded | None = error
 
     def __repr__(self) -> str:
-        error = self.__cause__
-        if self._is_asked or error is None:
-            return repr(error)
-        self._is_asked = True
+        error, self._error = self._error, None
+        if error is None:
+            return super().__repr__()
         raise error.with_traceback(None) from None
 
 
@@ -44,7 +42,7 @@ def reserve(run: Run) -> None:
         for other in run.batch.runs if run.batch is not None else (run,):
             recorder.discard(other)
         _close_starts()
-        raise _Refusal(error) from error
+        raise _Refusal(error) from None
 
 
 def _close_starts() -> None:

@@ -1,15 +1,17 @@
 """The LLM runs that have started: what their start and their chunks carried, until they end."""
 
-from asyncio import _get_running_loop
+from asyncio import _get_running_loop, current_task
 from collections.abc import Iterator, Mapping, Sequence
+from threading import get_ident
 from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
 from token_handlers.budget.tool_fees import NO_FEES, AllowedFees, allowed_fees
 from token_handlers.counter.totals import BARE
-from token_handlers.errors import BudgetExceeded
+from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.langchain.cache import has_answer
+from token_handlers.langchain.labels import INTERNAL_KEYS, with_metadata
 from token_handlers.langchain.text import message_text
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, has_own_tokenizer, prepare
 from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, CallContext, open_calls, watch_task
@@ -49,6 +51,7 @@ class Batch:
 class Run(Call):
     """One LLM run."""
 
+    is_decision = False
     parts: list[str]
     usages: Sequence[Mapping[str, Any]] = ()
     chunk: object = None
@@ -99,6 +102,8 @@ class Run(Call):
         if isinstance(kwargs.get("location"), str):  # Vertex: its places have prices of their own
             self.served = {"region": kwargs["location"]}
         self.node = metadata.get("langgraph_node")
+        if not INTERNAL_KEYS.issuperset(metadata):
+            self.labels = shielded(with_metadata)(self.labels, metadata) or self.labels
         if self.tags:
             own = [tag for tag in self.tags if not tag.startswith(_INTERNAL_TAGS)]
             if own:
@@ -217,8 +222,18 @@ def begin(run: Run, batch_size: int) -> None:
         _join_batch(run)
     if len(open_calls) > MAX_OPEN_CALLS:
         evict_oldest()
-    if run.operation == "chat" and _get_running_loop() is not None:  # legacy LLMs' runs start in tasks that end at once
+    if _get_running_loop() is None:
+        run.flow = get_ident(), 0
+        return
+    run.flow = flow()
+    if run.operation == "chat":  # legacy LLMs' runs start in tasks that end at once
         watch_task(run, task_ended)
+
+
+def flow() -> tuple[int, int]:
+    """Return what tells this thread and asyncio task from others."""
+    loop = _get_running_loop()
+    return get_ident(), 0 if loop is None else id(current_task(loop))
 
 
 def same_start(run_id: UUID, prompt: Sequence[Any], invocation: object) -> Run | None:

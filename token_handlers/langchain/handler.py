@@ -11,8 +11,9 @@ from token_handlers.errors import absorb, shielded
 from token_handlers.langchain import calls, nested
 from token_handlers.langchain.budgets import reserve
 from token_handlers.langchain.calls import open_runs
-from token_handlers.langchain.owners import flow, last_run
-from token_handlers.langchain.results import read_end, read_error
+from token_handlers.langchain.decisions import DecisionRun, are_loaded, is_decision
+from token_handlers.langchain.owners import last_run
+from token_handlers.langchain.results import read_decision, read_end, read_error
 from token_handlers.langchain.text import message_text
 from token_handlers.langchain.usage_metadata import usage_metadata
 from token_handlers.pricing.calculator import load_prices
@@ -49,9 +50,13 @@ class RunRecorder(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
+        kind: type[calls.Run] = calls.Run,
         **kwargs: Any,
     ) -> None:
-        """Remember what only the start has: the scopes, the model, the prompt for an estimate."""
+        """Remember what only the start has: the scopes, the model, the prompt for an estimate.
+
+        LangChain never passes a ``kind``; `on_chain_start` does.
+        """
         try:
             counter, context = self._counter, current_context()
             if counter is None and not context.scopes and "langchain" not in state.automatic:
@@ -59,11 +64,10 @@ class RunRecorder(BaseCallbackHandler):
             invocation = kwargs.get("invocation_params")
             run = calls.same_start(run_id, messages, invocation) if run_id.int in open_runs else None
             if run is None:
-                run = calls.Run(context, run_id, messages, serialized, parent_run_id, tags, metadata, invocation)
+                run = kind(context, run_id, messages, serialized, parent_run_id, tags, metadata, invocation)
                 calls.begin(run, kwargs.get("batch_size") or 1)
                 if parent_finders or len(open_runs) > 1:
-                    nested.join(run)
-                run.flow = flow()
+                    nested.join(run, last_run.get())
                 last_run.set(run)
             run.handlers.append(self)
             if counter is not None:
@@ -102,7 +106,7 @@ class RunRecorder(BaseCallbackHandler):
             if run is not None and not run.settled:
                 verdict: Verdict = Estimate()  # where reading fails: the call was made, and is not to be lost
                 try:
-                    verdict = read_end(run, response)
+                    verdict = read_decision(run, response) if run.is_decision else read_end(run, response)
                 finally:
                     recorder.finish(run, verdict)
                     if run.batch is not None and type(verdict) is CallResult:
@@ -134,16 +138,44 @@ class RunRecorder(BaseCallbackHandler):
             _abandon(run, run_id)
             raise
 
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,
+        inputs: Any,
+        *,
+        run_type: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Begin the call of a decision model; other chains make none themselves."""
+        if is_decision(run_type, metadata):
+            names = ("run_id", "parent_run_id", "tags")
+            run = {name: kwargs[name] for name in names if name in kwargs}
+            self.on_chat_model_start(serialized, (inputs,), metadata=metadata, kind=DecisionRun, **run)
+
+    def on_chain_end(self, outputs: Any, *, run_id: UUID | None = None, **kwargs: Any) -> None:
+        """Record what a decision model's call used."""
+        if self._is_decision(run_id):
+            self.on_llm_end(outputs, run_id=run_id)
+
     @shielded
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Show a chain's open LLM runs as estimates: in async code a chain broken off says nothing of them."""
+        """Record a decision model's failed call, and show a chain's open LLM runs as estimates: in async code a chain
+        broken off says nothing of them.
+        """
         for run in calls.children(run_id):
             recorder.show_estimate(run)
+        if self._is_decision(run_id):
+            self.on_llm_error(error, run_id=run_id)
+
+    def _is_decision(self, run_id: UUID | None) -> bool:
+        run = calls.find(run_id, self)
+        return run is not None and run.is_decision
 
     @property
     def ignore_chain(self) -> bool:
-        """Chains matter only while an LLM run is open."""
-        return not open_runs
+        """Chains matter only while an LLM run is open, or where one may be the call of a decision model."""
+        return not open_runs and not are_loaded()
 
     @property
     def ignore_agent(self) -> bool:

@@ -22,19 +22,23 @@ RUN_CODE = frozenset(
         "_astream",
         "_call",
         "_acall",
+        "_call_with_config",  # a decision model's; other chains' runs are not among the open ones
     }
 )
 
 
-def join(run: Run) -> None:
-    """Link a starting run to the calls in whose code it starts, and count it for their handlers as well."""
+def join(run: Run, last: Run | None) -> None:
+    """Link a starting run to the calls in whose code it starts, and count it for their handlers as well.
+
+    ``last`` is the run that was started last in this context: LangChain starts a task for a decision model's code,
+    which is not on the stack of what starts there.
+    """
     if len(calls.open_runs) > 1:
         for parent in runs_on_stack():
             if parent is not run:
-                run.add_parent(parent)
-                release(parent, wait=True)  # the run reserves it itself
-                for counter in parent.context.own:
-                    run.count_for(counter)
+                _link(run, parent)
+        if last is not None and last.is_decision and not last.settled:
+            _link(run, last)
     for find_parents in parent_finders:
         find_parents(run)
 
@@ -43,10 +47,14 @@ def link(call: Call) -> None:
     """Link a call of another framework to the runs in whose code it starts, and count it for their handlers as well."""
     if calls.open_runs and call.operation != "embeddings" and not isinstance(call, Run):
         for parent in runs_on_stack():
-            call.add_parent(parent)
-            release(parent, wait=True)
-            for counter in parent.context.own:
-                call.count_for(counter)
+            _link(call, parent)
+
+
+def _link(call: Call, parent: Run) -> None:
+    call.add_parent(parent)
+    release(parent, wait=True)  # the call reserves it itself
+    for counter in parent.context.own:
+        call.count_for(counter)
 
 
 def runs_on_stack() -> Iterator[Run]:

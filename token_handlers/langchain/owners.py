@@ -1,7 +1,5 @@
 """Whose request is it: the LangChain call in whose code a request is sent, from the stack, else from the context."""
 
-import threading
-from asyncio import _get_running_loop, current_task
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import ModuleType
@@ -9,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from token_handlers.http import ProviderRequest
-from token_handlers.langchain.calls import Run, open_runs
+from token_handlers.langchain.calls import Run, flow, open_runs
 from token_handlers.langchain.nested import RUN_CODE
 from token_handlers.tracking.answers import request_owners
 from token_handlers.tracking.call import Call
@@ -20,12 +18,6 @@ _RERANK = frozenset({"compress_documents", "acompress_documents", "rerank"})
 
 last_run: ContextVar[Run | None] = ContextVar("token_handlers_langchain_run", default=None)
 """The run that was started last in this context: a fallback for threads and tasks that a model starts by itself."""
-
-
-def flow() -> tuple[int, int]:
-    """Return what tells this thread and asyncio task from others."""
-    loop = _get_running_loop()
-    return threading.get_ident(), 0 if loop is None else id(current_task(loop))
 
 
 def owner_of(request: ProviderRequest) -> Call | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from token_handlers.errors import BudgetExceeded
 from token_handlers.langchain.calls import Run
+from token_handlers.langchain.decisions import decision_text
 from token_handlers.langchain.text import message_text
 from token_handlers.payloads import (
     ReportedUsage,
@@ -15,21 +16,10 @@ from token_handlers.payloads import (
     read_payload,
     read_usage_metadata,
 )
+from token_handlers.payloads.plain import read_plain_message
 from token_handlers.tracking.failures import was_rejected
 from token_handlers.tracking.result import DISCARD, FAILED, NOTHING_REPORTED, CallResult, Estimate, Verdict
 
-# What a usage of OpenAI's own client has of which nothing is lost in LangChain's.
-_PLAIN_USAGE = {
-    "completion_tokens",
-    "prompt_tokens",
-    "total_tokens",
-    "completion_tokens_details",
-    "prompt_tokens_details",
-}
-# Providers whose own client reads a plain usage without losing any of it.
-_LOSSLESS = ("openai", "azure")
-# What a stream's metadata may say beside the usage of its chunks.
-_BESIDE_USAGE = {"cost", "cost_details", "cost_in_usd_ticks", "token_usage", "usage"}
 # Providers whose clients have a switch for usage in streams, which report_stream_usage turns on.
 _ASKABLE = ("openai", "azure", "deepseek", "xai")
 
@@ -50,12 +40,19 @@ def read_end(run: Run, response: Any) -> Verdict:
         return _read_text(run, generations, output or {})
     if output is None and run.chunk is None and _is_cache_hit(run, message):
         return _read_hit(run, message)
-    metadata = message.response_metadata or {}
+    metadata, output = message.response_metadata or {}, output or {}
     run.describe()
-    usage = _usage(run, message, metadata, output or {})
-    model = _model_name(run, metadata, output or {})
+    stated = add_usage_metadata(_chunks(run)) if len(run.usages) > 1 else message.usage_metadata
+    said = metadata if "token_usage" in metadata or "usage" in metadata else {**output, **metadata}
+    content, more = message.content, message.additional_kwargs
+    usage = read_plain_message(stated, said, run.provider, content, more)
+    if usage is None:
+        usage = read_message(stated, said, run.provider, content=content, additional_kwargs=more)
+    elif "service_tier" not in output and run.chunk is None and usage.model is not None and run.provider != "cohere":
+        return CallResult(usage)  # as nearly always, and in a few steps
+    model = _model_name(run, metadata, output)
     if usage is not None and _is_whole(run, usage.counts):
-        return _whole(run, usage, model, metadata.get("service_tier") or (output or {}).get("service_tier"))
+        return _whole(run, usage, model, metadata.get("service_tier") or output.get("service_tier"))
     text = "\n".join(message_text(one.message)[0] for one in generations if getattr(one, "message", None) is not None)
     return Estimate(usage, text, remedy=_remedy(run), model=model)
 
@@ -77,6 +74,23 @@ def read_error(run: Run, error: BaseException, response: Any) -> Verdict:
         is_told = run.batch is not None and run.operation == "text_completion" and run.batch.reported
         return DISCARD if is_told else FAILED
     return Estimate(usage, interrupted=True, model=_model_name(run, metadata, {}) if usage is not None else None)
+
+
+def read_decision(run: Run, answer: Any) -> Verdict:
+    """Return what a decision model's call used: its answer has a usage of LangChain's or OpenAI's form.
+
+    An input of 0 is none: LangChain puts it where the provider said nothing.
+    """
+    run.describe()
+    stated = getattr(answer, "usage", None)
+    usage = read_payload(stated, run.provider)
+    if run.child_usages is not None and (usage is None or not run.reports_own_usage(usage.counts)):
+        return DISCARD
+    model = getattr(answer, "model", None)
+    model = model if isinstance(model, str) else None
+    if usage is not None and usage.counts.get("input_tokens") and "output_tokens" in usage.counts:
+        return CallResult(usage._replace(model=model))
+    return Estimate(usage, decision_text(answer)[0], remedy=_LEFT_OUT, model=model)
 
 
 def _read_hit(run: Run, message: Any) -> CallResult:
@@ -126,29 +140,6 @@ def _is_whole(run: Run, counts: Mapping[str, int]) -> bool:
     if "input_tokens" not in counts or "output_tokens" not in counts:
         return False
     return bool(counts["input_tokens"]) or run.chunk is None or run.provider != "anthropic"
-
-
-def _usage(run: Run, message: Any, metadata: Mapping[str, Any], output: Mapping[str, Any]) -> ReportedUsage | None:
-    """Return what the event says of usage, from wherever it says it."""
-    usage = add_usage_metadata(_chunks(run)) if len(run.usages) > 1 else message.usage_metadata
-    if usage and (
-        (run.usages and _BESIDE_USAGE.isdisjoint(metadata))
-        or _is_plain(run, usage, metadata.get("token_usage") or output.get("token_usage"))
-    ):
-        return read_usage_metadata(usage)
-    if "token_usage" not in metadata and "usage" not in metadata:
-        metadata = {**output, **metadata}
-    return read_message(usage, metadata, run.provider)
-
-
-def _is_plain(run: Run, usage: Any, raw: Any) -> bool:
-    """Return whether OpenAI's own client read a usage in which there is nothing that it loses: the common case."""
-    return (
-        run.provider in _LOSSLESS
-        and isinstance(raw, dict)
-        and _PLAIN_USAGE.issuperset(raw)
-        and "input_token_details" in usage  # not before langchain-core 0.3.9
-    )
 
 
 def _streamed(run: Run) -> ReportedUsage | None:

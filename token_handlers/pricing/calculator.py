@@ -73,7 +73,7 @@ class PriceBook:
     plans: dict[_Key, "Plan"] = field(default_factory=dict)
 
 
-class _State:
+class _PriceState:
     """All that this module remembers."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class _State:
         self.warned: set[tuple[str | None, ...]] = set()
 
 
-_state = _State()
+_state = _PriceState()
 
 
 def price_call(

@@ -58,7 +58,7 @@ class BudgetLine:
 
 
 @dataclass(frozen=True, slots=True)
-class BudgetState:
+class BudgetMeter:
     """A budget, and how many USD were spent since its day, week, month or year began."""
 
     line: BudgetLine

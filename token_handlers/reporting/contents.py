@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from token_handlers.counter.counter import OTHER
-from token_handlers.reporting.budget_line import BudgetLine, BudgetState
+from token_handlers.reporting.budget_line import BudgetLine, BudgetMeter
 from token_handlers.reporting.period import Period, Step, labels, midnight, moment_of, period_of
 from token_handlers.reporting.projection import HISTORY_DAYS, Projection, project
 from token_handlers.reporting.savings import CacheSavings, cache_savings
@@ -30,7 +30,7 @@ CHARTED_MODELS = 6
 """How many models have a colour in a chart; the others share one."""
 
 
-class Ledger(Protocol):
+class ReportedLedger(Protocol):
     """The questions that a page asks of a ledger."""
 
     def totals(self, *, since: Moment | None = None, until: Moment | None = None) -> UsageTotals:
@@ -84,12 +84,12 @@ class Contents:
     in_time: InTime | None = None
     before: UsageTotals | None = None
     projection: Projection | None = None
-    budget: BudgetState | None = None
+    budget: BudgetMeter | None = None
     savings: CacheSavings | None = None
 
 
 def read_contents(
-    ledger: Ledger,
+    ledger: ReportedLedger,
     *,
     title: str,
     now: datetime,
@@ -116,7 +116,7 @@ def read_contents(
     )
 
 
-def read_projection(ledger: Ledger, now: datetime) -> Projection | None:
+def read_projection(ledger: ReportedLedger, now: datetime) -> Projection | None:
     """Return what the month of ``now`` will have cost, by the calls of the eight weeks before and of the month."""
     today = midnight(now.date())
     days = ledger.by("day", since=today - timedelta(days=HISTORY_DAYS), until=now)
@@ -128,16 +128,16 @@ def read_projection(ledger: Ledger, now: datetime) -> Projection | None:
     return project(costs, min(costs), month.cost or Decimal(0), now, unpriced)
 
 
-def read_budget(ledger: Ledger, line: BudgetLine, now: datetime) -> BudgetState:
+def read_budget(ledger: ReportedLedger, line: BudgetLine, now: datetime) -> BudgetMeter:
     """Return a budget, and what the calls since the start of its day, week, month or year cost."""
-    return BudgetState(line, ledger.totals(since=line.window_start(now), until=now).cost or Decimal(0))
+    return BudgetMeter(line, ledger.totals(since=line.window_start(now), until=now).cost or Decimal(0))
 
 
 @dataclass(frozen=True, slots=True)
 class _Window:
     """A ledger's calls in a time."""
 
-    ledger: Ledger
+    ledger: ReportedLedger
     since: Moment | None
     until: Moment | None
 
@@ -152,7 +152,7 @@ class _Window:
         return by_month(found) if step == "month" else found
 
 
-def _before(ledger: Ledger, period: Period) -> UsageTotals | None:
+def _before(ledger: ReportedLedger, period: Period) -> UsageTotals | None:
     earlier = period.before()
     totals = ledger.totals(since=earlier.start, until=earlier.end)
     return None if totals == UsageTotals() else totals

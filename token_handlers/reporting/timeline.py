@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from token_handlers.counter.counter import OTHER
 from token_handlers.reporting.amounts import counted, dollars, short
-from token_handlers.reporting.budget_line import BudgetState
+from token_handlers.reporting.budget_line import BudgetMeter
 from token_handlers.reporting.charts import Bar, bar_chart, folded_table, slots
 from token_handlers.reporting.contents import InTime
 from token_handlers.reporting.markup import Markup, tag
@@ -30,7 +30,7 @@ _HIGHEST_LINE = 3
 """A budget line is drawn up to so many times above the highest bar; above that it would flatten the bars."""
 
 
-def cost_chart(in_time: InTime | None, state: BudgetState | None = None) -> Markup:
+def cost_chart(in_time: InTime | None, state: BudgetMeter | None = None) -> Markup:
     """Return cost over time, stacked by model."""
     if in_time is None or len(in_time.totals) < FEWEST_BARS or not any(each.cost for each in in_time.totals.values()):
         return Markup()

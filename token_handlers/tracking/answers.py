@@ -19,7 +19,6 @@ from token_handlers.tracking.scopes import any_scope
 from token_handlers.tracking.state import state, watchers
 
 LOST = "a request was sent and its answer was lost"
-SILENT = "an answer beside others that does not say its usage"
 
 RequestOwner = Callable[[ProviderRequest], Call | None]
 
@@ -93,9 +92,8 @@ def billed_by_answers(call: Call, verdict: Verdict) -> Verdict:
         return verdict  # an answer with text was not made of no tokens; whether it has text, the event says
     if usage is not None and is_whole(usage, call.operation) and not _is_open_ended(answers):
         lost, silent = sum(answer.is_lost + answer.lost_attempts for answer in answers), sum(map(_is_silent, answers))
-        doubts = (*([LOST] if lost else ()), *([SILENT] if silent else ()))
-        if doubts:
-            usage = usage._replace(doubts=(*usage.doubts, *doubts))
+        if lost or silent:
+            usage = usage._replace(doubts=(*usage.doubts, LOST))
         return CallResult(usage, requests=len(final) + lost + silent)
     if isinstance(verdict, CallResult) and verdict.outcome == "failed":
         return Estimate(usage, interrupted=True) if _was_answered(answers) else verdict
@@ -144,7 +142,7 @@ def _is_open_ended(answers: Sequence[ProviderAnswer]) -> bool:
 
 
 def _is_silent(answer: ProviderAnswer) -> bool:
-    """Return whether an answer was billed, and does not say what it used."""
+    """Return whether the provider answered without saying what that used."""
     return answer.usage is None and not answer.is_lost and answer.status is not None and 200 <= answer.status < 300
 
 

@@ -417,7 +417,7 @@ def reserve(counter, name):
 def test_a_server_that_forgets_is_refused(policy, limit):
     """A budget on a server that may drop its keys is refused with the remedy, and holds nothing, until it may not."""
     with Valkey(maxmemory=limit, maxmemory_policy=policy) as valkey, redis.Redis(port=valkey.port) as client:
-        counter = RedisCounter(valkey.url)
+        counter = RedisCounter(valkey.url, timeout=5)
         for name in "ab":
             with pytest.raises(StoreRefused, match=f"maxmemory-policy {policy}, .*set maxmemory-policy noeviction"):
                 reserve(counter, name)
@@ -436,7 +436,7 @@ def test_a_server_that_forgets_is_refused(policy, limit):
 def test_a_server_that_keeps_or_is_accepted(policy, limit, settings, caplog):
     """Where the server drops nothing, or the user accepts that it does, budgets and records are as ever."""
     with Valkey(maxmemory=limit, maxmemory_policy=policy) as valkey:
-        counter = RedisCounter(valkey.url, **settings)
+        counter = RedisCounter(valkey.url, timeout=5, **settings)
         assert reserve(counter, "a")
         counter(call())
         assert counter.flush()
@@ -448,7 +448,7 @@ def test_a_server_that_keeps_or_is_accepted(policy, limit, settings, caplog):
 def test_records_on_a_server_that_forgets(caplog):
     """A counter whose records the server may drop says so once, and counts."""
     with Valkey(maxmemory="100mb", maxmemory_policy="allkeys-lru") as valkey:
-        counter = RedisCounter(valkey.url)
+        counter = RedisCounter(valkey.url, timeout=5)
         for _ in range(3):
             counter(call())
             assert counter.flush()
@@ -463,7 +463,7 @@ def test_a_user_who_may_not_ask(caplog):
     """A server that does not let its user ask how it drops keys is used."""
     with Valkey() as valkey, redis.Redis(port=valkey.port) as client:
         client.acl_setuser("app", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", "-info"])
-        counter = RedisCounter(f"redis://app:secret@127.0.0.1:{valkey.port}")
+        counter = RedisCounter(f"redis://app:secret@127.0.0.1:{valkey.port}", timeout=5)
         assert reserve(counter, "a")
         assert counter.eviction() is None
         counter.close()

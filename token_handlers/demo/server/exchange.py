@@ -28,7 +28,7 @@ KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 RETRY = "Retry-After: 0\r\nRetry-After-Ms: 1\r\n"
 
 
-class Api(NamedTuple):
+class ServedApi(NamedTuple):
     """An endpoint: how its requests are read, and its answers written."""
 
     read: Callable[[Json], Ask]
@@ -39,11 +39,11 @@ class Api(NamedTuple):
 
 DONE = b"data: [DONE]\n\n"
 APIS = {
-    "chat/completions": Api(chat.read, chat.whole, chat.stream, DONE),
-    "completions": Api(completions.read, completions.whole, completions.stream, DONE),
-    "responses": Api(responses.read, responses.whole, responses.stream),
-    "messages": Api(messages.read, messages.whole, messages.stream),
-    EMBEDDINGS: Api(embeddings.read, embeddings.whole),
+    "chat/completions": ServedApi(chat.read, chat.whole, chat.stream, DONE),
+    "completions": ServedApi(completions.read, completions.whole, completions.stream, DONE),
+    "responses": ServedApi(responses.read, responses.whole, responses.stream),
+    "messages": ServedApi(messages.read, messages.whole, messages.stream),
+    EMBEDDINGS: ServedApi(embeddings.read, embeddings.whole),
 }
 
 
@@ -89,7 +89,7 @@ class Desk:
         self._gates.clear()
         self._requests.clear()
 
-    def _open(self, line: Line, path: str, content: bytes) -> "Exchange":
+    def _open(self, line: Line, path: str, content: bytes) -> "ServedExchange":
         try:
             modes = _modes(path)
         except ValueError as error:
@@ -106,7 +106,7 @@ class Desk:
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise Refusal(replace(entry, status=400), f"bad request: {error!r}") from error
         self._fail_on_order(entry, modes)
-        return Exchange(self, line, api, entry, work)
+        return ServedExchange(self, line, api, entry, work)
 
     def _work(self, endpoint: str, ask: Ask, modes: Modes) -> Work:
         reasoning = 0 if endpoint in ("completions", EMBEDDINGS) else modes.reasoning
@@ -120,10 +120,10 @@ class Desk:
             raise Refusal(replace(entry, status=fault.status), f"the server was told to answer {fault.status}")
 
 
-class Exchange:
+class ServedExchange:
     """A request that is being answered, and billed."""
 
-    def __init__(self, desk: Desk, line: Line, api: Api, entry: Billed, work: Work) -> None:
+    def __init__(self, desk: Desk, line: Line, api: ServedApi, entry: Billed, work: Work) -> None:
         self._desk, self._line, self._api, self._work = desk, line, api, work
         self._entry = replace(
             entry,

@@ -24,7 +24,7 @@ class Chunk(NamedTuple):
     """The event's name on the wire, in the formats that name them."""
 
 
-class Counts(NamedTuple):
+class WorkCounts(NamedTuple):
     """What a usage object states."""
 
     prompt: int
@@ -79,12 +79,12 @@ class Work:
         """What the full answer is billed, for every choice that is billed."""
         return (self.reasoning + self.answer.tokens) * self.ask.billed_choices
 
-    def counts(self) -> Counts:
+    def counts(self) -> WorkCounts:
         """What the full answer's usage states."""
         prompt, completion, audio = self.prompt_tokens, self.completion_tokens, self.modes.audio
         reasoning = self.reasoning * self.ask.billed_choices
         heard, said = min(audio, prompt), min(audio, completion - reasoning)
-        return Counts(prompt, completion, self.cached_tokens, self.written_tokens, reasoning, heard, said)
+        return WorkCounts(prompt, completion, self.cached_tokens, self.written_tokens, reasoning, heard, said)
 
     def envelope(self, prefix: str, kind: str) -> dict[str, Any]:
         """The members that every object of an answer starts with."""
@@ -92,7 +92,7 @@ class Work:
         return head if self.model is None else {**head, "model": self.model}
 
 
-def usage_object(work: Work, counts: Counts) -> dict[str, Any]:
+def usage_object(work: Work, counts: WorkCounts) -> dict[str, Any]:
     """Usage as chat and legacy completions state it."""
     usage: dict[str, Any] = {
         "prompt_tokens": counts.prompt,
@@ -113,7 +113,7 @@ def usage_object(work: Work, counts: Counts) -> dict[str, Any]:
     return {**usage, "cost": float(work.modes.cost)} if work.modes.cost else usage
 
 
-def written(counts: Counts) -> dict[str, int]:
+def written(counts: WorkCounts) -> dict[str, int]:
     """Cache writes as OpenAI states them: only where there are any."""
     return {"cache_write_tokens": counts.written} if counts.written else {}
 
@@ -164,27 +164,27 @@ def _tails(work: Work) -> int:
     return {"always": 1, "every": 1, "doubled": 2}.get(work.modes.usage, int(asked))
 
 
-def _cumulative(work: Work, place: _Place) -> Counts:
+def _cumulative(work: Work, place: _Place) -> WorkCounts:
     full = work.counts()
     return full._replace(completion=place.so_far, reasoning=min(work.reasoning, place.so_far), audio_out=0)
 
 
-def _delta(work: Work, place: _Place) -> Counts:
+def _delta(work: Work, place: _Place) -> WorkCounts:
     reasoning = work.reasoning if place.so_far == place.tokens else 0
-    full = work.counts() if place.first else Counts(0)
+    full = work.counts() if place.first else WorkCounts(0)
     return full._replace(completion=place.tokens, reasoning=reasoning, audio_out=0)
 
 
-def _corrected(work: Work, place: _Place) -> Counts:
+def _corrected(work: Work, place: _Place) -> WorkCounts:
     counts = _delta(work, place)
     return counts._replace(prompt=counts.prompt + OVERSTATED * (place.first - place.last))
 
 
-def _at_the_end(work: Work, place: _Place) -> Counts | None:
+def _at_the_end(work: Work, place: _Place) -> WorkCounts | None:
     return work.counts() if place.last else None
 
 
-_STATEMENTS: dict[str, Callable[[Work, _Place], Counts | None]] = {
+_STATEMENTS: dict[str, Callable[[Work, _Place], WorkCounts | None]] = {
     "last": _at_the_end,
     "every": _cumulative,
     "deltas": _delta,

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from token_handlers.lifecycle import after_fork, at_exit
 from token_handlers.sinks.agentsight.http import SendFailed, Wire, checked_endpoint, checked_key
-from token_handlers.sinks.agentsight.outbox import ZERO, Address, Batch, Counts, Outbox, outbox_at
+from token_handlers.sinks.agentsight.outbox import ZERO, Address, CountBatch, Outbox, TokenCounts, outbox_at
 from token_handlers.sinks.escapes import escaped
 from token_handlers.usage import UsageRecord
 
@@ -62,8 +62,8 @@ class AgentSightClient:
         self._account = hashlib.sha256(key.get_secret_value().encode()).hexdigest()[:16]
         self._wire = Wire(key, self.endpoint, timeout, retries, backoff)
         self._summing = threading.Lock()
-        self._arrived: deque[tuple[str, Counts]] = deque()
-        self._sums: dict[str, Counts] = {}
+        self._arrived: deque[tuple[str, TokenCounts]] = deque()
+        self._sums: dict[str, TokenCounts] = {}
         _clients.add(self)
 
     def __repr__(self) -> str:
@@ -102,7 +102,7 @@ class AgentSightClient:
         """Flush what was kept under other API keys: after the key of one and the same account was replaced."""
         return self._send_all(None, timeout)
 
-    def keep(self, conversation: str, counts: Counts) -> str:
+    def keep(self, conversation: str, counts: TokenCounts) -> str:
         """Keep counts until they are delivered, and return the event id of the batch that has them."""
         address = Address(self.endpoint, self._account, escaped(conversation), self.environment)
         return self.outbox.add(address, counts)
@@ -169,7 +169,7 @@ class AgentSightClient:
                 self.outbox.settle(batch, delivered=False)
         return delivered, None
 
-    def _try(self, http: "httpx.Client", batch: Batch, end: float | None = None) -> SendFailed | None:
+    def _try(self, http: "httpx.Client", batch: CountBatch, end: float | None = None) -> SendFailed | None:
         delivered = False
         try:
             self._deliver(http, batch, end)
@@ -180,13 +180,13 @@ class AgentSightClient:
             self.outbox.settle(batch, delivered=delivered)
         return None
 
-    def _deliver(self, http: "httpx.Client", batch: Batch, end: float | None) -> None:
+    def _deliver(self, http: "httpx.Client", batch: CountBatch, end: float | None) -> None:
         answer = self._wire.post(http, "/api/conversations/", _conversation(batch), end=end)
         action = _action(batch, self._wire.created(answer))
         self._wire.post(http, "/api/action_logs/", action, batch.event_id, end=end)
 
 
-def _conversation(batch: Batch) -> dict[str, object]:
+def _conversation(batch: CountBatch) -> dict[str, object]:
     return {
         "conversation_id": batch.address.conversation_id,
         "customer_id": None,
@@ -202,7 +202,7 @@ def _conversation(batch: Batch) -> dict[str, object]:
     }
 
 
-def _action(batch: Batch, conversation: int) -> dict[str, object]:
+def _action(batch: CountBatch, conversation: int) -> dict[str, object]:
     prompt, completion, total, embedding = batch.counts
     return {
         "action_name": "token_usage",
@@ -219,11 +219,11 @@ def _action(batch: Batch, conversation: int) -> dict[str, object]:
     }
 
 
-def _counts_of(record: UsageRecord) -> Counts:
+def _counts_of(record: UsageRecord) -> TokenCounts:
     usage = record.usage
     if record.operation == "embeddings":
-        return Counts(embedding=usage.input_tokens)
-    return Counts(usage.input_tokens, usage.output_tokens, usage.total_tokens)
+        return TokenCounts(embedding=usage.input_tokens)
+    return TokenCounts(usage.input_tokens, usage.output_tokens, usage.total_tokens)
 
 
 _clients: "weakref.WeakSet[AgentSightClient]" = weakref.WeakSet()

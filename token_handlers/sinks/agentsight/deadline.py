@@ -12,7 +12,7 @@ _SHORTEST_SECONDS = 0.001
 """What an operation gets that begins when the time is up: httpx then raises its own time-out."""
 
 
-class Exchange:
+class TimedExchange:
     """The exchange that is under way, and when it has to be over."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class _Backend(Protocol):
 class _LimitedStream:
     """A connection whose operations end with the exchange."""
 
-    def __init__(self, stream: _Stream, exchange: Exchange) -> None:
+    def __init__(self, stream: _Stream, exchange: TimedExchange) -> None:
         self._stream = stream
         self._exchange = exchange
 
@@ -77,7 +77,7 @@ class _LimitedStream:
 class _LimitedBackend:
     """Opens connections whose operations end with the exchange."""
 
-    def __init__(self, backend: _Backend, exchange: Exchange) -> None:
+    def __init__(self, backend: _Backend, exchange: TimedExchange) -> None:
         self._backend = backend
         self._exchange = exchange
 
@@ -89,12 +89,12 @@ class _LimitedBackend:
         self._backend.sleep(seconds)
 
 
-def limit(client: "httpx.Client") -> Exchange:
+def limit(client: "httpx.Client") -> TimedExchange:
     """Make every operation of a client end with its exchange, through a proxy too, and return that.
 
     httpx passes on no other way to open connections; in a version that keeps it elsewhere each read has the time limit.
     """
-    exchange = Exchange()
+    exchange = TimedExchange()
     for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 (httpx has no way to say it)
         pool = getattr(transport, "_pool", None)
         backend = getattr(pool, "_network_backend", None)

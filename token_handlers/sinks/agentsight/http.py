@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from token_handlers.errors import TokenHandlersError
-from token_handlers.sinks.agentsight.deadline import Exchange, limit
+from token_handlers.sinks.agentsight.deadline import TimedExchange, limit
 
 if TYPE_CHECKING:
     import ssl
@@ -75,7 +75,7 @@ class Wire:
         self._timeout = timeout
         self._retries = retries
         self._backoff = backoff
-        self._exchanges: weakref.WeakKeyDictionary[httpx.Client, Exchange] = weakref.WeakKeyDictionary()
+        self._exchanges: weakref.WeakKeyDictionary[httpx.Client, TimedExchange] = weakref.WeakKeyDictionary()
 
     def connect(self) -> "httpx.Client":
         """Return a client for one send: no connection outlives it, or is shared with a forked process."""
@@ -140,7 +140,7 @@ class Wire:
             return failure
         return self._answer(response, body) if response.is_success else self._refusal(response, body)
 
-    def _read(self, response: "httpx.Response", exchange: Exchange) -> bytes | None:
+    def _read(self, response: "httpx.Response", exchange: TimedExchange) -> bytes | None:
         """Return the body; None where it is too long, or packed although nobody asked for that."""
         import httpx
 
@@ -163,7 +163,7 @@ class Wire:
         message = f"{self._endpoint} did not answer as AgentSight does: check the endpoint; {_KEPT}"
         return SendFailed(message, status=response.status_code)
 
-    def _exchange(self, http: "httpx.Client") -> Exchange:
+    def _exchange(self, http: "httpx.Client") -> TimedExchange:
         exchange = self._exchanges.get(http)
         if exchange is None:
             exchange = self._exchanges[http] = limit(http)

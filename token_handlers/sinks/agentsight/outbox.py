@@ -29,7 +29,7 @@ logger = logging.getLogger("token_handlers")
 _BATCH, _OWNER, _UNFINISHED = ".batch", ".owner", ".unfinished"
 
 
-class Counts(NamedTuple):
+class TokenCounts(NamedTuple):
     """AgentSight's four numbers. The total may be above prompt plus completion: how the rest divides is not known."""
 
     prompt: int = 0
@@ -37,12 +37,12 @@ class Counts(NamedTuple):
     total: int = 0
     embedding: int = 0
 
-    def plus(self, other: "Counts") -> "Counts":
+    def plus(self, other: "TokenCounts") -> "TokenCounts":
         """Return the sum."""
-        return Counts(*map(operator.add, self, other))
+        return TokenCounts(*map(operator.add, self, other))
 
 
-ZERO = Counts()
+ZERO = TokenCounts()
 
 
 class Address(NamedTuple):
@@ -54,7 +54,7 @@ class Address(NamedTuple):
     environment: str
 
 
-class Batch(BaseModel):
+class CountBatch(BaseModel):
     """What is sent at once; sent again it is the same, under the same event id."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
@@ -62,7 +62,7 @@ class Batch(BaseModel):
     event_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     timestamp: str
     address: Address
-    counts: Counts
+    counts: TokenCounts
 
 
 class Outbox:
@@ -76,12 +76,12 @@ class Outbox:
     def start_over(self) -> None:
         """Forget all batches without touching their files: after a fork they are the parent's."""
         self._changed = threading.Condition()
-        self._held: dict[str, Batch] = {}
+        self._held: dict[str, CountBatch] = {}
         self._untried: dict[Address, str] = {}
         self._in_flight: set[str] = set()
         self._shelf: _Shelf | None = None
 
-    def add(self, address: Address, counts: Counts) -> str:
+    def add(self, address: Address, counts: TokenCounts) -> str:
         """Keep what is to be sent, durably where there is a folder, and return its event id.
 
         What no send has tried yet is sent together with what came before it for the same address.
@@ -90,7 +90,7 @@ class Outbox:
             batch = self._held.get(self._untried.get(address, ""))
             if batch is None:
                 now = datetime.now(UTC).isoformat()
-                batch = Batch(event_id=uuid.uuid4().hex, timestamp=now, address=address, counts=counts)
+                batch = CountBatch(event_id=uuid.uuid4().hex, timestamp=now, address=address, counts=counts)
             else:
                 batch = batch.model_copy(update={"counts": batch.counts.plus(counts)})
             self._write(batch)
@@ -107,14 +107,14 @@ class Outbox:
         with self._changed:
             return any(_is_for(batch, endpoint, account) for batch in self._held.values())
 
-    def claim(self, event_id: str) -> Batch | None:
+    def claim(self, event_id: str) -> CountBatch | None:
         """Return a batch for the caller alone to send, when no other thread is sending it; None if it was delivered."""
         with self._changed:
             while event_id in self._in_flight:
                 self._changed.wait()
             return self._take(event_id) if event_id in self._held else None
 
-    def claim_idle(self, endpoint: str, account: str | None, limit: int) -> list[Batch]:
+    def claim_idle(self, endpoint: str, account: str | None, limit: int) -> list[CountBatch]:
         """Return batches that nobody is sending, those of dead processes too, for the caller alone to send."""
         with self._changed:
             for batch in self._adopted():
@@ -126,7 +126,7 @@ class Outbox:
             ]
             return [self._take(event_id) for event_id in idle[:limit]]
 
-    def settle(self, batch: Batch, *, delivered: bool) -> None:
+    def settle(self, batch: CountBatch, *, delivered: bool) -> None:
         """Forget a claimed batch that was delivered; give back one that was not."""
         with self._changed:
             self._in_flight.discard(batch.event_id)
@@ -137,14 +137,14 @@ class Outbox:
                 self._shelf.remove(batch.event_id)
             self._changed.notify_all()
 
-    def _take(self, event_id: str) -> Batch:
+    def _take(self, event_id: str) -> CountBatch:
         batch = self._held[event_id]
         self._in_flight.add(event_id)
         if self._untried.get(batch.address) == event_id:
             del self._untried[batch.address]
         return batch
 
-    def _write(self, batch: Batch) -> None:
+    def _write(self, batch: CountBatch) -> None:
         try:
             shelf = self._open()
             if shelf is not None:
@@ -152,7 +152,7 @@ class Outbox:
         except OSError as error:
             self._warn(error)
 
-    def _adopted(self) -> list[Batch]:
+    def _adopted(self) -> list[CountBatch]:
         try:
             shelf = self._open()
             return shelf.adopt() if shelf is not None else []
@@ -175,7 +175,7 @@ class Outbox:
             )
 
 
-def _is_for(batch: Batch, endpoint: str, account: str | None) -> bool:
+def _is_for(batch: CountBatch, endpoint: str, account: str | None) -> bool:
     return batch.address.endpoint == endpoint and account in (batch.address.account, None)
 
 
@@ -195,7 +195,7 @@ class _Shelf:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         unnamed.rename(self._path(self._owner, _OWNER))
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: CountBatch) -> None:
         """Write a batch, durably and whole or not at all."""
         unfinished = self._path(batch.event_id, self._owner, _UNFINISHED)
         descriptor = os.open(unfinished, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
@@ -214,7 +214,7 @@ class _Shelf:
         """Remove a batch; should it come back after a power failure, the server recognises its event id."""
         self._path(event_id, self._owner, _BATCH).unlink(missing_ok=True)
 
-    def adopt(self) -> list[Batch]:
+    def adopt(self) -> list[CountBatch]:
         """Make the batches of dead processes this process's own, and return them."""
         left: dict[str, list[str]] = {}
         for path in self._folder.iterdir():
@@ -224,7 +224,7 @@ class _Shelf:
                 left.setdefault(owner, []).append(event_id)
         return [batch for owner, events in left.items() for batch in self._inherit(owner, events)]
 
-    def _inherit(self, owner: str, events: list[str]) -> list[Batch]:
+    def _inherit(self, owner: str, events: list[str]) -> list[CountBatch]:
         path = self._path(owner, _OWNER)
         try:
             lock = os.open(path, os.O_RDWR)
@@ -240,11 +240,11 @@ class _Shelf:
             os.close(lock)
         return batches
 
-    def _move(self, event_id: str, owner: str) -> Batch | None:
+    def _move(self, event_id: str, owner: str) -> CountBatch | None:
         mine = self._path(event_id, self._owner, _BATCH)
         try:
             self._path(event_id, owner, _BATCH).rename(mine)
-            return Batch.model_validate_json(mine.read_bytes())
+            return CountBatch.model_validate_json(mine.read_bytes())
         except FileNotFoundError:  # another process was faster
             return None
         except (ValidationError, UnicodeDecodeError):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.lifecycle import after_fork, before_fork
-from token_handlers.sinks.agentsight.outbox import ZERO, Counts
+from token_handlers.sinks.agentsight.outbox import ZERO, TokenCounts
 
 
 class Unsent:
@@ -20,7 +20,7 @@ class Unsent:
     def __init__(self, counter: TokenCounter) -> None:
         self.counter = counter
         self.lock = threading.RLock()
-        self._on_its_way: dict[str, tuple[Counts, Callable[[str], bool]]] = {}
+        self._on_its_way: dict[str, tuple[TokenCounts, Callable[[str], bool]]] = {}
         self._added = self._taken = ZERO
         _, self._resets = self._at_fork = self._reading()
         _all.add(self)
@@ -36,13 +36,13 @@ class Unsent:
         self._added = ZERO
         self._on_its_way = {}
 
-    def add(self, counts: Counts) -> None:
+    def add(self, counts: TokenCounts) -> None:
         """Count what the counter has no place for."""
         with self.lock:
             self._new()
             self._added = self._added.plus(counts)
 
-    def counts(self) -> Counts:
+    def counts(self) -> TokenCounts:
         """Return what nobody has acknowledged."""
         with self.lock:
             unsent = self._new()
@@ -51,7 +51,7 @@ class Unsent:
                     unsent = unsent.plus(counts)
             return unsent
 
-    def hand_over(self, keep: Callable[[Counts], str], is_on_its_way: Callable[[str], bool]) -> list[str]:
+    def hand_over(self, keep: Callable[[TokenCounts], str], is_on_its_way: Callable[[str], bool]) -> list[str]:
         """Give what is new to an outbox, which answers with an event id; return those of all that is on its way."""
         with self.lock:
             new = self._new()
@@ -62,7 +62,7 @@ class Unsent:
                 self._take(new)
             return list(self._on_its_way)
 
-    def acknowledged(self) -> Counts:
+    def acknowledged(self) -> TokenCounts:
         """Forget what is no longer on its way, and return it."""
         with self.lock:
             arrived = [event for event, (_, is_on_its_way) in self._on_its_way.items() if not is_on_its_way(event)]
@@ -71,7 +71,7 @@ class Unsent:
                 counts = counts.plus(self._on_its_way.pop(event)[0])
             return counts
 
-    def flush(self, flush: Callable[[], bool]) -> Counts | None:
+    def flush(self, flush: Callable[[], bool]) -> TokenCounts | None:
         """Return what a flush has acknowledged; where it says False or raises, None, and all is as before."""
         event, flushed = uuid.uuid4().hex, False
         self.hand_over(lambda _: event, lambda _: True)
@@ -84,22 +84,24 @@ class Unsent:
                     self._added = self._added.plus(counts)
         return counts if flushed else None
 
-    def _new(self) -> Counts:
+    def _new(self) -> TokenCounts:
         reading, resets = self._reading()
         if resets != self._resets:
             self._taken, self._resets, self._added = ZERO, resets, ZERO
         # An estimate that was sent may be above the exact number in its place; what follows makes up for it.
         prompt, completion, _, embedding = (max(0, now - then) for now, then in zip(reading, self._taken, strict=True))
-        return Counts(prompt, completion, prompt + completion, embedding).plus(self._added)
+        return TokenCounts(prompt, completion, prompt + completion, embedding).plus(self._added)
 
-    def _take(self, new: Counts) -> None:
-        self._taken = self._taken.plus(Counts(*(count - added for count, added in zip(new, self._added, strict=True))))
+    def _take(self, new: TokenCounts) -> None:
+        self._taken = self._taken.plus(
+            TokenCounts(*(count - added for count, added in zip(new, self._added, strict=True)))
+        )
         self._added = ZERO
 
-    def _reading(self) -> tuple[Counts, int]:
+    def _reading(self) -> tuple[TokenCounts, int]:
         totals, resets = self.counter.reading()
         parts = totals.prompt_tokens, totals.completion_tokens
-        return Counts(*parts, sum(parts), totals.embedding_tokens), resets
+        return TokenCounts(*parts, sum(parts), totals.embedding_tokens), resets
 
 
 _all: "weakref.WeakSet[Unsent]" = weakref.WeakSet()

@@ -1,0 +1,118 @@
+from datetime import date
+from uuid import UUID
+
+import pytest
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+from token_handlers import Budget, BudgetExceeded, track_tokens
+from token_handlers.langchain.labels import MOST_CHARACTERS, MOST_LABELS
+
+
+def model():
+    """Return a model whose answer used 27 tokens."""
+    usage = {"input_tokens": 20, "output_tokens": 7, "total_tokens": 27}
+    answer = AIMessage("four", usage_metadata=usage, response_metadata={"model_name": "gpt-4o-mini"})
+    return GenericFakeChatModel(messages=iter([answer]))
+
+
+def tokens_by(counter, label):
+    """Return the tokens of a label's values."""
+    return {value: totals.total_tokens for value, totals in counter.by(label).items()}
+
+
+def records_of(metadata, **block):
+    """Return the records of a call with metadata."""
+    records = []
+    with track_tokens(sinks=[records.append], **block):
+        model().invoke("how many boats?", {"metadata": metadata})
+    return records
+
+
+def test_metadata_labels_a_call():
+    """Every key of a config's metadata is a label of the call."""
+    with track_tokens() as tokens:
+        model().invoke("how many boats?", {"metadata": {"customer": "acme", "shard": 7}})
+    assert {"acme": 27} == tokens_by(tokens, "customer")
+    assert {"7": 27} == tokens_by(tokens, "shard")
+
+
+def test_a_graphs_thread_labels_its_calls():
+    """The thread_id that a graph is configured with is a label of its calls, and their session."""
+    graph = StateGraph(MessagesState)
+    graph.add_node("ask", lambda state: {"messages": [model().invoke(state["messages"])]})
+    graph.add_edge(START, "ask")
+    graph.add_edge("ask", END)
+    with track_tokens() as tokens:
+        graph.compile().invoke({"messages": [("user", "how many boats?")]}, {"configurable": {"thread_id": "t-4"}})
+    for label in ("thread_id", "session"):
+        assert {"t-4": 27} == tokens_by(tokens, label)
+    assert {"ask": 27} == tokens_by(tokens, "langgraph_node")
+    assert {"thread_id=t-4"} == set(tokens.by("tag"))
+
+
+def test_an_agents_name_labels_its_calls():
+    """An agent's name is the label "agent"."""
+    agents = pytest.importorskip("langchain.agents")
+    with track_tokens() as tokens:
+        agents.create_agent(model(), [], name="harbour").invoke({"messages": [("user", "how many boats?")]})
+    assert {"harbour": 27} == tokens_by(tokens, "agent")
+
+
+@pytest.mark.parametrize("key", ["session_id", "thread_id", "langfuse_session_id", "session"])
+def test_metadata_fills_the_session(key):
+    """Session ids fill the session where no block says otherwise."""
+    assert ["s-1"] == [record.session for record in records_of({key: "s-1"})]
+    assert ["block"] == [record.session for record in records_of({key: "s-1"}, session="block")]
+
+
+@pytest.mark.parametrize("key", ["user_id", "langfuse_user_id", "user"])
+def test_metadata_fills_the_user(key):
+    """User ids fill the user where no block says otherwise."""
+    assert ["42"] == [record.user for record in records_of({key: 42})]
+    assert ["block"] == [record.user for record in records_of({key: 42}, user="block")]
+
+
+def test_a_blocks_tag_goes_first():
+    """A tag of a block stands against metadata of the same name."""
+    (record,) = records_of({"customer": "acme", "team": "search"}, tags={"customer": "block"})
+    assert {"customer": "block", "team": "search"} == record.tags
+
+
+def test_what_is_no_label():
+    """LangChain's own keys, names by which totals are grouped already, nested and empty values are left out."""
+    metadata = {
+        "ls_own": "x",
+        "langgraph_own": "x",
+        "lc_own": "x",
+        "checkpoint_ns": "x",
+        "model": "other",
+        "provider": "other",
+        "nested": {"a": 1},
+        "listed": ["a"],
+        "empty": "",
+        "none": None,
+        "when": date(2026, 11, 1),
+        "id": UUID(int=1),
+    }
+    (record,) = records_of(metadata)
+    assert {"when": "2026-11-01", "id": str(UUID(int=1))} == record.tags
+    assert "gpt-4o-mini" == record.model
+
+
+def test_labels_are_bounded():
+    """At most MOST_LABELS keys are taken, with MOST_CHARACTERS of each value."""
+    (record,) = records_of({f"key{number}": "x" * 1_000 for number in range(100)})
+    assert MOST_LABELS == len(record.tags)
+    assert {MOST_CHARACTERS} == {len(value) for value in record.tags.values()}
+
+
+def test_budgets_go_by_a_users_metadata():
+    """A budget for each user goes by the user that metadata names."""
+    budget = Budget(max_requests=1, each="user")
+    with track_tokens(budget=budget):
+        model().invoke("one", {"metadata": {"user_id": "a"}})
+        model().invoke("two", {"metadata": {"user_id": "b"}})
+        with pytest.raises(BudgetExceeded):
+            model().invoke("three", {"metadata": {"user_id": "a"}})
