@@ -1,15 +1,12 @@
-import linecache
-import sys
 import threading
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-import token_handlers
+from tests.support.line_faults import LineFault
 from token_handlers import Budget, BudgetExceeded, TokenCounter, track_tokens
 from token_handlers.budget import Amounts
 from token_handlers.budget.tool_fees import NO_FEES, AllowedFees
@@ -229,42 +226,6 @@ class Answering(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-class _Fault:
-    """Raises at one line of the package that a thread executes, counted from where it is entered."""
-
-    def __init__(self, position, error):
-        self.position, self.error, self.lines, self.line = position, error, 0, ""
-        self._entered: set[tuple[object, int]] = set()
-
-    def __enter__(self):
-        self._before = sys.gettrace()
-        sys.settrace(self._call)
-        return self
-
-    def __exit__(self, *details):
-        sys.settrace(self._before)
-
-    def _call(self, frame, event, argument):
-        return self._line if frame.f_code.co_filename.startswith(TRACED) else None
-
-    def _line(self, frame, event, argument):
-        if event == "line" and self._may_raise(frame):
-            self.lines += 1
-            if self.lines == self.position:
-                self.line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-                raise self.error
-        return self._line
-
-    def _may_raise(self, frame):
-        """Neither `try:` nor the end of a `with` can raise, nor does a signal come there, but only a trace function."""
-        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        if line.startswith("with "):
-            if (frame, frame.f_lineno) in self._entered:
-                return False
-            self._entered.add((frame, frame.f_lineno))
-        return line not in {"try:", "run = None"}  # the end event's first line: the signal came before it
-
-
 @pytest.fixture
 def lenient():
     """Faults are logged, as in an application, rather than raised."""
@@ -278,12 +239,12 @@ def lenient():
 def test_a_fault_at_any_line(error):
     """Whatever raises between reserve and settle, and where: nothing stays reserved, and an answer is booked, once."""
     left, unbooked, position = [], [], 0
-    with track_tokens():
-        Answering().invoke("what a first call imports is loaded")
+    with track_tokens(budget=Budget(max_cost=1, max_tokens=1000)):
+        Answering().invoke("hello")  # what a first call imports and caches is there
     while True:
         position += 1
         budget, model = Budget(max_cost=1, max_tokens=1000), Answering()
-        with track_tokens(budget=budget), _Fault(position, error("injected")) as fault:
+        with track_tokens(budget=budget), LineFault(position, error("injected")) as fault:
             try:
                 model.invoke("hello")
             except (RuntimeError, KeyboardInterrupt):

@@ -355,6 +355,16 @@ def test_stream_without_usage_is_an_estimate(answers):
     assert (1, 1) == (counter.successful_requests, counter.estimated_requests)
 
 
+def test_answer_of_zeros_is_an_estimate(answers):
+    """An answer whose usage is nothing but zeros does not say what it used."""
+    answers.answer(body({**CHAT, "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}))
+    with track_tokens() as counter:
+        chat(answers)
+
+    assert (1, 1) == (counter.successful_requests, counter.estimated_requests)
+    assert counter.prompt_tokens > 0
+
+
 def test_stream_that_is_broken_off(answers):
     """A stream that its reader leaves is one flagged request, and holds nothing of a budget."""
     gate = threading.Event()

@@ -3,6 +3,7 @@
 import threading
 from asyncio import _get_running_loop, current_task
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple, Protocol
 
@@ -170,7 +171,8 @@ class Exchange:
         self.fail(error)
 
     def __del__(self) -> None:
-        self.close()
+        with suppress(AttributeError):  # it was never made whole
+            self.close()
 
     def respond(self, status: int, headers: Headers, *, streamed: bool) -> bool:
         """Take the answer's head; return whether its body is to be watched, which that of an error is not."""
@@ -380,12 +382,15 @@ def is_watched() -> bool:
 
 
 def _opened(observer: Observer, request: ProviderRequest) -> Exchange | None:
+    owner = None
     try:
         owner = observer.opened(request)
+        return None if owner is None else Exchange(observer, owner, request)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is not the application's
+        if owner is not None:  # it will be sent, and nobody will see the answer
+            observer.answered(owner, ProviderAnswer(request, is_lost=True))
         absorb(error, "finding whose request it is")  # a budget's refusal passes
         return None
-    return None if owner is None else Exchange(observer, owner, request)
 
 
 def open_exchange(read: Callable[[], ProviderRequest | None]) -> Exchange | None:

@@ -221,15 +221,17 @@ def watch_task(call: Call, on_end: Callable[[Call, bool], object]) -> None:
 def close(call: Call) -> bool:
     """Close a call, and return whether this is the first to do so; from then on no estimate of it is shown."""
     call.settled = True
-    if not open_calls.pop(call, False):  # atomic, and without a lock, which the garbage collector might find taken
-        return False
+    return open_calls.pop(call, False)  # atomic, and without a lock, which the garbage collector might find taken
+
+
+def unlink(call: Call) -> None:
+    """Take a closed call out of its task and its counters."""
     if call.task is not None:
         task, ended = call.task
         task.remove_done_callback(ended)
         call.task = None
     for counter in call.context.own:
         counter.open_calls.pop(call, None)
-    return True
 
 
 def oldest_beyond_limit() -> Sequence[Call]:

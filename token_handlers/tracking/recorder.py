@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 from token_handlers.budget.limits import Amounts
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import Increment, increment, increment_of
-from token_handlers.errors import WHY, absorb, shielded
+from token_handlers.errors import WHY, BudgetExceeded, absorb, shielded
 from token_handlers.http import ProviderAnswer
 from token_handlers.lifecycle import Warnings, after_fork, at_exit
 from token_handlers.payloads import ReportedUsage
 from token_handlers.pricing.calculator import Price, price_call
 from token_handlers.tracking import reservations
 from token_handlers.tracking.answers import billed_by_answers
-from token_handlers.tracking.call import Call, close, oldest_beyond_limit, open_calls
+from token_handlers.tracking.call import Call, close, oldest_beyond_limit, open_calls, unlink
 from token_handlers.tracking.result import DISCARD, CallResult, Discard, Estimate, Verdict
 from token_handlers.tracking.scopes import Budgets, Labels, Sinks
 from token_handlers.tracking.state import renew_locks as renew_state
@@ -35,26 +35,39 @@ def finish(call: Call, verdict: Verdict) -> None:
 
     A fault of ours on the way leaves what is known of the call, as an estimate; nothing that was reserved stays so.
     """
+    reached: list[TokenCounter] = []
     if not close(call):
         return
     try:
-        if call.answers:
-            verdict = shielded(billed_by_answers)(call, verdict) or verdict
-        if isinstance(verdict, Discard):
-            _undo(call)
-            return
-        result, price, added, fault = _read(call, verdict)
-        for parent in call.parents:
-            if parent.child_usages is not None:
-                parent.child_usages.append(result.usage.counts)
-        sinks = _count(call, added)
-        if call.budgets:
-            reservations.settle(call, result, None if price is None else price.cost)
-        if sinks:
-            _deliver(EndedCall.of(call, result, price).record, sinks)
+        _record(call, verdict, reached)
+    except BaseException as error:
+        if not isinstance(verdict, Discard):
+            _count_the_rest(call, verdict, reached)
+        if not isinstance(error, Exception):
+            raise
+        absorb(error, "recording what a call used")
     finally:
         if call.reservations:
             reservations.clear(call, was_sent=not isinstance(verdict, Discard))
+
+
+def _record(call: Call, verdict: Verdict, reached: list[TokenCounter]) -> None:
+    """Record the end of a call that is closed, and note in ``reached`` which counters have it."""
+    unlink(call)
+    if call.answers:
+        verdict = shielded(billed_by_answers)(call, verdict) or verdict
+    if isinstance(verdict, Discard):
+        _undo(call)
+        return
+    result, price, added, fault = _read(call, verdict)
+    for parent in call.parents:
+        if parent.child_usages is not None:
+            parent.child_usages.append(result.usage.counts)
+    sinks = _count(call, added, reached)
+    if call.budgets:
+        reservations.settle(call, result, None if price is None else price.cost)
+    if sinks:
+        _deliver(EndedCall.of(call, result, price).record, sinks)
     if fault is not None:
         absorb(fault, "reading what a call used")
 
@@ -72,10 +85,19 @@ def _read(call: Call, verdict: CallResult | Estimate) -> tuple[CallResult, Price
         return result, None, increment(result.usage.counts, call.operation, source="estimated"), error
 
 
-def _count(call: Call, added: Increment) -> Sinks:
-    """Add a call to its counters, and return the sinks that get its record."""
+def _count_the_rest(call: Call, verdict: CallResult | Estimate, reached: list[TokenCounter]) -> None:
+    """Add a call to the counters that a fault of ours has kept it from."""
+    added = _read(call, verdict)[2]
+    for counter in call.context.counters:
+        if counter not in reached:
+            counter.settle(call, added)
+
+
+def _count(call: Call, added: Increment, reached: list[TokenCounter]) -> Sinks:
+    """Add a call to its counters, each noted before it is, and return the sinks that get its record."""
     sinks = (*state.sinks, *call.context.sinks)
     for counter in call.context.counters:
+        reached.append(counter)
         if call.shown:
             counter.settle(call, added)
         else:
@@ -139,7 +161,11 @@ def reserve(call: Call) -> None:
     try:
         reservations.reserve(call)
         call.is_sent = True
-    except BaseException:  # also what ends the program while somebody is asked
+    except BaseException as error:  # also what ends the program while somebody is asked
+        if isinstance(error, Exception) and not isinstance(error, BudgetExceeded):
+            call.is_sent = True  # a fault of ours keeps no call from being sent and counted
+            absorb(error, "reserving in a budget")
+            return
         discard(call)
         raise
 

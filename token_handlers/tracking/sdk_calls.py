@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from token_handlers.http import ProviderRequest
 from token_handlers.lifecycle import Warnings
-from token_handlers.payloads import is_whole
+from token_handlers.payloads import is_empty, is_whole
 from token_handlers.tracking import recorder
 from token_handlers.tracking.answers import sdk_owner
 from token_handlers.tracking.call import Call, CallContext, current_context
@@ -25,6 +25,8 @@ class SDKCall(Call):
     """One request that an SDK sends: it ends with its answer; behind a gate, tries that fail are one call."""
 
     is_gated = False
+    size = 0
+    _most_output = 0
 
     def __init__(self, request: ProviderRequest, context: CallContext) -> None:
         super().__init__(context)
@@ -76,10 +78,11 @@ class SDKCall(Call):
 
     def _verdict(self) -> Verdict:
         answer = self.answers[-1]
-        if answer.is_final and answer.usage is not None and is_whole(answer.usage, self.operation):
-            return CallResult(answer.usage)
-        if answer.is_lost or answer.usage is not None:
-            return Estimate(answer.usage, interrupted=True, model=answer.model)
+        usage = None if answer.usage is None or is_empty(answer.usage) else answer.usage
+        if answer.is_final and usage is not None and is_whole(usage, self.operation):
+            return CallResult(usage)
+        if answer.is_lost or usage is not None:
+            return Estimate(usage, interrupted=True, model=answer.model)
         if answer.status is None or answer.status >= 400:
             return FAILED
         if self.provider is None and answer.model is None:

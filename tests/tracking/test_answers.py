@@ -1,0 +1,136 @@
+from decimal import Decimal
+
+import pytest
+
+from token_handlers.http import ProviderAnswer, ProviderRequest
+from token_handlers.http.requests import read_request
+from token_handlers.payloads import ReportedUsage
+from token_handlers.tracking import answers as rules
+from token_handlers.tracking import recorder
+from token_handlers.tracking.answers import LOST, AnswerObserver, billed_by_answers, request_owners, total
+from token_handlers.tracking.call import Call
+from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Estimate
+
+EVENT = CallResult(ReportedUsage({"input_tokens": 1, "output_tokens": 1}))
+CACHED = CallResult(ReportedUsage({"input_tokens": 1, "output_tokens": 1}), outcome="cached")
+
+
+def request() -> ProviderRequest:
+    """Return a request to OpenAI."""
+    body = {"model": "gpt-4o-mini", "messages": []}
+    found = read_request("POST", "https://api.openai.com/v1/chat/completions", body)
+    assert found is not None
+    return found
+
+
+def usage(prompt=10, output=5, **more):
+    """Return what an answer reports."""
+    return ReportedUsage({"input_tokens": prompt, "output_tokens": output}, model="gpt-4o-mini", **more)
+
+
+WHOLE = ProviderAnswer(request(), 200, usage(), is_final=True)
+BEGUN = ProviderAnswer(request(), 200, usage(10, 1))
+REJECTED = ProviderAnswer(request(), 429)
+REFUSED = ProviderAnswer(request())
+GONE = ProviderAnswer(request(), is_lost=True)
+SILENT = ProviderAnswer(request(), 200)
+
+
+@pytest.fixture
+def call():
+    """A call that is forgotten after the test."""
+    opened = Call()
+    yield opened
+    recorder.discard(opened)
+
+
+@pytest.mark.parametrize(
+    ("answers", "verdict", "expected"),
+    [
+        ([WHOLE], EVENT, CallResult(usage())),
+        ([WHOLE], FAILED, CallResult(usage())),
+        ([WHOLE], Estimate(), CallResult(usage())),
+        ([WHOLE], CACHED, CACHED),
+        ([REJECTED, WHOLE], EVENT, CallResult(usage())),
+        ([REFUSED, WHOLE], EVENT, CallResult(usage())),
+        ([WHOLE, WHOLE], EVENT, CallResult(usage(20, 10), requests=2)),
+        ([GONE, WHOLE], EVENT, CallResult(usage(doubts=(LOST,)), requests=2)),
+        ([WHOLE._replace(lost_attempts=2)], EVENT, CallResult(usage(doubts=(LOST,)), requests=3)),
+        ([SILENT, WHOLE], EVENT, CallResult(usage(doubts=(rules.SILENT,)), requests=2)),
+        ([WHOLE, BEGUN], EVENT, EVENT),
+        ([BEGUN], Estimate(), Estimate(usage(10, 1), interrupted=True)),
+        ([BEGUN], FAILED, Estimate(None, interrupted=True)),
+        ([REJECTED], FAILED, FAILED),
+        ([REFUSED], FAILED, FAILED),
+        ([GONE], FAILED, Estimate(None, interrupted=True)),
+        ([SILENT], FAILED, Estimate(None, interrupted=True)),
+        ([SILENT], EVENT, EVENT),
+        ([WHOLE._replace(usage=usage(0, 0))], EVENT, EVENT),
+    ],
+)
+def test_rules(call, answers, verdict, expected):
+    """The answers are the bill where they are whole and final, else the event is; a failure that was answered is none.
+
+    A cache's answer stays free, and what was sent and lost is a request that is flagged.
+    """
+    call.answers = tuple(answers)
+
+    assert expected == billed_by_answers(call, verdict)
+
+
+def test_total_of_none_and_one():
+    """Nothing is nothing, and one answer is itself."""
+    assert total([]) is None
+    assert usage() == total([usage()])
+
+
+def test_total_of_several():
+    """Counts, doubts and costs are summed; of another model's or tier's answer the counts stand beside as well."""
+    other = ReportedUsage({"input_tokens": 3, "output_tokens": 4}, Decimal(1), "flex", "gpt-4o", doubts=("a", "b"))
+    last = usage(cost=Decimal(2), service_tier="default", doubts=("b",))
+    expected = usage(13, 9, cost=Decimal(3), service_tier="default", doubts=("a", "b"))
+
+    assert expected._replace(beside=(("gpt-4o", other.counts),)) == total([other, last])
+
+
+def test_total_of_a_stated_cost_and_none():
+    """A cost that one answer states is not the whole's."""
+    summed = total([usage(cost=Decimal(2)), usage()])
+
+    assert summed is not None
+    assert summed.cost is None
+
+
+def test_total_of_what_was_billed():
+    """Where an answer says that it is billed for less than it counts, so is the sum."""
+    summed = total([usage(billed={"input_tokens": 4, "output_tokens": 5}), usage()])
+
+    assert summed is not None
+    assert ({"input_tokens": 20, "output_tokens": 10}, {"input_tokens": 14, "output_tokens": 10}) == (
+        summed.counts, summed.billed,
+    )  # fmt: skip
+
+
+def test_an_answer_after_the_end_is_left(call):
+    """A call that has ended takes no more answers, and a request of one that has ended is nobody's."""
+    observer = AnswerObserver()
+    recorder.finish(call, DISCARD)
+    observer.answered(call, WHOLE)
+
+    assert () == call.answers
+
+
+def test_the_innermost_of_two_frameworks_calls_owns_a_request(call, monkeypatch):
+    """Of two calls of which one has made the other, the request is the other's."""
+    inner = Call()
+    inner.add_parent(call)
+    monkeypatch.setattr("token_handlers.tracking.answers.request_owners", [lambda _: call, lambda _: inner])
+    owner = AnswerObserver().opened(request())
+    recorder.discard(inner)
+
+    assert owner is inner
+
+
+def test_request_owners_are_there_once():
+    """Each framework finds its own call by one function."""
+    assert len(set(request_owners)) == len(request_owners)

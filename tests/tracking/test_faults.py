@@ -1,0 +1,100 @@
+import asyncio
+
+import httpx
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+
+from tests.support.line_faults import LineFault
+from tests.support.provider_answers import CHAT
+from token_handlers import Budget, track_tokens
+from token_handlers.errors import raise_faults
+from token_handlers.tracking import recorder
+from token_handlers.tracking.call import open_calls
+
+
+@pytest.fixture(autouse=True)
+def _lenient():
+    """Faults are logged, as in an application, rather than raised."""
+    raise_faults(False)
+    yield
+    raise_faults(True)
+
+
+class Answering(BaseChatModel):
+    """A chat model that answers at once."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "openai-chat"
+
+    def _get_ls_params(self, stop=None, **kwargs):
+        return {"ls_provider": "openai", "ls_model_name": "gpt-4o-mini", "ls_model_type": "chat"}
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        usage = {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
+        message = AIMessage("hi", usage_metadata=usage, response_metadata={"model_name": "gpt-4o-mini"})
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def ask_langchain():
+    """Ask by LangChain."""
+    Answering().invoke("hello")
+
+
+def ask_langchain_async():
+    """Ask by LangChain in async code."""
+    asyncio.run(Answering().ainvoke("hello"))
+
+
+def ask_httpx():
+    """Ask without a framework."""
+    with httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=CHAT))) as client:
+        client.post("http://mock/v1/chat/completions", json={"model": "gpt-4o-mini", "messages": []})
+
+
+def outside_of_taps(lines):
+    """Return the lines that are not those of the wraps around clients' own methods."""
+    return [line for line in lines if "/http/" not in line]
+
+
+def broken_by_a_fault(ask):
+    """Return the lines at which a fault loses the call, reaches the application, or keeps a reservation."""
+    lost, raised, kept, position = [], [], [], 0
+    with track_tokens(budget=Budget(max_requests=9, max_tokens=1000, max_cost=1)):
+        ask()  # what a first call imports and caches is there, or the calls below would get shorter
+    while True:
+        position += 1
+        budget = Budget(max_requests=9, max_tokens=1000, max_cost=1)
+        with (
+            track_tokens(budget=budget) as counter,
+            LineFault(position, RuntimeError("injected"), open_calls.__len__) as fault,
+        ):
+            try:
+                ask()
+            except RuntimeError:
+                raised.append(fault.line)
+        if not fault.line:
+            break
+        if counter.successful_requests != 1 and "/counter/" not in fault.line:  # in the middle of adding up
+            lost.append(fault.line)
+        if budget.held().requests:
+            kept.append(fault.line)
+        for call in list(open_calls):
+            recorder.discard(call)
+    assert position > 100
+    return lost, raised, kept
+
+
+@pytest.mark.parametrize("ask", [ask_langchain, ask_langchain_async], ids=lambda ask: ask.__name__)
+def test_a_fault_of_ours_at_any_line(ask):
+    """Whatever raises once a call is open: it is counted, the application sees nothing, and no budget keeps a hold."""
+    assert ([], [], []) == broken_by_a_fault(ask)
+
+
+def test_a_fault_of_ours_where_an_answer_ends_a_call():
+    """A call that has no event is counted as well, and the application sees nothing of a fault outside of the taps."""
+    lost, raised, _ = broken_by_a_fault(ask_httpx)
+
+    assert ([], []) == (outside_of_taps(lost), outside_of_taps(raised))
