@@ -56,7 +56,7 @@ def call():
         ([WHOLE, WHOLE], EVENT, CallResult(usage(20, 10), requests=2)),
         ([GONE, WHOLE], EVENT, CallResult(usage(doubts=(LOST,)), requests=2)),
         ([WHOLE._replace(lost_attempts=2)], EVENT, CallResult(usage(doubts=(LOST,)), requests=3)),
-        ([SILENT, WHOLE], EVENT, CallResult(usage(doubts=(rules.SILENT,)), requests=2)),
+        ([SILENT, WHOLE], EVENT, CallResult(usage(doubts=(rules.LOST,)), requests=2)),
         ([WHOLE, BEGUN], EVENT, EVENT),
         ([BEGUN], Estimate(), Estimate(usage(10, 1), interrupted=True)),
         ([BEGUN], FAILED, Estimate(None, interrupted=True)),

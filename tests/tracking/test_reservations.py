@@ -17,9 +17,6 @@ from token_handlers.tracking.call import Call, open_calls
 from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Estimate
 
 NOTHING = Amounts()
-ROOT = Path(token_handlers.__file__).parent
-# Where a call is reserved, read and booked; the shared counter, which is the whole process's, is left alone.
-TRACED = tuple(str(ROOT / name) for name in ("budget", "langchain", "payloads", "pricing", "tokenizer", "tracking"))
 
 
 class Chat(Call):
