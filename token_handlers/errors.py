@@ -12,7 +12,7 @@ import functools
 import logging
 from collections.abc import Callable
 from decimal import Decimal
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
 
 logger = logging.getLogger("token_handlers")
 
@@ -65,6 +65,25 @@ class StoreUnavailable(TokenHandlersError):
 
 class StoreRefused(StoreUnavailable):
     """The store answered, and what it answered is that it will not."""
+
+
+class MisplacedCallback(TypeError, AttributeError):
+    """Something that is no handler is in LangChain's callbacks list; the message names what belongs there.
+
+    It is an AttributeError too, so that looking at an object's attributes stays harmless.
+    """
+
+
+class NoLangChainHandler:
+    """An attribute that LangChain asks each of its handlers for, on what is none: asking raises MisplacedCallback."""
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        """Raise; an instance that has the attribute itself never comes here."""
+        what = f"the class {owner.__name__}" if instance is None else f"a {owner.__name__}"
+        remedy = "LangChainTokenHandler()"
+        if owner.__name__ == "TokenCounter":
+            remedy = "LangChainTokenHandler(counter)"
+        raise MisplacedCallback(f"LangChain's callbacks list takes a handler, not {what}: put {remedy} into it")
 
 
 _seen_faults: set[tuple[str, str]] = set()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from token_handlers.counter.listeners import BackgroundListener
 from token_handlers.counter.tables import html_table, summary_lines, usd
 from token_handlers.counter.totals import Increment, RunningTotal, increment_of
-from token_handlers.errors import absorb, shielded
+from token_handlers.errors import NoLangChainHandler, absorb, shielded
 from token_handlers.lifecycle import Warnings
 from token_handlers.locks import DeferredLock
 from token_handlers.usage import Measures, UsageRecord, UsageTotals
@@ -52,6 +52,8 @@ class TokenCounter(Measures):
         "listeners",
         "open_calls",
     )
+
+    run_inline = raise_error = NoLangChainHandler()
 
     def __init__(self) -> None:
         self._lock = DeferredLock()

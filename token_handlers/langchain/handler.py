@@ -7,7 +7,7 @@ from langchain_core.callbacks.base import BaseCallbackHandler
 
 from token_handlers.counter.attributes import UsageAttributes
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.errors import absorb, shielded
+from token_handlers.errors import NoLangChainHandler, absorb, shielded
 from token_handlers.langchain import calls, nested
 from token_handlers.langchain.budgets import reserve
 from token_handlers.langchain.calls import open_runs
@@ -37,9 +37,12 @@ class RunRecorder(BaseCallbackHandler):
 
     run_inline = True
     raise_error = True  # for BudgetExceeded alone: every other error stops in `shielded`
+    # The class itself has none, so that the class in a callbacks list is not passed over in silence.
+    ignore_llm = ignore_chat_model = NoLangChainHandler()
 
     def __init__(self, counter: TokenCounter | None) -> None:
         self._counter = counter
+        vars(self).update(ignore_llm=False, ignore_chat_model=False)
 
     def on_chat_model_start(
         self,

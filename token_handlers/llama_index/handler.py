@@ -13,7 +13,7 @@ from llama_index_instrumentation.span import active_span_id
 
 from token_handlers.budget.budget import Budget
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.errors import shielded
+from token_handlers.errors import NoLangChainHandler, shielded
 from token_handlers.llama_index import calls, embeddings, filters, spans, workers
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingBatch
@@ -60,6 +60,8 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
     or logs them on ``logger``. ``token_budget`` is the most tokens of LLM calls: BudgetExceeded, before it is sent,
     for a call that would pass it.
     """
+
+    run_inline = raise_error = NoLangChainHandler()
 
     def __init__(
         self,
