@@ -1,9 +1,12 @@
 """What counting costs a call: our Python functions on its way, counted exactly."""
 
+import json
+import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -11,8 +14,8 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 import token_handlers
 from token_handlers import Budget, shared_counter, track_tokens
 from token_handlers.sinks.sqlite import SQLiteLedger
-from token_handlers.tracking.call import parent_finders
 
+REPOSITORY = Path(__file__).parents[2]
 ROOT = str(Path(token_handlers.__file__).parent)
 
 RAW = {
@@ -91,18 +94,8 @@ def calls_of_an_invoke(**block):
         return calls_of(lambda: MODEL.invoke("hi"))
 
 
-@pytest.fixture(autouse=True)
-def _only_langchain():
-    """Leave no totals of other tests, and nobody who looks for LlamaIndex's calls around LangChain's."""
-    shared_counter().reset()
-    finders = parent_finders.copy()
-    parent_finders.clear()
-    yield
-    parent_finders.extend(finders)
-
-
-def test_a_call_in_a_block_of_its_own():
-    """Opening a block, one call in it and reading its total make at most 62 calls of our functions."""
+def in_a_block_of_its_own():
+    """Open a block, make one call in it and read its total."""
 
     def request():
         with track_tokens() as tokens:
@@ -112,23 +105,63 @@ def test_a_call_in_a_block_of_its_own():
     for _ in range(3):
         request()
     shared_counter().total_tokens  # noqa: B018 (adds up what calls have left to be added up)
-    assert len(calls_of(request)) <= 62
+    return calls_of(request)
+
+
+def with_a_budget():
+    """Make a call in an open block with a budget."""
+    return calls_of_an_invoke(budget=Budget(max_cost=1_000))
+
+
+def with_a_budget_and_a_ledger():
+    """Make a call in an open block with both."""
+    with tempfile.TemporaryDirectory() as folder, SQLiteLedger(Path(folder, "usage.db")) as ledger:
+        return calls_of_an_invoke(budget=Budget(max_cost=1_000), sinks=[ledger])
+
+
+def untracked():
+    """Make a call that nobody counts."""
+    MODEL.invoke("hi")
+    return calls_of(lambda: MODEL.invoke("hi"))
+
+
+def measured(work):
+    """Return the calls that some work makes in a process of its own, where no other test has left anything."""
+    program = f"import json; from tests.langchain import test_cost; print(json.dumps(test_cost.{work.__name__}()))"
+    environment = {**os.environ, "LANGSMITH_TRACING": "false"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_a_call_in_a_block_of_its_own():
+    """Opening a block, one call in it and reading its total make at most 62 calls of our functions."""
+    assert len(measured(in_a_block_of_its_own)) <= 62
 
 
 def test_a_call_in_an_open_block():
     """One more call in a block makes at most 48 calls of our functions."""
-    assert len(calls_of_an_invoke()) <= 48
+    assert len(measured(calls_of_an_invoke)) <= 48
 
 
 def test_a_call_with_a_budget():
     """A call that reserves in a budget and settles there makes at most 80 calls of our functions."""
-    assert len(calls_of_an_invoke(budget=Budget(max_cost=1_000))) <= 80
+    assert len(measured(with_a_budget)) <= 80
 
 
 def test_a_call_without_a_block_or_handler():
-    """Where nothing is tracked, a call asks LangChain's hook whether it is, and that is all."""
-    MODEL.invoke("hi")
-    assert {"langchain/handler.py"} == set(calls_of(lambda: MODEL.invoke("hi")))
+    """Where nothing was ever tracked, a call makes no call of our functions."""
+    assert [] == measured(untracked)
+
+
+def test_the_way_of_a_call():
+    """A plain call passes these modules, from its start to the counter."""
+    assert PLAIN == list(dict.fromkeys(measured(calls_of_an_invoke)))
+
+
+def test_the_way_of_a_call_with_everything():
+    """A call with a budget and a ledger passes these modules besides; the ledger's own thread does the rest."""
+    assert BESIDES == set(measured(with_a_budget_and_a_ledger)) - set(PLAIN)
 
 
 PLAIN = [
@@ -145,11 +178,6 @@ PLAIN = [
 ]
 
 
-def test_the_way_of_a_call():
-    """A plain call passes these modules, from its start to the counter."""
-    assert PLAIN == list(dict.fromkeys(calls_of_an_invoke()))
-
-
 BESIDES = {
     "budget/alerts.py",
     "budget/budget.py",
@@ -163,10 +191,3 @@ BESIDES = {
     "tracking/reservations.py",
     "usage.py",
 }
-
-
-def test_the_way_of_a_call_with_everything(tmp_path):
-    """A call with a budget and a ledger passes these modules besides; the ledger's own thread does the rest."""
-    with SQLiteLedger(tmp_path / "usage.db") as ledger:
-        passed = set(calls_of_an_invoke(budget=Budget(max_cost=1_000), sinks=[ledger]))
-    assert BESIDES == passed - set(PLAIN)
