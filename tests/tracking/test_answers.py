@@ -9,7 +9,7 @@ from token_handlers.tracking import answers as rules
 from token_handlers.tracking import recorder
 from token_handlers.tracking.answers import LOST, AnswerObserver, billed_by_answers, request_owners, total
 from token_handlers.tracking.call import Call
-from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Estimate
+from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Incomplete
 
 EVENT = CallResult(ReportedUsage({"input_tokens": 1, "output_tokens": 1}))
 CACHED = CallResult(ReportedUsage({"input_tokens": 1, "output_tokens": 1}), outcome="cached")
@@ -49,7 +49,7 @@ def call():
     [
         ([WHOLE], EVENT, CallResult(usage())),
         ([WHOLE], FAILED, CallResult(usage())),
-        ([WHOLE], Estimate(), CallResult(usage())),
+        ([WHOLE], Incomplete(), CallResult(usage())),
         ([WHOLE], CACHED, CACHED),
         ([REJECTED, WHOLE], EVENT, CallResult(usage())),
         ([REFUSED, WHOLE], EVENT, CallResult(usage())),
@@ -58,12 +58,12 @@ def call():
         ([WHOLE._replace(lost_attempts=2)], EVENT, CallResult(usage(doubts=(LOST,)), requests=3)),
         ([SILENT, WHOLE], EVENT, CallResult(usage(doubts=(rules.LOST,)), requests=2)),
         ([WHOLE, BEGUN], EVENT, EVENT),
-        ([BEGUN], Estimate(), Estimate(usage(10, 1), interrupted=True)),
-        ([BEGUN], FAILED, Estimate(None, interrupted=True)),
+        ([BEGUN], Incomplete(), Incomplete(usage(10, 1), interrupted=True)),
+        ([BEGUN], FAILED, Incomplete(None, interrupted=True)),
         ([REJECTED], FAILED, FAILED),
         ([REFUSED], FAILED, FAILED),
-        ([GONE], FAILED, Estimate(None, interrupted=True)),
-        ([SILENT], FAILED, Estimate(None, interrupted=True)),
+        ([GONE], FAILED, Incomplete(None, interrupted=True)),
+        ([SILENT], FAILED, Incomplete(None, interrupted=True)),
         ([SILENT], EVENT, EVENT),
         ([WHOLE._replace(usage=usage(0, 0))], EVENT, EVENT),
     ],

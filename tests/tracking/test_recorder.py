@@ -9,7 +9,7 @@ from token_handlers.errors import raise_faults
 from token_handlers.payloads import ReportedUsage
 from token_handlers.tracking import recorder
 from token_handlers.tracking.call import Call, open_calls
-from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Estimate
+from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Incomplete
 
 COUNTS = {"input_tokens": 100, "output_tokens": 20}
 USAGE = ReportedUsage(COUNTS, model="gpt-4o-mini")
@@ -59,8 +59,8 @@ def ended(verdict, *, answers=(), **block):
         (CallResult(DOUBTED), 1, 0, 0, 1, 0, (100, 20), "0.000027"),
         (CallResult(UNKNOWN), 1, 0, 0, 0, 1, (100, 20), None),
         (FAILED, 0, 1, 0, 0, 0, (0, 0), "0"),
-        (Estimate(), 1, 0, 0, 1, 0, (40, 10), "0.000012"),
-        (Estimate(PARTIAL, interrupted=True), 1, 0, 0, 1, 0, (90, 10), "0.0000195"),
+        (Incomplete(), 1, 0, 0, 1, 0, (40, 10), "0.000012"),
+        (Incomplete(PARTIAL, interrupted=True), 1, 0, 0, 1, 0, (90, 10), "0.0000195"),
         (CallResult(USAGE, outcome="cached"), 0, 0, 1, 0, 0, (0, 0), "0"),
     ],
 )
@@ -74,7 +74,7 @@ def test_verdicts(verdict, requests, failed, cached, estimated, unpriced, tokens
     )  # fmt: skip
     assert tokens == (counter.prompt_tokens, counter.completion_tokens)
     assert (None if cost is None else Decimal(cost)) == counter.cost
-    assert ("estimated" if isinstance(verdict, Estimate) else "reported") == record.source
+    assert ("estimated" if isinstance(verdict, Incomplete) else "reported") == record.source
 
 
 def test_discarded():
@@ -157,7 +157,7 @@ def test_our_own_fault_keeps_the_call(monkeypatch, name):
         else:
             monkeypatch.setattr(call, name, fail, raising=False)
             call.model = None
-        recorder.finish(call, Estimate(USAGE))
+        recorder.finish(call, Incomplete(USAGE))
 
     assert (1, 1) == (counter.successful_requests, counter.estimated_requests)
     assert 100 == counter.prompt_tokens

@@ -14,7 +14,7 @@ from token_handlers.errors import raise_faults
 from token_handlers.payloads import ReportedUsage
 from token_handlers.tracking import recorder, reservations
 from token_handlers.tracking.call import Call, open_calls
-from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Estimate
+from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Incomplete
 
 NOTHING = Amounts()
 
@@ -145,7 +145,7 @@ def test_sixty_four_threads_at_the_limit():
     [
         (used(7), 1, 7),
         (FAILED, 1, 0),
-        (Estimate(), 1, 25),
+        (Incomplete(), 1, 25),
         (DISCARD, 0, 0),
         (used(7)._replace(outcome="cached"), 0, 0),
     ],

@@ -20,7 +20,7 @@ from token_handlers.pricing.calculator import load_prices
 from token_handlers.tracking import recorder
 from token_handlers.tracking.call import current_context, parent_finders
 from token_handlers.tracking.reservations import book_reserved
-from token_handlers.tracking.result import CallResult, Estimate, Verdict
+from token_handlers.tracking.result import CallResult, Incomplete, Verdict
 from token_handlers.tracking.scopes import active, active_scopes, unusual
 from token_handlers.tracking.state import state
 
@@ -107,7 +107,7 @@ class RunRecorder(BaseCallbackHandler):
             if run is None and self._counter is not None:
                 run = _unstarted(run_id, self._counter)
             if run is not None and not run.settled:
-                verdict: Verdict = Estimate()  # where reading fails: the call was made, and is not to be lost
+                verdict: Verdict = Incomplete()  # where reading fails: the call was made, and is not to be lost
                 try:
                     verdict = read_decision(run, response) if run.is_decision else read_end(run, response)
                 finally:
@@ -128,7 +128,7 @@ class RunRecorder(BaseCallbackHandler):
             run = calls.leave(run_id, self)
             if run is None or run.settled:
                 return
-            verdict: Verdict = Estimate()
+            verdict: Verdict = Incomplete()
             try:
                 verdict = read_error(run, error, kwargs.get("response"))
             finally:

@@ -18,7 +18,7 @@ from token_handlers.payloads import (
 )
 from token_handlers.payloads.plain import read_plain_message
 from token_handlers.tracking.failures import was_rejected
-from token_handlers.tracking.result import DISCARD, FAILED, NOTHING_REPORTED, CallResult, Estimate, Verdict
+from token_handlers.tracking.result import DISCARD, FAILED, NOTHING_REPORTED, CallResult, Incomplete, Verdict
 
 # Providers whose clients have a switch for usage in streams, which report_stream_usage turns on.
 _ASKABLE = ("openai", "azure", "deepseek", "xai")
@@ -54,7 +54,7 @@ def read_end(run: Run, response: Any) -> Verdict:
     if usage is not None and _is_whole(run, usage.counts):
         return _whole(run, usage, model, metadata.get("service_tier") or output.get("service_tier"))
     text = "\n".join(message_text(one.message)[0] for one in generations if getattr(one, "message", None) is not None)
-    return Estimate(usage, text, remedy=_remedy(run), model=model)
+    return Incomplete(usage, text, remedy=_remedy(run), model=model)
 
 
 def read_error(run: Run, error: BaseException, response: Any) -> Verdict:
@@ -73,7 +73,7 @@ def read_error(run: Run, error: BaseException, response: Any) -> Verdict:
         # one HTTP call is one request, whatever the number of its prompts
         is_told = run.batch is not None and run.operation == "text_completion" and run.batch.reported
         return DISCARD if is_told else FAILED
-    return Estimate(usage, interrupted=True, model=_model_name(run, metadata, {}) if usage is not None else None)
+    return Incomplete(usage, interrupted=True, model=_model_name(run, metadata, {}) if usage is not None else None)
 
 
 def read_decision(run: Run, answer: Any) -> Verdict:
@@ -90,7 +90,7 @@ def read_decision(run: Run, answer: Any) -> Verdict:
     model = model if isinstance(model, str) else None
     if usage is not None and usage.counts.get("input_tokens") and "output_tokens" in usage.counts:
         return CallResult(usage._replace(model=model))
-    return Estimate(usage, decision_text(answer)[0], remedy=_LEFT_OUT, model=model)
+    return Incomplete(usage, decision_text(answer)[0], remedy=_LEFT_OUT, model=model)
 
 
 def _read_hit(run: Run, message: Any) -> CallResult:
@@ -112,7 +112,7 @@ def _read_text(run: Run, generations: Sequence[Any], output: Mapping[str, Any]) 
         return DISCARD
     is_first = batch is None or batch.runs[0] is run or "token_usage" not in output
     text = "".join(one.text for one in generations)
-    return Estimate(None, text, remedy=_remedy(run), model=model, requests=_http_calls(run) if is_first else 0)
+    return Incomplete(None, text, remedy=_remedy(run), model=model, requests=_http_calls(run) if is_first else 0)
 
 
 def _http_calls(run: Run) -> int:

@@ -9,7 +9,7 @@ from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.results import read_end, read_error
 from token_handlers.tracking import recorder
 from token_handlers.tracking.failures import was_stopped
-from token_handlers.tracking.result import DISCARD, Estimate, Verdict
+from token_handlers.tracking.result import DISCARD, Incomplete, Verdict
 
 # An exception that passes through two streams, one reading the other, is one failure.
 _MARK = "_token_handlers_recorded"
@@ -20,7 +20,7 @@ def end(call: ModelCall, response: Any) -> None:
     if call.response is not None and calls.hand_over(call):
         recorder.discard(call)
         return
-    verdict: Verdict = Estimate()  # where reading fails: the call was made, and is not to be lost
+    verdict: Verdict = Incomplete()  # where reading fails: the call was made, and is not to be lost
     try:
         verdict = read_end(call, response)
     finally:
@@ -32,7 +32,7 @@ def fail(call: ModelCall, error: BaseException | None) -> None:
     if calls.hand_over(call) or (call.response is None and _is_done_with(error)):
         recorder.discard(call)
         return
-    verdict: Verdict = Estimate()
+    verdict: Verdict = Incomplete()
     try:
         verdict = read_error(call, error)
     finally:

@@ -6,7 +6,7 @@ from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.text import response_text
 from token_handlers.payloads import ReportedUsage, is_empty, read_payload
 from token_handlers.tracking.failures import was_rejected
-from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Estimate, Verdict
+from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Incomplete, Verdict
 
 _WHOLE = {"input_tokens", "output_tokens"}
 _REPORT = "report_stream_usage(llm) makes it exact where the server can"
@@ -31,7 +31,7 @@ def read_end(call: ModelCall, response: Any) -> Verdict:
     text = None if call.deltas else response_text(response)
     model = _model(response) if usage is None else usage.model
     remedy = _REPORT if call.response is not None and call.asks_by_options() else _LEFT_OUT
-    return Estimate(usage, text, interrupted=is_partial, remedy=remedy, model=model)
+    return Incomplete(usage, text, interrupted=is_partial, remedy=remedy, model=model)
 
 
 def read_error(call: ModelCall, error: BaseException | None) -> Verdict:
@@ -50,7 +50,7 @@ def read_error(call: ModelCall, error: BaseException | None) -> Verdict:
         return CallResult(usage)
     if call.response is None and billed is None and error is not None and was_rejected(error):
         return FAILED
-    return Estimate(usage, interrupted=True, model=None if usage is None else usage.model)
+    return Incomplete(usage, interrupted=True, model=None if usage is None else usage.model)
 
 
 def read_response(response: Any, provider: str | None) -> ReportedUsage | None:

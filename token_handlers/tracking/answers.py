@@ -14,7 +14,7 @@ from token_handlers.http import ProviderAnswer, ProviderRequest
 from token_handlers.payloads import ReportedUsage, is_empty, is_whole
 from token_handlers.settings import Settings
 from token_handlers.tracking.call import Call, open_calls
-from token_handlers.tracking.result import CallResult, Estimate, Verdict
+from token_handlers.tracking.result import CallResult, Incomplete, Verdict
 from token_handlers.tracking.scopes import any_scope
 from token_handlers.tracking.state import state, watchers
 
@@ -96,8 +96,8 @@ def billed_by_answers(call: Call, verdict: Verdict) -> Verdict:
             usage = usage._replace(doubts=(*usage.doubts, LOST))
         return CallResult(usage, requests=len(final) + lost + silent)
     if isinstance(verdict, CallResult) and verdict.outcome == "failed":
-        return Estimate(usage, interrupted=True) if _was_answered(answers) else verdict
-    if isinstance(verdict, Estimate) and verdict.usage is None:
+        return Incomplete(usage, interrupted=True) if _was_answered(answers) else verdict
+    if isinstance(verdict, Incomplete) and verdict.usage is None:
         partial = total([answer.usage for answer in answers if answer.usage is not None])
         return verdict if partial is None else verdict._replace(usage=partial, interrupted=True)
     return verdict

@@ -18,7 +18,7 @@ from token_handlers.tracking import recorder
 from token_handlers.tracking.answers import gated, request_owners, sdk_owner
 from token_handlers.tracking.call import Call, current_context
 from token_handlers.tracking.failures import was_rejected
-from token_handlers.tracking.result import FAILED, Estimate
+from token_handlers.tracking.result import FAILED, Incomplete
 from token_handlers.tracking.sdk_calls import SDKCall
 from token_handlers.tracking.state import budget_watchers, state
 
@@ -118,7 +118,7 @@ def _passing(call: SDKCall) -> Any:
     try:
         yield
     except BaseException as error:
-        recorder.finish(call, FAILED if was_rejected(error) else Estimate())
+        recorder.finish(call, FAILED if was_rejected(error) else Incomplete())
         raise
     finally:
         gated.reset(token)

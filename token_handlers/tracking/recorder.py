@@ -18,7 +18,7 @@ from token_handlers.pricing.calculator import Price, price_call
 from token_handlers.tracking import reservations
 from token_handlers.tracking.answers import billed_by_answers
 from token_handlers.tracking.call import Call, close, oldest_beyond_limit, open_calls, unlink
-from token_handlers.tracking.result import DISCARD, CallResult, Discard, Estimate, Verdict
+from token_handlers.tracking.result import DISCARD, CallResult, Discard, Incomplete, Verdict
 from token_handlers.tracking.scopes import Budgets, Labels, Sinks
 from token_handlers.tracking.state import renew_locks as renew_state
 from token_handlers.tracking.state import state
@@ -72,7 +72,7 @@ def _record(call: Call, verdict: Verdict, reached: list[TokenCounter]) -> None:
         absorb(fault, "reading what a call used")
 
 
-def _read(call: Call, verdict: CallResult | Estimate) -> tuple[CallResult, Price | None, Increment, Exception | None]:
+def _read(call: Call, verdict: CallResult | Incomplete) -> tuple[CallResult, Price | None, Increment, Exception | None]:
     """Return what a call used, its price, what it adds to counters, and our fault where reading that failed."""
     try:
         if call.model is None:
@@ -85,7 +85,7 @@ def _read(call: Call, verdict: CallResult | Estimate) -> tuple[CallResult, Price
         return result, None, increment(result.usage.counts, call.operation, source="estimated"), error
 
 
-def _count_the_rest(call: Call, verdict: CallResult | Estimate, reached: list[TokenCounter]) -> None:
+def _count_the_rest(call: Call, verdict: CallResult | Incomplete, reached: list[TokenCounter]) -> None:
     """Add a call to the counters that a fault of ours has kept it from."""
     added = _read(call, verdict)[2]
     for counter in call.context.counters:
@@ -135,7 +135,7 @@ def discard(call: Call) -> None:
 def record_estimate(call: Call) -> None:
     """Record a call that will not end as an estimate of what its events carried, and forget it."""
     call.forget()
-    finish(call, Estimate())
+    finish(call, Incomplete())
 
 
 def task_ended(call: Call, cancelled: bool) -> None:  # noqa: FBT001 (a callback)
@@ -188,7 +188,7 @@ TokenCounter.show_open = show_open
 @shielded
 def _show(call: Call, counters: tuple[TokenCounter, ...]) -> None:
     progress = call.progress()
-    result = _estimated(call, Estimate())
+    result = _estimated(call, Incomplete())
     added = _increment(call, result, _price(call, result))
     if call.settled:
         return
@@ -202,7 +202,7 @@ def _undo(call: Call) -> None:
         counter.hide(call)
 
 
-def _estimated(call: Call, verdict: Estimate) -> CallResult:
+def _estimated(call: Call, verdict: Incomplete) -> CallResult:
     """Return what a call used where not all of it was reported: what was, and an estimate of the rest."""
     usage = verdict.usage
     counts, method = call.estimate(verdict.text)

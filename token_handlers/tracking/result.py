@@ -22,7 +22,7 @@ class CallResult(NamedTuple):
     requests: int = 1
 
 
-class Estimate(NamedTuple):
+class Incomplete(NamedTuple):
     """What was reported is not all, or nothing: the rest is estimated from the prompt and the answer.
 
     ``text`` is the answer's, None for what was received so far. With ``interrupted`` the output that was reported is
@@ -41,7 +41,7 @@ class Discard(NamedTuple):
     """The call was never sent, or another call's record includes it."""
 
 
-Verdict = CallResult | Estimate | Discard
+Verdict = CallResult | Incomplete | Discard
 
 DISCARD = Discard()
 FAILED = CallResult(NOTHING_REPORTED, outcome="failed")

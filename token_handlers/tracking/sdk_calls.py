@@ -8,7 +8,7 @@ from token_handlers.payloads import is_empty, is_whole
 from token_handlers.tracking import recorder
 from token_handlers.tracking.answers import sdk_owner
 from token_handlers.tracking.call import Call, CallContext, current_context
-from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Estimate, Verdict
+from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Incomplete, Verdict
 from token_handlers.tracking.state import state
 
 SDK = "sdk"
@@ -82,12 +82,12 @@ class SDKCall(Call):
         if answer.is_final and usage is not None and is_whole(usage, self.operation):
             return CallResult(usage)
         if answer.is_lost or usage is not None:
-            return Estimate(usage, interrupted=True, model=answer.model)
+            return Incomplete(usage, interrupted=True, model=answer.model)
         if answer.status is None or answer.status >= 400:
             return FAILED
         if self.provider is None and answer.model is None:
             return DISCARD  # an application's own server, which has the same path and keys as a provider's
-        return Estimate(None, model=answer.model, remedy=_LEFT_OUT if answer.streamed else "its answer has no usage")
+        return Incomplete(None, model=answer.model, remedy=_LEFT_OUT if answer.streamed else "its answer has no usage")
 
 
 def open_sdk_call(request: ProviderRequest) -> Call | None:
