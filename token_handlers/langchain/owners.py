@@ -9,7 +9,7 @@ from uuid import UUID
 from token_handlers.http import ProviderRequest
 from token_handlers.langchain.calls import Run, flow, open_runs
 from token_handlers.langchain.nested import RUN_CODE
-from token_handlers.tracking.answers import request_owners
+from token_handlers.tracking.answers import context_owners, request_owners
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.frames import callers
 
@@ -36,8 +36,15 @@ def owner_of(request: ProviderRequest) -> Call | None:
                 from token_handlers.langchain.embeddings import open_embedding_call
 
                 return open_embedding_call(model, request, frame.f_locals)
+    return None
+
+
+def owner_in_context(request: ProviderRequest) -> Call | None:
+    """Return the run whose model has started this thread or task by itself: it is open, and nothing was received."""
     run = last_run.get() if open_runs else None
-    return run if run is not None and not run.settled and run.flow != flow() else None
+    if run is None or run.settled or run.chunk is not None or run.answers or run.flow == flow():
+        return None
+    return run
 
 
 def _run(number: int, arguments: Mapping[str, Any]) -> Run | None:
@@ -59,3 +66,4 @@ def attach(_: ModuleType | None = None) -> None:
     """Have the requests of LangChain's calls found, once."""
     if owner_of not in request_owners:
         request_owners.append(owner_of)
+        context_owners.append(owner_in_context)

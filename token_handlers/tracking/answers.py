@@ -25,6 +25,9 @@ RequestOwner = Callable[[ProviderRequest], Call | None]
 request_owners: list[RequestOwner] = []
 """For each framework, a function that returns its innermost call which the request that is sent here belongs to."""
 
+context_owners: list[RequestOwner] = []
+"""As `request_owners`, from the context: asked where the stack says nothing, as in a thread that a model started."""
+
 sdk_owner: list[RequestOwner] = []
 """The function that opens a call for a request of no framework's."""
 
@@ -44,16 +47,11 @@ class AnswerObserver:
         passed = gated.get()
         if passed is not None and not passed.settled:
             return passed
-        found = [call for owner_of in request_owners if (call := owner_of(request)) is not None]
-        if not found:
-            found = [call for owner_of in sdk_owner if (call := owner_of(request)) is not None]
-        for call in found:  # of two frameworks' calls the one that the other has made
-            if not any(call in other.parents for other in found):
-                if call.settled:
-                    return None
-                call.sending()
-                return call
-        return None
+        call = owner_of_request(request)
+        if call is None or call.settled:
+            return None
+        call.sending()
+        return call
 
     def answered(self, owner: object, answer: ProviderAnswer) -> None:
         """Keep an answer for the end of its call, or end an SDK's call, which has no other end."""
@@ -64,6 +62,16 @@ class AnswerObserver:
             return
         owner.answers = (*owner.answers, answer)
         owner.answered()
+
+
+def owner_of_request(request: ProviderRequest) -> Call | None:
+    """Return the call that a request which is sent here belongs to: a framework's, else an SDK's own."""
+    for owners in (request_owners, context_owners, sdk_owner):
+        found = [call for owner_of in owners if (call := owner_of(request)) is not None]
+        for call in found:  # of two frameworks' calls the one that the other has made
+            if not any(call in other.parents for other in found):
+                return call
+    return None
 
 
 _observer = AnswerObserver()

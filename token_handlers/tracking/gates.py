@@ -15,8 +15,8 @@ import wrapt
 from token_handlers.errors import shielded
 from token_handlers.http import read_parameters
 from token_handlers.tracking import recorder
-from token_handlers.tracking.answers import gated, request_owners, sdk_owner
-from token_handlers.tracking.call import Call, current_context
+from token_handlers.tracking.answers import gated, owner_of_request
+from token_handlers.tracking.call import current_context
 from token_handlers.tracking.failures import was_rejected
 from token_handlers.tracking.result import FAILED, Incomplete
 from token_handlers.tracking.sdk_calls import SDKCall
@@ -134,10 +134,7 @@ def _open(client: Any, args: tuple[Any, ...], kwargs: dict[str, Any], read: Read
     request = read_parameters(base_url, path, body) if isinstance(body, Mapping) else None
     if request is None:
         return None
-    found: list[Call | None] = [owner_of(request) for owner_of in request_owners]
-    if not any(found):
-        found = [open_call(request) for open_call in sdk_owner]
-    call = next((call for call in found if call is not None), None)
+    call = owner_of_request(request)
     if not isinstance(call, SDKCall) or call.reservations is not None:
         return None
     call.is_gated = True
