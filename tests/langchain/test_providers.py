@@ -2,7 +2,7 @@ from decimal import Decimal
 
 import pytest
 from langchain_anthropic import ChatAnthropic
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
@@ -277,3 +277,13 @@ def test_junk_for_a_usage(junk):
     assert (1, 1) == (counter.successful_requests, counter.estimated_requests)
     assert counter.prompt_tokens >= 0
     assert counter.completion_tokens >= 0
+
+
+def test_text_out_of_no_tokens_is_estimated():
+    """A usage of 0 and 0 beside text is no usage: nobody generates text out of no tokens."""
+    message = AIMessage("some text", usage_metadata={"input_tokens": 0, "output_tokens": 0, "total_tokens": 0})
+    with track_tokens() as counter:
+        GenericFakeChatModel(messages=iter([message])).invoke("hi")
+
+    assert (1, 1) == (counter.successful_requests, counter.estimated_requests)
+    assert counter.completion_tokens > 0

@@ -12,6 +12,7 @@ from token_handlers.langchain.text import message_text
 from token_handlers.payloads import (
     ReportedUsage,
     add_usage_metadata,
+    is_empty,
     read_message,
     read_payload,
     read_usage_metadata,
@@ -48,9 +49,19 @@ def read_end(run: Run, response: Any) -> Verdict:
     usage = read_plain_message(stated, said, run.provider, content, more)
     if usage is None:
         usage = read_message(stated, said, run.provider, content=content, additional_kwargs=more)
-    elif "service_tier" not in output and run.chunk is None and usage.model is not None and run.provider != "cohere":
+    elif all(
+        (
+            run.chunk is None,
+            usage.model,
+            usage.counts.get("output_tokens"),
+            run.provider != "cohere",
+            "service_tier" not in output,
+        )
+    ):
         return CallResult(usage)  # as nearly always, and in a few steps
     model = _model_name(run, metadata, output)
+    if usage is not None and is_empty(usage) and message_text(message)[0]:
+        usage = None  # nobody generates text out of no tokens
     if usage is not None and _is_whole(run, usage.counts):
         return _whole(run, usage, model, metadata.get("service_tier") or output.get("service_tier"))
     text = "\n".join(message_text(one.message)[0] for one in generations if getattr(one, "message", None) is not None)

@@ -193,12 +193,13 @@ class Plan:
     cannot express (hours, contradictions, more than 28 digits) is left to genai-prices. Without rates, no price.
     """
 
-    __slots__ = ("_compiled", "_left_out", "_model_price", "_sheet", "_tiers", "_unrated", "end", "start")
+    __slots__ = ("_compiled", "_left_out", "_model_price", "_sheet", "_tiers", "_unrated", "end", "source", "start")
 
     def __init__(
         self, sheet: RateSheet, *, start: float = -inf, end: float = inf, left_out: frozenset[str] = frozenset()
     ) -> None:
         self.start, self.end = start, end
+        self.source = sheet.source  # whose rates they are
         self._sheet = sheet
         self._unrated = sheet.doubt_unrated_events()
         self._model_price: ModelPrice | None = None
@@ -208,11 +209,6 @@ class Plan:
         self._tiers = _compile(sheet.rates)
         self._left_out = left_out | self._tiers.uneven
         self._compiled: dict[tuple[str, ...], _Compiled] = {}
-
-    @property
-    def source(self) -> str:
-        """Whose rates they are."""
-        return self._sheet.source
 
     @property
     def priced(self) -> bool:

@@ -129,7 +129,7 @@ def is_entered_here(scope: Scope) -> bool:
 
 def enter(scope: Scope, caller: FrameType) -> None:
     """Make a scope active in this context, and in the caller's frame where that is a generator's."""
-    frame = _stepped_generator(caller)
+    frame = _stepped_generator(caller) if caller.f_code.co_flags & _GENERATOR else None
     if frame is not None:
         scope.frame, scope.flow = frame, _flow()
         _in_generators.setdefault(frame, []).append(scope)
