@@ -7,6 +7,8 @@ from pathlib import Path
 import token_handlers
 
 ROOT = str(Path(token_handlers.__file__).parent)
+LEFT_ALONE = ("/counter/counter.py", "/counter/totals.py", "/locks.py")
+"""A lock that is broken off at any line stays taken: that of the shared counter, for every test that comes after."""
 
 
 class LineFault:
@@ -30,7 +32,8 @@ class LineFault:
         sys.settrace(self._before)
 
     def _call(self, frame, event, argument):
-        return self._line if frame.f_code.co_filename.startswith(ROOT) else None
+        name = frame.f_code.co_filename
+        return self._line if name.startswith(ROOT) and not name.endswith(LEFT_ALONE) else None
 
     def _line(self, frame, event, argument):
         if event == "line" and self._may_raise(frame) and self._has_begun():

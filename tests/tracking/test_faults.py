@@ -77,7 +77,7 @@ def broken_by_a_fault(ask):
                 raised.append(fault.line)
         if not fault.line:
             break
-        if counter.successful_requests != 1 and "/counter/" not in fault.line:  # in the middle of adding up
+        if counter.successful_requests != 1:
             lost.append(fault.line)
         if budget.held().requests:
             kept.append(fault.line)

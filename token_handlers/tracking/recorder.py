@@ -35,7 +35,7 @@ def finish(call: Call, verdict: Verdict) -> None:
 
     A fault of ours on the way leaves what is known of the call, as an estimate; nothing that was reserved stays so.
     """
-    reached: list[TokenCounter] = []
+    reached: list[None] = []
     if not close(call):
         return
     try:
@@ -51,7 +51,7 @@ def finish(call: Call, verdict: Verdict) -> None:
             reservations.clear(call, was_sent=not isinstance(verdict, Discard))
 
 
-def _record(call: Call, verdict: Verdict, reached: list[TokenCounter]) -> None:
+def _record(call: Call, verdict: Verdict, reached: list[None]) -> None:
     """Record the end of a call that is closed, and note in ``reached`` which counters have it."""
     unlink(call)
     if call.answers:
@@ -85,23 +85,19 @@ def _read(call: Call, verdict: CallResult | Incomplete) -> tuple[CallResult, Pri
         return result, None, increment(result.usage.counts, call.operation, source="estimated"), error
 
 
-def _count_the_rest(call: Call, verdict: CallResult | Incomplete, reached: list[TokenCounter]) -> None:
+def _count_the_rest(call: Call, verdict: CallResult | Incomplete, reached: list[None]) -> None:
     """Add a call to the counters that a fault of ours has kept it from."""
     added = _read(call, verdict)[2]
-    for counter in call.context.counters:
-        if counter not in reached:
-            counter.settle(call, added)
+    for counter in call.context.counters[len(reached) :]:
+        counter.settle(call, added)
 
 
-def _count(call: Call, added: Increment, reached: list[TokenCounter]) -> Sinks:
-    """Add a call to its counters, each noted before it is, and return the sinks that get its record."""
+def _count(call: Call, added: Increment, reached: list[None]) -> Sinks:
+    """Add a call to its counters, each noted in ``reached``, and return the sinks that get its record."""
     sinks = (*state.sinks, *call.context.sinks)
     for counter in call.context.counters:
-        reached.append(counter)
-        if call.shown:
-            counter.settle(call, added)
-        else:
-            counter.apply(added)
+        # in one step: what a fault keeps from its counter is to be added after all, and nothing twice
+        reached.append(counter.settle(call, added) if call.shown else counter.apply(added))  # type: ignore[func-returns-value]
         if counter.listeners:
             sinks = (*sinks, *counter.listeners)
     return sinks
