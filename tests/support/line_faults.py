@@ -7,8 +7,10 @@ from pathlib import Path
 import token_handlers
 
 ROOT = str(Path(token_handlers.__file__).parent)
-LEFT_ALONE = ("/counter/counter.py", "/counter/totals.py", "/locks.py")
-"""A lock that is broken off at any line stays taken: that of the shared counter, for every test that comes after."""
+LEFT_ALONE = ("/counter/counter.py", "/counter/totals.py", "/locks.py", "/tracking/gates.py")
+"""What is broken off at any line in these, or in http/, stays so for every test that comes after: the shared counter's
+lock, or whose request it is.
+"""
 
 
 class LineFault:
@@ -33,7 +35,8 @@ class LineFault:
 
     def _call(self, frame, event, argument):
         name = frame.f_code.co_filename
-        return self._line if name.startswith(ROOT) and not name.endswith(LEFT_ALONE) else None
+        is_ours = name.startswith(ROOT) and not name.endswith(LEFT_ALONE) and "/http/" not in name
+        return self._line if is_ours else None
 
     def _line(self, frame, event, argument):
         if event == "line" and self._may_raise(frame) and self._has_begun():

@@ -220,8 +220,9 @@ def watch_task(call: Call, on_end: Callable[[Call, bool], object]) -> None:
 
 def close(call: Call) -> bool:
     """Close a call, and return whether this is the first to do so; from then on no estimate of it is shown."""
-    call.settled = True
-    return open_calls.pop(call, False)  # atomic, and without a lock, which the garbage collector might find taken
+    # Atomic, and without a lock, which the garbage collector might find taken. A call that is no longer shown but still
+    # open would be nobody's, so nothing is to come between the two.
+    call.settled = True; return open_calls.pop(call, False)  # fmt: skip # noqa: E702
 
 
 def unlink(call: Call) -> None:
