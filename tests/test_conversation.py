@@ -13,7 +13,7 @@ from langchain_openai import ChatOpenAI
 
 import token_handlers
 from tests.support.agentsight_api import KEY, OTHER_KEY, AgentSightAPI, Answer
-from tests.support.bills import forget_open_calls
+from tests.support.bills import forget_open_calls, record
 from token_handlers import (
     TokenCounter,
     TokenHandlersError,
@@ -29,7 +29,7 @@ from token_handlers.sinks.agentsight.client import AgentSightClient, SendFailed
 from token_handlers.sinks.agentsight.outbox import outbox_at
 from token_handlers.sinks.sqlite import SQLiteLedger
 from token_handlers.tracking.call import Call
-from token_handlers.tracking.recorder import record, show_estimate
+from token_handlers.tracking.recorder import show_estimate
 from token_handlers.tracking.state import state
 
 ROOT = Path(__file__).parents[1]

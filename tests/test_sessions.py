@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bills import forget_open_calls
+from tests.support.bills import forget_open_calls, record
 from token_handlers import add_sink, remove_sink, shared_counter, track_tokens
 from token_handlers.conversation import ConversationTracker
 from token_handlers.sessions import get_llm_token_usage_for_session
 from token_handlers.sinks.sqlite import SQLiteLedger
 from token_handlers.tracking.call import Call
-from token_handlers.tracking.recorder import record
 
 ROOT = Path(__file__).parents[1]
 

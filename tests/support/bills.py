@@ -2,8 +2,10 @@
 
 from token_handlers import TokenCounter
 from token_handlers.demo.server.server import Channel
+from token_handlers.payloads import ReportedUsage
 from token_handlers.tracking.call import open_calls
-from token_handlers.tracking.recorder import discard
+from token_handlers.tracking.recorder import discard, finish
+from token_handlers.tracking.result import CallResult
 
 
 def billed(ledger: Channel) -> dict[str, int]:
@@ -36,3 +38,8 @@ def forget_open_calls() -> None:
     for call in list(open_calls):
         call.forget()
         discard(call)
+
+
+def record(call, counts, *, model=None, cost=None, **more):
+    """End a call that has used this much."""
+    finish(call, CallResult(ReportedUsage(counts, cost, model=model), **more))

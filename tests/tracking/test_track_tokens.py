@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.support.bills import record
 from token_handlers import TokenCounter, shared_counter, track_tokens
 from token_handlers.tracking.call import Call
-from token_handlers.tracking.recorder import record, show_estimate
+from token_handlers.tracking.recorder import show_estimate
 from token_handlers.tracking.scopes import active_scopes
 
 

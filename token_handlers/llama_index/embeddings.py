@@ -14,7 +14,8 @@ from token_handlers.payloads import read_payload
 from token_handlers.tokenizer.estimates import estimate_tokens, prepare
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.failures import was_rejected, was_stopped
-from token_handlers.tracking.recorder import discard, evict_oldest, record
+from token_handlers.tracking.recorder import discard, evict_oldest, finish
+from token_handlers.tracking.result import FAILED, CallResult, Incomplete
 
 # Integrations whose every request goes through openai's client, where `clients` sees it.
 _THROUGH_OPENAI = ("llama_index.embeddings.openai", "llama_index.embeddings.azure_openai")
@@ -133,24 +134,21 @@ def sent(call: EmbeddingBatch, response: Any) -> None:
     call.describe()
     reading = read_payload(response, call.provider)
     if reading is not None and "input_tokens" in reading.counts:
-        counts = {"input_tokens": reading.counts["input_tokens"]}
-        record(call, counts, model=reading.model, cost=reading.cost)
+        finish(call, CallResult(reading))
     else:
-        counts, method = call.estimate()
-        record(call, counts, source="estimated", method=method)
+        finish(call, Incomplete())
 
 
 def refused(call: EmbeddingBatch, error: BaseException) -> None:
     """Record a request that was interrupted; one that was rejected may be tried again, and waits for that."""
     span = call.span
     if not was_rejected(error):
-        counts, method = call.estimate()
-        record(call, counts, source="estimated", method=method)
+        finish(call, Incomplete())
     elif span is not None and not span.closed:
         span.error = error
         span.waiting.append(call)
     else:
-        record(call, {}, outcome="failed")
+        finish(call, FAILED)
 
 
 def end(span: ModelSpan, chunks: Sequence[str]) -> None:
@@ -172,8 +170,7 @@ def end(span: ModelSpan, chunks: Sequence[str]) -> None:
 def estimated(call: EmbeddingBatch, texts: Iterable[str]) -> None:
     """Record a batch by its texts."""
     call.texts = [text for text in texts if isinstance(text, str)]
-    counts, method = call.estimate()
-    record(call, counts, source="estimated", method=method)
+    finish(call, Incomplete())
 
 
 def close(span: ModelSpan, error: BaseException | None) -> None:
@@ -187,7 +184,7 @@ def close(span: ModelSpan, error: BaseException | None) -> None:
         if was_stopped(error):
             discard(call)
         elif failure is not None and was_rejected(failure):
-            record(call, {}, outcome="failed")
+            finish(call, FAILED)
         elif error is None or is_through_openai(span.instance):
             discard(call)
         else:

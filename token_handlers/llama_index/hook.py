@@ -48,11 +48,6 @@ def check_budgets() -> None:
             wraps.attach(_WRAPS)
 
 
-def is_attached() -> bool:
-    """Return whether our handlers are on the root dispatcher."""
-    return _attached
-
-
 def detach() -> None:
     """Take our handlers away, and nothing else; the lists are new ones, as LlamaIndex may be going through the old."""
     global _attached  # noqa: PLW0603 (as above)

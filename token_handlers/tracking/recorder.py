@@ -22,7 +22,7 @@ from token_handlers.tracking.result import DISCARD, CallResult, Discard, Incompl
 from token_handlers.tracking.scopes import Budgets, Labels, Sinks
 from token_handlers.tracking.state import renew_locks as renew_state
 from token_handlers.tracking.state import state
-from token_handlers.usage import Operation, Outcome, Source, Usage, UsageRecord, new_event_id
+from token_handlers.usage import Operation, Usage, UsageRecord, new_event_id
 
 _MOST_SHOWN = 1_000
 """How many open calls a counter shows at once as estimates."""
@@ -101,24 +101,6 @@ def _count(call: Call, added: Increment, reached: list[None]) -> Sinks:
         if counter.listeners:
             sinks = (*sinks, *counter.listeners)
     return sinks
-
-
-def record(
-    call: Call,
-    counts: dict[str, int],
-    *,
-    model: str | None = None,
-    source: Source = "reported",
-    method: str | None = None,
-    outcome: Outcome = "success",
-    cost: Decimal | None = None,
-    service_tier: str | None = None,
-    billed: dict[str, int] | None = None,
-    requests: int = 1,
-) -> None:
-    """Record the end of a call whose usage is known."""
-    usage = ReportedUsage(counts, cost, service_tier, model, billed)
-    finish(call, CallResult(usage, source, method, outcome, requests))
 
 
 def discard(call: Call) -> None:

@@ -11,7 +11,7 @@ import wrapt
 
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.pricing import calculator
-from token_handlers.tracking.scopes import Budgets, Sinks, active_scopes
+from token_handlers.tracking.scopes import Budgets, Sinks
 
 _HOOKS = {
     "langchain.hook": "langchain_core.tracers.context",
@@ -44,11 +44,6 @@ state = State()
 def shared_counter() -> TokenCounter:
     """Return the process-wide counter, which every recorded call reaches."""
     return state.counter
-
-
-def starts_count(framework: str) -> bool:
-    """Return whether a call that starts here is to be recorded."""
-    return framework in state.automatic or bool(active_scopes())
 
 
 def watch_frameworks() -> None:
