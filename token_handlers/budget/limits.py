@@ -140,7 +140,7 @@ class ReservationRequest:
 class Reservation:
     """What one call reserves in one account of a budget, until it is booked or released.
 
-    ``held`` are the amounts that stand reserved, None where there are none; ``id`` is its name in a fleet's store.
+    ``held`` are the amounts that stand reserved, or may, None where there are none; ``id`` names it in a fleet's store.
     """
 
     __slots__ = ("account", "booked", "held", "id", "name", "request")

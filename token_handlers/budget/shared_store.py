@@ -1,6 +1,7 @@
 """SharedStore: the accounts of a fleet's budget, on a Redis-protocol server."""
 
 from token_handlers.budget.limits import Amounts, BudgetState, Limits, Reservation, ReservationResult, Store
+from token_handlers.errors import StoreUnavailable
 from token_handlers.usage import new_event_id
 
 
@@ -15,18 +16,23 @@ class SharedStore:
     def reserve(self, reservation: Reservation, amounts: Amounts, limits: Limits) -> ReservationResult:
         """Reserve what a call may use where the limits leave room; raise StoreUnavailable where nobody answers."""
         reservation.id = reservation.id or new_event_id()
-        result = self._store.reserve(
-            reservation.account,
-            reservation=reservation.id,
-            cost=amounts.cost,
-            tokens=amounts.tokens,
-            requests=amounts.requests,
-            limits=limits,
-            window=self._per,
-            ttl=self._hold_seconds,
-        )
-        if result.granted:
-            reservation.held = amounts
+        reservation.held = amounts  # from before it is asked: whatever interrupts the call, it may be held
+        try:
+            result = self._store.reserve(
+                reservation.account,
+                reservation=reservation.id,
+                cost=amounts.cost,
+                tokens=amounts.tokens,
+                requests=amounts.requests,
+                limits=limits,
+                window=self._per,
+                ttl=self._hold_seconds,
+            )
+        except StoreUnavailable:
+            reservation.held = None  # what an answer that was lost holds, the store releases by itself
+            raise
+        if not result.granted:
+            reservation.held = None
         return result
 
     def settle(self, reservation: Reservation, amounts: Amounts) -> None:
@@ -38,8 +44,8 @@ class SharedStore:
             reservation.booked, reservation.held = True, None
 
     def release(self, reservation: Reservation, *, wait: bool = False) -> None:
-        """Release what a call reserved; with ``wait`` before this returns."""
-        if reservation.id is not None and not reservation.booked:
+        """Release what a call reserved, if anything; with ``wait`` before this returns."""
+        if reservation.id is not None and reservation.held is not None:
             self._store.release(reservation.account, reservation.id, wait=wait)
             reservation.held = None
 
