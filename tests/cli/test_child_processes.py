@@ -4,8 +4,8 @@ import signal
 import subprocess
 import sys
 from textwrap import dedent
-from urllib.request import urlopen
 
+import httpx
 import pytest
 
 from tests.support.bills import billed
@@ -217,11 +217,10 @@ def test_a_service_of_workers(number, tmp_path, ledger):
     port = free_port()
     command = ["run", "--ledger", tmp_path / "ledger.db", "uvicorn", "app:app", "--workers", "2", "--port", port]
     with start_command(*command, cwd=tmp_path) as process:
-        for line in process.stderr:
-            if "startup complete" in line:
-                break
-        for _ in range(3):
-            assert b"ok" == urlopen(f"http://127.0.0.1:{port}/", timeout=60).read()
+        # it does not say when it begins to listen
+        with httpx.Client(transport=httpx.HTTPTransport(retries=8), timeout=60) as client:
+            for _ in range(3):
+                assert "ok" == client.get(f"http://127.0.0.1:{port}/").text
         process.send_signal(number)
         errors = process.stderr.read()
         process.wait(60)

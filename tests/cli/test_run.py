@@ -154,8 +154,7 @@ def test_an_exception_after_a_call(script, ledger):
 def test_signals(number, script, ledger, tmp_path):
     """A program that a signal ends has the status of that signal; the table comes and the ledger is written."""
     path = script(CALL + "ask()\nprint('ready', flush=True)\nimport threading\nthreading.Event().wait(60)")
-    process = start_command("run", "--ledger", tmp_path / "ledger.db", path, ledger.url())
-    with process:
+    with start_command("run", "--ledger", tmp_path / "ledger.db", path, ledger.url()) as process:
         assert "ready\n" == process.stdout.readline()
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)

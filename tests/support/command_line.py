@@ -1,9 +1,11 @@
 """The command line in a process of its own."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "token_handlers")
@@ -34,12 +36,22 @@ def run_command(
     )
 
 
-def start_command(*arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
-    """Start token-handlers with pipes to it and from it, and SIGINT as in a terminal, which background jobs ignore."""
+@contextlib.contextmanager
+def start_command(*arguments: object, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Start token-handlers with pipes to it and from it, and SIGINT as in a terminal, which background jobs ignore.
+
+    A test that fails kills it and what it has started; one that passes has waited for its end.
+    """
     words = [*COMMAND, *map(str, arguments)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        pipe = subprocess.PIPE
-        return subprocess.Popen(words, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8")
+        process = subprocess.Popen(words, cwd=cwd, encoding="utf-8", start_new_session=True, **pipes)
     finally:
         signal.signal(signal.SIGINT, ignored)
+    with process:
+        try:
+            yield process
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
