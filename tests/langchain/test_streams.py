@@ -1,6 +1,7 @@
 import asyncio
 import gc
 
+import httpx
 import openai
 import pytest
 from langchain_core.output_parsers import StrOutputParser
@@ -149,10 +150,11 @@ async def test_a_cancelled_astream_is_estimated(ledger):
 async def test_a_broken_off_astream_is_estimated(ledger):
     """Leaving an asynchronous loop leaves an estimate."""
     with track_tokens() as counter:
-        stream = chat(ledger).astream("What is the weather like today?")
-        async for _ in stream:
-            break
-        await stream.aclose()
+        async with httpx.AsyncClient() as client:  # the cached one keeps the connection past the loop
+            stream = chat(ledger, http_async_client=client).astream("What is the weather like today?")
+            async for _ in stream:
+                break
+            await stream.aclose()
 
     assert (1, 1, 0) == requests(counter)
 
