@@ -11,6 +11,7 @@ from tests.support.line_faults import LineFault
 from tests.support.provider_answers import CHAT
 from token_handlers import Budget, track_tokens
 from token_handlers.errors import raise_faults
+from token_handlers.http import exchange
 from token_handlers.tracking import recorder
 from token_handlers.tracking.call import open_calls
 
@@ -99,3 +100,18 @@ def test_a_fault_of_ours_where_an_answer_ends_a_call():
     lost, raised, _ = broken_by_a_fault(ask_httpx)
 
     assert ([], []) == (outside_of_taps(lost), outside_of_taps(raised))
+
+
+@pytest.mark.parametrize("place", ["ResponseUsage", "_first"], ids=["its body", "its headers"])
+def test_a_fault_of_ours_in_reading_an_answer(monkeypatch, place):
+    """Where our reading of an answer fails, the call counts as an estimate, and the application sees nothing."""
+
+    def fail(*args):
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(exchange, place, fail)
+    budget = Budget(max_requests=9)
+    with track_tokens(budget=budget) as counter:
+        ask_httpx()
+
+    assert (1, 1, 0) == (counter.successful_requests, counter.estimated_requests, budget.held().requests)

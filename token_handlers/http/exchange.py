@@ -236,8 +236,13 @@ class Exchange:
             owner = self._owner.pop()
         except IndexError:
             return
+        # What stands where our own reading fails: nobody knows what the request was billed.
+        is_lost = self._status is None or 200 <= self._status < 300
+        answer = ProviderAnswer(self.request, self._status, is_lost=is_lost)
         with harmless("reading an answer"):
-            self._observer.answered(owner, self._answer(is_whole=is_whole, error=error))
+            answer = self._answer(is_whole=is_whole, error=error)
+        with harmless("recording an answer"):
+            self._observer.answered(owner, answer)
         self._usage = None
 
     def _answer(self, *, is_whole: bool, error: BaseException | None) -> ProviderAnswer:
