@@ -115,7 +115,7 @@ class LocalStore:
             lock.depth = 1  # and whatever it left here ends here: the store never takes its lock twice
             try:
                 while lock.waiting:
-                    lock.waiting.popleft()()
+                    lock.waiting.pop(0)()
                 result = self._reserve(reservation, amounts, limits)
             finally:
                 lock.depth = 0
@@ -154,8 +154,8 @@ class LocalStore:
         Never waits: where somebody has the lock, who will book it, that may not be in it yet.
         """
         lock = self._lock
-        if lock.depth or not lock.rlock.acquire(blocking=False):
-            lock.run_soon(lambda: self._book(reservation, amounts))
+        if lock.depth or not lock.rlock.acquire(False):
+            lock.run_soon(functools.partial(self._book, reservation, amounts))
             account = self._accounts.get(reservation.account)
             return None if account is None else (account.spent, account.window)
         lock.depth = 1
@@ -177,7 +177,7 @@ class LocalStore:
             lock.depth = 1
             try:
                 while lock.waiting:
-                    lock.waiting.popleft()()
+                    lock.waiting.pop(0)()
                 return self._state(name)
             finally:
                 lock.depth = 0

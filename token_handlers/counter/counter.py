@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
+from functools import partial
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -83,8 +84,8 @@ class TokenCounter(Measures):
     def apply(self, increment: Increment) -> None:
         """Add an increment: at once where the lock is free, else by whoever holds it."""
         lock = self._lock
-        if lock.depth or not lock.rlock.acquire(blocking=False):
-            lock.run_soon(lambda: self._add(increment))
+        if lock.depth or not lock.rlock.acquire(False):
+            lock.run_soon(partial(self._add, increment))
             return
         try:
             lock.depth = 1  # which was 0: set, not counted up, so that an interruption here can't leave it off

@@ -18,16 +18,18 @@ from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, CallContext, open
 from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import evict_oldest, task_ended
 
-_BASE_URLS = (
-    "openai_api_base",
-    "base_url",
-    "azure_endpoint",
-    "anthropic_api_url",
-    "endpoint",
-    "endpoint_url",
-    "api_base",
-    "xai_api_base",
-)
+_BASE_URLS = dict.fromkeys(
+    (
+        "openai_api_base",
+        "base_url",
+        "azure_endpoint",
+        "anthropic_api_url",
+        "endpoint",
+        "endpoint_url",
+        "api_base",
+        "xai_api_base",
+    )
+)  # in this order
 # The first that is stated is what is sent: a bound max_tokens replaces ChatOpenAI's own, its max_completion_tokens.
 _MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
 ENDS = frozenset({"finish_reason", "stop_reason", "stopReason", "done_reason"})
@@ -83,7 +85,7 @@ class Run(Call):
         self.invocation = invocation
         self.handlers: list[object] = []
         self.parts = []
-        super().__init__(context)  # last, as others see it from then on
+        Call.__init__(self, context)  # last, as others see it from then on
 
     def describe(self) -> None:
         """Fill in model, provider and labels; not done at the start, which is the application's time to first token."""
@@ -95,10 +97,8 @@ class Run(Call):
         name = metadata.get("ls_model_name") or invocation.get("model_name") or invocation.get("model")
         self.model = name if isinstance(name, str) else kwargs.get("model_name")
         self.provider = metadata.get("ls_provider") or _maker(serialized)
-        for key in _BASE_URLS:
-            if key in kwargs and isinstance(kwargs[key], str):
-                self.base_url = kwargs[key]
-                break
+        if not _BASE_URLS.keys().isdisjoint(kwargs):
+            self.base_url = next((kwargs[key] for key in _BASE_URLS if isinstance(kwargs.get(key), str)), None)
         if isinstance(kwargs.get("location"), str):  # Vertex: its places have prices of their own
             self.served = {"region": kwargs["location"]}
         self.node = metadata.get("langgraph_node")

@@ -18,7 +18,7 @@ from token_handlers.langchain.text import message_text
 from token_handlers.langchain.usage_metadata import usage_metadata
 from token_handlers.pricing.calculator import load_prices
 from token_handlers.tracking import recorder
-from token_handlers.tracking.call import current_context, parent_finders
+from token_handlers.tracking.call import current_context, open_calls
 from token_handlers.tracking.reservations import book_reserved
 from token_handlers.tracking.result import CallResult, Incomplete, Verdict
 from token_handlers.tracking.scopes import active, active_scopes, unusual
@@ -69,7 +69,7 @@ class RunRecorder(BaseCallbackHandler):
             if run is None:
                 run = kind(context, run_id, messages, serialized, parent_run_id, tags, metadata, invocation)
                 calls.begin(run, kwargs.get("batch_size") or 1)
-                if len(open_runs) > 1 or (parent_finders and parent_finders != nested.OWN_FINDERS):
+                if len(open_calls) > 1 or len(open_runs) > 1:  # none of which makes this one, as nearly always
                     nested.join(run, last_run.get())
                 last_run.set(run)
             run.handlers.append(self)

@@ -51,10 +51,6 @@ def link(call: Call) -> None:
             _link(call, parent)
 
 
-OWN_FINDERS = [link]
-"""What `parent_finders` has where no other framework is there."""
-
-
 def _link(call: Call, parent: Run) -> None:
     call.add_parent(parent)
     release(parent, wait=True)  # the call reserves it itself

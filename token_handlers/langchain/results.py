@@ -49,14 +49,10 @@ def read_end(run: Run, response: Any) -> Verdict:
     usage = read_plain_message(stated, said, run.provider, content, more)
     if usage is None:
         usage = read_message(stated, said, run.provider, content=content, additional_kwargs=more)
-    elif all(
-        (
-            run.chunk is None,
-            usage.model,
-            usage.counts.get("output_tokens"),
-            run.provider != "cohere",
-            "service_tier" not in output,
-        )
+    elif (
+        (run.chunk is None and run.provider != "cohere")
+        and (usage.model and usage.counts["output_tokens"])
+        and (usage.service_tier is not None or output.get("service_tier") is None)
     ):
         return CallResult(usage)  # as nearly always, and in a few steps
     model = _model_name(run, metadata, output)
@@ -170,12 +166,12 @@ def _is_cache_hit(run: Run, message: Any) -> bool:
     if message.id is None:
         # Every answer of a run gets an id; only one that the cache could not restore whole has none.
         return bool(run.prompt)
-    if str(run.run_id) in message.id:
-        return False
     usage = message.usage_metadata
     if _hits_are_marked():
-        return isinstance(usage, Mapping) and "total_cost" in usage
-    return bool(message.id.startswith("run-"))  # the id of another run, which LangChain gave to its answer
+        return isinstance(usage, Mapping) and "total_cost" in usage and str(run.run_id) not in message.id
+    return (
+        bool(message.id.startswith("run-")) and str(run.run_id) not in message.id
+    )  # the id of another run, which LangChain gave to its answer
 
 
 @cache

@@ -4,30 +4,33 @@ Whatever is not plain, in one field or another, is None here, and is left to the
 an SDK's own object, whose fields can be asked for without running anybody's code.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from token_handlers.payloads.reported import MOST_TOKENS, Counts, ReportedUsage
 
 _Dict = dict[str, Any]
 
-_METADATA_INPUTS = {"cache_read": "cache_read_tokens", "cache_creation": "cache_write_tokens",
+_Names = dict[str, str | None]
+
+_METADATA_INPUTS: _Names = {"cache_read": "cache_read_tokens", "cache_creation": "cache_write_tokens",
                     "ephemeral_5m_input_tokens": "cache_write_5m_tokens",
                     "ephemeral_1h_input_tokens": "cache_write_1h_tokens", "audio": "input_audio_tokens"}  # fmt: skip
-_METADATA_OUTPUTS = {"reasoning": "reasoning_tokens", "audio": "output_audio_tokens"}
+_METADATA_OUTPUTS: _Names = {"reasoning": "reasoning_tokens", "audio": "output_audio_tokens"}
 _CHAT = frozenset({"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details",
                    "completion_tokens_details", "queue_time", "prompt_time", "completion_time",
                    "total_time"})  # fmt: skip
-_CHAT_INPUTS = {"cached_tokens": "cache_read_tokens", "cache_write_tokens": "cache_write_tokens",
+_CHAT_INPUTS: _Names = {"cached_tokens": "cache_read_tokens", "cache_write_tokens": "cache_write_tokens",
                 "audio_tokens": "input_audio_tokens", "image_tokens": "input_image_tokens",
                 "video_tokens": "input_video_tokens", "text_tokens": None}  # fmt: skip
-_CHAT_OUTPUTS = {"reasoning_tokens": "reasoning_tokens", "audio_tokens": "output_audio_tokens",
+_CHAT_OUTPUTS: _Names = {"reasoning_tokens": "reasoning_tokens", "audio_tokens": "output_audio_tokens",
                  "image_tokens": "output_image_tokens", "text_tokens": None, "accepted_prediction_tokens": None,
                  "rejected_prediction_tokens": None}  # fmt: skip
 _DETAILS = frozenset({"PromptTokensDetails", "CompletionTokensDetails"})
 _MESSAGES = frozenset({"input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens",
                        "cache_creation", "output_tokens_details", "service_tier", "inference_geo", "server_tool_use",
                        "iterations", "speed"})  # fmt: skip
-_LIFETIMES = {"ephemeral_5m_input_tokens": "cache_write_5m_tokens",
+_THOUGHTS: _Names = {"thinking_tokens": "reasoning_tokens"}
+_LIFETIMES: _Names = {"ephemeral_5m_input_tokens": "cache_write_5m_tokens",
               "ephemeral_1h_input_tokens": "cache_write_1h_tokens"}  # fmt: skip
 _ANYWHERE = ("global", "not_available")
 
@@ -56,8 +59,9 @@ def read_plain_message(
     metadata = response_metadata
     if type(usage_metadata) is not dict or not _is_plain_answer(metadata, content, additional_kwargs):
         return None
-    counts, kind = _metadata_counts(usage_metadata), metadata.get("model_provider") if provider is None else provider
-    if counts is None or not _is_plain_provider(kind):
+    kind = metadata.get("model_provider") if provider is None else provider
+    counts = _side_counts(usage_metadata, _LANGCHAIN) if kind is None or _is_plain_provider(kind) else None
+    if counts is None:
         return None
     tier, model = metadata.get("service_tier"), metadata.get("model_name")
     model = metadata.get("model") if model is None else model
@@ -98,7 +102,7 @@ def read_plain(payload: Any, provider: str | None) -> ReportedUsage | None:
         return _read_completion(payload)
     if _MESSAGE.issuperset(payload):
         return _read_message(payload, provider)
-    counts = _chat_counts(payload) if _CHAT.issuperset(payload) else None
+    counts = _side_counts(payload, _OPENAI) if _CHAT.issuperset(payload) else None
     return None if counts is None else ReportedUsage(counts)
 
 
@@ -111,7 +115,7 @@ def _read_completion(body: _Dict) -> ReportedUsage | None:
     choices = body.get("choices")
     if choices is not None and (type(choices) is not list or not all(map(_is_plain_choice, choices))):
         return None
-    counts = _chat_counts(usage) if _CHAT.issuperset(usage) else None
+    counts = _side_counts(usage, _OPENAI) if _CHAT.issuperset(usage) else None
     return None if counts is None else _reported(counts, body.get("service_tier"), body.get("model"))
 
 
@@ -205,40 +209,56 @@ def _raw_counts(usage: Any, provider: Any) -> Counts | None:
     if type(usage) is not dict:
         return None
     if _CHAT.issuperset(usage):
-        return _chat_counts(usage)
+        return _side_counts(usage, _OPENAI)
     is_anthropic = type(provider) is str and provider.lower().startswith("anthropic")
     return _messages_counts(usage) if is_anthropic and _MESSAGES.issuperset(usage) else None
 
 
-def _metadata_counts(usage: _Dict) -> Counts | None:
-    """LangChain's UsageMetadata; see `read_usage_metadata`."""
-    sent, received, total = usage.get("input_tokens"), usage.get("output_tokens"), usage.get("total_tokens")
-    if not (type(sent) is type(received) is type(total) is int) or sent < 0 or received < 0:
-        return None
-    counts = {"input_tokens": sent, "output_tokens": received}
-    given, generated = usage.get("input_token_details"), usage.get("output_token_details")
-    if given is not None and not _add_parts(counts, given, _METADATA_INPUTS):
-        return None
-    if generated is not None and not _add_parts(counts, generated, _METADATA_OUTPUTS):
-        return None
-    timed = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
-    if timed and counts.get("cache_write_tokens") != timed:
-        counts["cache_write_tokens"] = counts.get("cache_write_tokens", 0) + timed
-    return counts if total == sent + received and _fit(counts, timed) else None
+class _Form(NamedTuple):
+    """Where a usage with two sides and a total says what; a part without a name is in others, or free."""
+
+    sent: str
+    received: str
+    given: str
+    inputs: _Names
+    generated: str
+    outputs: _Names
 
 
-def _chat_counts(usage: _Dict) -> Counts | None:
-    """OpenAI's usage; see `read_chat`."""
-    sent, received, total = usage.get("prompt_tokens"), usage.get("completion_tokens"), usage.get("total_tokens")
+_LANGCHAIN = _Form(
+    "input_tokens", "output_tokens", "input_token_details", _METADATA_INPUTS, "output_token_details", _METADATA_OUTPUTS
+)
+"""LangChain's UsageMetadata; see `read_usage_metadata`."""
+
+_OPENAI = _Form(
+    "prompt_tokens",
+    "completion_tokens",
+    "prompt_tokens_details",
+    _CHAT_INPUTS,
+    "completion_tokens_details",
+    _CHAT_OUTPUTS,
+)
+"""OpenAI's usage; see `read_chat`."""
+
+
+def _side_counts(usage: _Dict, form: _Form) -> Counts | None:
+    """The counts of a form, where all parts fit into their wholes together, which is more than they have to."""
+    sent, received, total = usage.get(form.sent), usage.get(form.received), usage.get("total_tokens")
     if not (type(sent) is type(received) is type(total) is int) or sent < 0 or received < 0:
         return None
-    counts = {"input_tokens": sent, "output_tokens": received}
-    given, generated = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    if given is not None and not _add_parts(counts, given, _CHAT_INPUTS):
-        return None
-    if generated is not None and not _add_parts(counts, generated, _CHAT_OUTPUTS):
-        return None
-    return counts if total == sent + received and _fit(counts, 0) else None
+    counts: Counts = {"input_tokens": sent, "output_tokens": received}
+    given, generated = usage.get(form.given), usage.get(form.generated)
+    inputs = 0 if given is None else _add_parts(counts, given, form.inputs)
+    outputs = 0 if generated is None else _add_parts(counts, generated, form.outputs)
+    if "cache_write_5m_tokens" in counts or "cache_write_1h_tokens" in counts:
+        timed = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
+        if timed and counts.get("cache_write_tokens") == timed:
+            inputs -= timed  # they are what was written
+        elif timed:  # LangChain moves them out of it
+            counts["cache_write_tokens"] = counts.get("cache_write_tokens", 0) + timed
+    return (
+        counts if 0 <= inputs <= sent and 0 <= outputs <= received and total == sent + received < MOST_TOKENS else None
+    )
 
 
 def _messages_counts(usage: _Dict) -> Counts | None:
@@ -258,47 +278,29 @@ def _messages_counts(usage: _Dict) -> Counts | None:
     place = usage.get("inference_geo")
     if place is not None and (type(place) is not str or place not in _ANYWHERE):
         return None
-    if kept is not None and not _add_parts(counts, kept, _LIFETIMES):
-        return None
-    if thoughts is not None and not _add_parts(counts, thoughts, {"thinking_tokens": "reasoning_tokens"}):
-        return None
-    timed = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
-    return counts if _fit(counts, timed) else None
+    timed = 0 if kept is None else _add_parts(counts, kept, _LIFETIMES)
+    reasoning = 0 if thoughts is None else _add_parts(counts, thoughts, _THOUGHTS)
+    fits = 0 <= timed <= write and 0 <= reasoning <= received and sent + read + write + received < MOST_TOKENS
+    return counts if fits else None
 
 
 _PARTS = frozenset({"PromptTokensDetails", "CompletionTokensDetails", "CacheCreation", "OutputTokensDetails"})
 
 
-def _add_parts(counts: Counts, details: Any, names: Any) -> bool:
-    """Add a whole's parts, in place; False where there is one that is not known, or no count."""
+def _add_parts(counts: Counts, details: Any, names: _Names) -> int:
+    """Add a whole's parts, in place, and return their sum; less than 0 where one is not known, or no count."""
     if type(details) is not dict:
         if not _is_plain_object(details, _PARTS):
-            return False
+            return -MOST_TOKENS
         details = details.__dict__
+    added = 0
     for key, number in details.items():
         if number is None:
             continue
         if type(number) is not int or number < 0 or key not in names:
-            return False
+            return -MOST_TOKENS
         name = names[key]
         if name is not None:
             counts[name] = number
-    return True
-
-
-_INPUT_PARTS = ("cache_read_tokens", "cache_write_tokens", "input_audio_tokens", "input_image_tokens",
-                "input_video_tokens")  # fmt: skip
-_OUTPUT_PARTS = ("reasoning_tokens", "output_audio_tokens", "output_image_tokens")
-
-
-def _fit(counts: Counts, timed: int) -> bool:
-    """Whether all parts fit into their wholes together, which is more than they have to."""
-    sent, received = counts["input_tokens"], counts["output_tokens"]
-    if sent + received >= MOST_TOKENS:
-        return False
-    given = received_parts = 0
-    for name in _INPUT_PARTS:
-        given += counts.get(name, 0)
-    for name in _OUTPUT_PARTS:
-        received_parts += counts.get(name, 0)
-    return given <= sent and received_parts <= received and timed <= counts.get("cache_write_tokens", 0)
+            added += number
+    return added

@@ -34,8 +34,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("token_handlers")
 
 _Context = tuple[tuple[str, str], ...]
-_Key = tuple[str | None, str | None, str | None, str | None, str | None, _Context]
+PlanKey = tuple[str | None, str | None, str | None, str | None, str | None, _Context]
+"""What a plan is found by: model, provider, base URL, service tier, requested model, and the context, sorted."""
 
+# counts that contradict each other or are no numbers, a time out of range, a context that is no mapping
+_JUNK = ValueError, OverflowError, OSError, TypeError, AttributeError
 _PLANS_KEPT = 1024
 _WARNINGS_KEPT = 1024
 
@@ -70,7 +73,7 @@ class PriceBook:
     multipliers: tuple[Multiplier, ...]
     snapshot: "DataSnapshot"
     get_snapshot: Callable[[], "DataSnapshot"]
-    plans: dict[_Key, "Plan"] = field(default_factory=dict)
+    plans: dict[PlanKey, "Plan"] = field(default_factory=dict)
 
 
 class _PriceState:
@@ -122,18 +125,20 @@ def price_call(
                 price_call, provider=provider, base_url=base_url, service_tier=service_tier, at=at, context=context
             )
             return _price_apart(counts, beside, model, requested, partial(one, explain=explain))
-        plan = find_plan(
-            model,
-            provider,
-            base_url=base_url,
-            service_tier=service_tier,
-            at=at,
-            requested=requested,
-            context=context,
-        )
+        served = tuple(sorted(context.items())) if context else ()
+    except _JUNK as error:
+        _warn_unpriced(model, provider, str(error))
+        return None
+    return price_by((model, provider, base_url, service_tier, requested, served), counts, at, explain)
+
+
+def price_by(key: PlanKey, counts: Mapping[str, int], at: float | None, explain: bool = False) -> Price | None:  # noqa: FBT001, FBT002 (keywords cost calls a microsecond)
+    """As `price_call`, by what it finds the plan by, in one tuple: for the calls that are recorded."""
+    model, provider, requested = key[0], key[1], key[4]
+    try:
+        plan = _plan_at(key, at)
         found = plan.price(counts) if plan is not None else None
-    except (ValueError, OverflowError, OSError, TypeError, AttributeError) as error:
-        # counts that contradict each other or are no numbers, a time out of range, a context that is no mapping
+    except _JUNK as error:
         _warn_unpriced(model, provider, str(error))
         return None
     if plan is None or found is None:
@@ -216,16 +221,20 @@ def find_plan(
     context: Mapping[str, str] | None = None,
 ) -> "Plan | None":
     """Return the plan by which `price_call` prices, None where there can be none; raises for a time out of range."""
+    served = tuple(sorted(context.items())) if context else ()
+    return _plan_at((model, provider, base_url, service_tier, requested, served), at)
+
+
+def _plan_at(key: PlanKey, at: float | None) -> "Plan | None":
     book = _state.book or _current_book()
     try:
-        call = (model, provider, base_url, service_tier, requested, tuple(sorted(context.items())) if context else ())
         now = time.time() if at is None else at + 0.0
-        plan = book.plans.get(call)
+        plan = book.plans.get(key)
         if plan is not None and plan.start <= now < plan.end and book.snapshot is book.get_snapshot():
             return plan
     except TypeError:  # a name that cannot be looked up, a time that is no number
         return None
-    return _plan(call, now)
+    return _plan(key, now)
 
 
 def load_prices() -> None:
@@ -344,7 +353,7 @@ def _current_book() -> PriceBook:
         return _state.book
 
 
-def _plan(key: _Key, now: float) -> "Plan":
+def _plan(key: PlanKey, now: float) -> "Plan":
     book = _current_book()
     model, provider, base_url, service_tier, requested = (None if name is None else str(name) for name in key[:5])
     call = _Call(model, provider, base_url, service_tier, requested, key[5])

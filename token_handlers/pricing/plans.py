@@ -254,7 +254,7 @@ class Plan:
         else:
             cost = _CONTEXT.multiply(steps, self._tiers.step) if steps else _FREE
         doubts = self._sheet.doubts
-        if doubtful:
+        if doubtful and any(map(counts.get, doubtful)):
             counted = [name for name in doubtful if counts[name]]
             if not cost and not self._unrated.isdisjoint(counted):
                 return None

@@ -14,7 +14,7 @@ from token_handlers.errors import WHY, BudgetExceeded, absorb, shielded
 from token_handlers.http import ProviderAnswer
 from token_handlers.lifecycle import Warnings, after_fork, at_exit
 from token_handlers.payloads import ReportedUsage
-from token_handlers.pricing.calculator import Price, price_call
+from token_handlers.pricing.calculator import Price, price_by, price_call
 from token_handlers.tracking import reservations
 from token_handlers.tracking.answers import billed_by_answers
 from token_handlers.tracking.call import Call, close, oldest_beyond_limit, open_calls, unlink
@@ -204,16 +204,21 @@ def _price(call: Call, result: CallResult) -> Price | None:
         return None
     if usage.cost is not None:
         return Price(usage.cost, "reported")
+    counts, context = usage.counts if usage.billed is None else usage.billed, usage.context or call.served
+    # the address that was asked, as an environment variable or a client's own may have set another one
+    url = call.answers[-1].request.url if call.answers else call.base_url
+    model = usage.model or call.model
+    if not context and not usage.beside:  # as nearly always
+        return price_by((model, call.provider, url, usage.service_tier, call.model, ()), counts, call.started_at)
     return price_call(
-        usage.counts if usage.billed is None else usage.billed,
-        usage.model or call.model,
+        counts,
+        model,
         call.provider,
         requested=call.model,
-        # the address that was asked, as an environment variable or a client's own may have set another one
-        base_url=call.answers[-1].request.url if call.answers else call.base_url,
+        base_url=url,
         service_tier=usage.service_tier,
         at=call.started_at,
-        context=usage.context or call.served,
+        context=context,
         beside=usage.beside,
     )
 
@@ -224,15 +229,7 @@ def _increment(call: Call, result: CallResult, price: Price | None) -> Increment
         cost, doubted = price.cost, doubted or bool(price.doubts)
     labels = call.context.label_pairs(call, usage.model or call.model)
     return increment(
-        usage.counts,
-        call.operation,
-        result.outcome,
-        result.source,
-        cost,
-        cost,
-        result.requests,
-        labels,
-        doubted=doubted,
+        usage.counts, call.operation, result.outcome, result.source, cost, cost, result.requests, labels, doubted
     )
 
 

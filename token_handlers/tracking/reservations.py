@@ -9,7 +9,7 @@ from token_handlers.budget.budget import Budget
 from token_handlers.budget.limits import Amounts, Reservation, ReservationRequest
 from token_handlers.budget.tool_fees import AllowedFees
 from token_handlers.errors import BudgetExceeded, absorb, shielded
-from token_handlers.pricing.calculator import price_call
+from token_handlers.pricing.calculator import price_by, price_call
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.result import CallResult
 
@@ -64,7 +64,7 @@ def requested(call: Call) -> ReservationRequest:
     cost: Decimal | None = _NOTHING
     if prices:
         counts = {"input_tokens": bound, "output_tokens": output}
-        price = price_call(counts, call.model, call.provider, base_url=call.base_url, at=call.started_at)
+        price = price_by((call.model, call.provider, call.base_url, None, None, ()), counts, call.started_at)
         cost = None if price is None else price.cost
     estimate = functools.partial(_estimated, call, prices=prices)
     return ReservationRequest(bound + output, cost, call.model, *call.labels, estimate=estimate)
