@@ -45,6 +45,7 @@ PUBLIC = [
     "get_llm_token_usage_for_session",
     "get_openai_callback",
     "install",
+    "record_cost",
     "remove_sink",
     "report_stream_usage",
     "set_price",

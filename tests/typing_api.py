@@ -33,6 +33,7 @@ from token_handlers import (
     get_llm_token_usage_for_session,
     get_openai_callback,
     install,
+    record_cost,
     remove_sink,
     report_stream_usage,
     set_price,
@@ -149,7 +150,7 @@ def records() -> None:
     assert_type((usage.input_tokens, usage.total_tokens, usage.web_searches), tuple[int, int, int])
     record = UsageRecord(usage=usage, model="gpt-4o", cost=Decimal("0.01"), started_at=datetime.now(UTC))
     assert_type((record.usage, record.model, record.cost), tuple[Usage, str | None, Decimal | None])
-    assert_type(record.operation, Literal["chat", "text_completion", "embeddings", "rerank"])
+    assert_type(record.operation, Literal["chat", "text_completion", "embeddings", "rerank", "tool"])
     assert_type(record.outcome, Literal["success", "failed", "cached"])
     assert_type(record.source, Literal["reported", "estimated", "manual"])
     assert_type((record.session, record.user, record.node), tuple[str | None, str | None, str | None])
@@ -193,6 +194,7 @@ def process_wide(sink: Callable[[UsageRecord], object]) -> None:
     add_sink(sink)
     remove_sink(sink)
     assert_type(shared_counter(), TokenCounter)
+    record_cost("search API", "0.005")
     set_price("my-llama", input_mtok=0, output_mtok="0.5")
     set_price("gpt-4o", "azure", alias_of="gpt-4o", alias_provider="openai")
     settings = Settings()

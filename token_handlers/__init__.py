@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from token_handlers.sessions import get_llm_token_usage_for_session
     from token_handlers.sinks.sqlite import SQLiteLedger
     from token_handlers.tracking.recorder import add_sink, remove_sink
+    from token_handlers.tracking.tool_costs import record_cost
     from token_handlers.tracking.track_tokens import track_tokens
     from token_handlers.usage import Usage, UsageRecord, UsageTotals
 
@@ -67,6 +68,7 @@ __all__ = [
     "get_llm_token_usage_for_session",
     "get_openai_callback",
     "install",
+    "record_cost",
     "remove_sink",
     "report_stream_usage",
     "set_price",
@@ -95,6 +97,7 @@ _HOMES = {
     "add_sink": "tracking.recorder",
     "get_llm_token_usage_for_session": "sessions",
     "install": "install",
+    "record_cost": "tracking.tool_costs",
     "remove_sink": "tracking.recorder",
     "set_price": "pricing.calculator",
     "shared_counter": "install",

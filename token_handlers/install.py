@@ -11,6 +11,7 @@ from token_handlers.sinks.configured import add_configured_sinks
 from token_handlers.tracking.scopes import any_entered
 from token_handlers.tracking.sdk_calls import SDK
 from token_handlers.tracking.state import check_budgets, state, unwatch_llama_index, watch_frameworks
+from token_handlers.tracking.surroundings import choose_labels
 from token_handlers.tracking.unread_variable import note_read, warn_if_unread
 
 __all__ = ["Settings", "install", "shared_counter", "uninstall"]
@@ -26,7 +27,9 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None) ->
     AGENTSIGHT_TOKEN_HANDLER_TYPE, and does nothing where that is unset or empty. Anything else is a ValueError. A
     framework that is not installed gives one warning and is not tracked. Calling it again adds to what is tracked, and
     tracks nothing twice. AGENTSIGHT_TOKEN_LEDGER, where it is set, adds that ledger as a sink, and
-    AGENTSIGHT_TOKEN_REDIS_URL a `RedisCounter` of that server, whose namespace is "token_handlers". Each call of the
+    AGENTSIGHT_TOKEN_REDIS_URL a `RedisCounter` of that server, whose namespace is "token_handlers".
+    AGENTSIGHT_TOKEN_LABELS names the labels to take from what the frameworks state, such as 'customer,user_id,tool';
+    'off' takes none, and without it all are taken. Each call of the
     process that is counted, in blocks too, is checked against ``budget`` before it is sent; with one, what no handler
     type says is 'auto'.
     """
@@ -50,6 +53,7 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None) ->
         for name in wanted - present:
             _warn_missing(name)
     add_configured_sinks(settings)
+    choose_labels(settings)
     if present:
         state.automatic.update(present)
         watch_frameworks()

@@ -22,9 +22,18 @@ class Settings(BaseSettings):
     conversation_id: str | None = None
     token_ledger: str | None = None
     token_redis_url: SecretStr | None = None
+    token_labels: str | None = None
     http: str = Field(default="on", validation_alias="TOKEN_HANDLERS_HTTP")
 
     @property
     def watches_http(self) -> bool:
         """Whether the providers' own HTTP answers are watched; TOKEN_HANDLERS_HTTP=off leaves the events alone."""
         return self.http.strip().lower() not in ("off", "0", "false", "no")
+
+    @property
+    def chosen_labels(self) -> frozenset[str] | None:
+        """The labels to take from what frameworks state: None for all, none for "off", else those that are named."""
+        names = {name.strip() for name in (self.token_labels or "").split(",")} - {""}
+        if not names or names == {"all"}:
+            return None
+        return frozenset() if names == {"off"} else frozenset(names)

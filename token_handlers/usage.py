@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 from pydantic import BaseModel, ConfigDict, Field, computed_field, create_model, model_validator
 
 Count = Annotated[int, Field(strict=True, ge=0)]
-Operation = Literal["chat", "text_completion", "embeddings", "rerank"]
+Operation = Literal["chat", "text_completion", "embeddings", "rerank", "tool"]
 Source = Literal["reported", "estimated", "manual"]
 Outcome = Literal["success", "failed", "cached"]
+
+TOOLS = "(tools)"
+"""The model of what tools cost by themselves, which have none."""
 
 # part -> the whole that includes it; parts that share a whole and a line of WHOLES are disjoint
 PARTS: tuple[tuple[tuple[str, ...], str], ...] = (

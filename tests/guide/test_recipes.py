@@ -5,6 +5,7 @@ import gzip
 import json
 import socket
 import threading
+from decimal import Decimal
 from email.message import EmailMessage
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -184,6 +185,20 @@ def test_langgraph(recipe, ledger, capsys):
     assert 2 == len(capsys.readouterr().out.splitlines())
 
 
+def test_labels(recipe, monkeypatch, ledger):
+    """Calls are under the customer, the agent and the tool, with what the tool cost by itself."""
+    monkeypatch.setenv("OPENAI_BASE_URL", ledger.url(close=1, rounds=1))
+    tokens = recipe("Per customer, agent and tool")["tokens"]
+
+    assert {"weather API": Decimal("0.002")} == {
+        name: sums.cost for name, sums in tokens.by("tool").items() if name != "temperature"
+    }
+    assert tokens.by("tool")["temperature"].total_tokens > 0
+    assert tokens.snapshot() == tokens.by("customer")["acme"] == tokens.by("session")["t-1"]
+    assert tokens.cost == tokens.by("agent")["travel"].cost
+    assert (ledger.total().requests, ledger.total().prompt_tokens) == (tokens.successful_requests, tokens.prompt_tokens)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the notebook tools' own, between their versions
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_jupyter(recipe, ledger):
@@ -292,6 +307,7 @@ TESTS = {
     "Thread pools": test_thread_pools,
     "Celery": test_celery,
     "LangGraph, per node": test_langgraph,
+    "Per customer, agent and tool": test_labels,
     "Jupyter": test_jupyter,
     "pytest: a ceiling on what a test costs": test_pytest,
     "Azure deployments": test_azure,

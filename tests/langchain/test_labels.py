@@ -7,7 +7,8 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from token_handlers import Budget, BudgetExceeded, track_tokens
-from token_handlers.langchain.labels import MOST_CHARACTERS, MOST_LABELS
+from token_handlers.langchain.labels import MOST_LABELS
+from token_handlers.tracking.surroundings import MOST_CHARACTERS
 
 
 def model():
@@ -116,3 +117,13 @@ def test_budgets_go_by_a_users_metadata():
         model().invoke("two", {"metadata": {"user_id": "b"}})
         with pytest.raises(BudgetExceeded):
             model().invoke("three", {"metadata": {"user_id": "a"}})
+
+
+def test_a_runs_name_labels_it():
+    """What the caller calls a run of a model is its label "run_name", without metadata as well."""
+    with track_tokens() as tokens:
+        model().with_config(run_name="summary").invoke("how many boats?")
+        model().invoke("how many boats?", {"run_name": "draft", "metadata": {"customer": "acme"}})
+        model().invoke("how many boats?")
+    assert {"summary": 27, "draft": 27} == tokens_by(tokens, "run_name")
+    assert {"acme": 27} == tokens_by(tokens, "customer")

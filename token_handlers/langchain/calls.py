@@ -54,6 +54,7 @@ class Run(Call):
     """One LLM run."""
 
     is_decision = False
+    is_labelled_by_run = True
     parts: list[str]
     usages: Sequence[Mapping[str, Any]] = ()
     chunk: object = None
@@ -61,6 +62,7 @@ class Run(Call):
     batch: Batch | None = None
     next_same_id: "Run | None" = None
     described = False
+    name: object = None  # what the caller calls this run
     flow: tuple[int, int] | None = None
 
     def __init__(
@@ -102,8 +104,8 @@ class Run(Call):
         if isinstance(kwargs.get("location"), str):  # Vertex: its places have prices of their own
             self.served = {"region": kwargs["location"]}
         self.node = metadata.get("langgraph_node")
-        if not INTERNAL_KEYS.issuperset(metadata):
-            self.labels = shielded(with_metadata)(self.labels, metadata) or self.labels
+        if self.name is not None or not INTERNAL_KEYS.issuperset(metadata):
+            self.labels = shielded(with_metadata)(self.labels, metadata, self.name) or self.labels
         if self.tags:
             own = [tag for tag in self.tags if not tag.startswith(_INTERNAL_TAGS)]
             if own:

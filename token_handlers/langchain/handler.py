@@ -8,7 +8,7 @@ from langchain_core.callbacks.base import BaseCallbackHandler
 from token_handlers.counter.attributes import UsageAttributes
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import NoLangChainHandler, absorb, shielded
-from token_handlers.langchain import calls, nested
+from token_handlers.langchain import calls, nested, tools
 from token_handlers.langchain.budgets import reserve
 from token_handlers.langchain.calls import open_runs
 from token_handlers.langchain.decisions import DecisionRun, are_loaded, is_decision
@@ -68,6 +68,8 @@ class RunRecorder(BaseCallbackHandler):
             run = calls.same_start(run_id, messages, invocation) if run_id.int in open_runs else None
             if run is None:
                 run = kind(context, run_id, messages, serialized, parent_run_id, tags, metadata, invocation)
+                if kwargs.get("name") is not None:
+                    run.name = kwargs["name"]
                 calls.begin(run, kwargs.get("batch_size") or 1)
                 if len(open_calls) > 1 or len(open_runs) > 1:  # none of which makes this one, as nearly always
                     nested.join(run, last_run.get())
@@ -171,6 +173,29 @@ class RunRecorder(BaseCallbackHandler):
         if self._is_decision(run_id):
             self.on_llm_error(error, run_id=run_id)
 
+    @shielded
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any] | None,
+        input_str: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Label the calls that a tool makes with its name."""
+        tools.enter((serialized or {}).get("name") or kwargs.get("name"), run_id, parent_run_id)
+
+    @shielded
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Label the calls that follow as those before the tool."""
+        tools.leave(run_id)
+
+    @shielded
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Label the calls that follow as those before the tool."""
+        tools.leave(run_id)
+
     def _is_decision(self, run_id: UUID | None) -> bool:
         run = calls.find(run_id, self)
         return run is not None and run.is_decision
@@ -179,11 +204,6 @@ class RunRecorder(BaseCallbackHandler):
     def ignore_chain(self) -> bool:
         """Chains matter only while an LLM run is open, or where one may be the call of a decision model."""
         return not open_runs and not are_loaded()
-
-    @property
-    def ignore_agent(self) -> bool:
-        """Agents' and tools' own events carry no usage."""
-        return True
 
     @property
     def ignore_retriever(self) -> bool:

@@ -6,11 +6,13 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from langchain_core.runnables.config import var_child_runnable_config
+
 from token_handlers.tracking.scopes import Labels
+from token_handlers.tracking.surroundings import MOST_CHARACTERS, RunLabels, is_chosen
 from token_handlers.tracking.track_tokens import RESERVED
 
 MOST_LABELS = 20
-MOST_CHARACTERS = 200
 
 _SESSION = ("session", "session_id", "thread_id", "langfuse_session_id")
 _USER = ("user", "user_id", "langfuse_user_id")
@@ -43,21 +45,21 @@ INTERNAL_KEYS = frozenset(
 """What LangChain and LangGraph put into metadata themselves, with all that starts as _INTERNAL says."""
 
 
-def with_metadata(labels: Labels, metadata: Mapping[str, Any]) -> Labels:
-    """Return the labels of a call with what its metadata says; what a block said goes first.
+def with_metadata(labels: Labels, metadata: Mapping[str, Any], run_name: object = None) -> Labels:
+    """Return the labels of a call with what its run's config says; what a block said goes first.
 
-    Each key is a tag, and sessions' and users' ids fill ``session`` and ``user``. At most MOST_LABELS keys are taken,
-    with MOST_CHARACTERS of each value; nested values are left out.
+    Each key of the metadata is a tag, as is the run's name, and sessions' and users' ids fill ``session`` and ``user``.
+    At most MOST_LABELS keys are taken, with MOST_CHARACTERS of each value; nested values are left out.
     """
     found: dict[str, str] = {}
     for key, value in metadata.items():
-        if len(found) < MOST_LABELS and isinstance(value, _PLAIN) and type(key) is str and not _is_internal(key):
+        if len(found) < MOST_LABELS and isinstance(value, _PLAIN) and type(key) is str and _is_label(key):
             text = str(value)[:MOST_CHARACTERS]
             if text:
                 found[key] = text
-    agent = metadata.get("lc_agent_name")
-    if agent and isinstance(agent, str):
-        found.setdefault("agent", agent[:MOST_CHARACTERS])
+    for label, name in (("agent", metadata.get("lc_agent_name")), ("run_name", run_name)):
+        if name and isinstance(name, str) and is_chosen(label):
+            found.setdefault(label, name[:MOST_CHARACTERS])
     if not found:
         return labels
     session = _first(found, _SESSION) if labels.session is None else labels.session
@@ -66,8 +68,18 @@ def with_metadata(labels: Labels, metadata: Mapping[str, Any]) -> Labels:
     return Labels(session, user, {**tags, **labels.tags})
 
 
-def _is_internal(key: str) -> bool:
-    return not key or key in INTERNAL_KEYS or key.startswith(_INTERNAL)
+def labels_of_run(labels: Labels) -> RunLabels | None:
+    """Return the labels of a call of another kind that starts in the code of a run, by the run's metadata."""
+    config = var_child_runnable_config.get()
+    metadata = config.get("metadata") if config else None
+    if not metadata:
+        return None
+    node = metadata.get("langgraph_node")
+    return RunLabels(with_metadata(labels, metadata), node if isinstance(node, str) else None)
+
+
+def _is_label(key: str) -> bool:
+    return bool(key) and key not in INTERNAL_KEYS and not key.startswith(_INTERNAL) and is_chosen(key)
 
 
 def _first(found: Mapping[str, str], keys: tuple[str, ...]) -> str | None:

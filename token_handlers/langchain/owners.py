@@ -8,10 +8,12 @@ from uuid import UUID
 
 from token_handlers.http import ProviderRequest
 from token_handlers.langchain.calls import Run, flow, open_runs
+from token_handlers.langchain.labels import labels_of_run
 from token_handlers.langchain.nested import RUN_CODE
 from token_handlers.tracking.answers import context_owners, request_owners
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.frames import callers
+from token_handlers.tracking.surroundings import run_labels
 
 _EMBED = frozenset({"embed_documents", "embed_query", "aembed_documents", "aembed_query", "embed_image"})
 _RERANK = frozenset({"compress_documents", "acompress_documents", "rerank"})
@@ -63,7 +65,8 @@ def _is_langchain(model: object) -> bool:
 
 
 def attach(_: ModuleType | None = None) -> None:
-    """Have the requests of LangChain's calls found, once."""
+    """Have the requests of LangChain's calls found, and other calls in its runs labelled, once."""
     if owner_of not in request_owners:
         request_owners.append(owner_of)
         context_owners.append(owner_in_context)
+        run_labels.append(labels_of_run)

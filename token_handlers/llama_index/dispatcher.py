@@ -9,7 +9,7 @@ from inspect import isasyncgen, isgenerator
 from typing import Any, Literal
 
 from token_handlers.errors import absorb, shielded
-from token_handlers.llama_index import calls, embeddings, spans
+from token_handlers.llama_index import agents, calls, embeddings, spans
 from token_handlers.llama_index.ends import end, fail, follow
 from token_handlers.llama_index.filters import (
     is_passed_on,
@@ -22,12 +22,13 @@ from token_handlers.llama_index.filters import (
 from token_handlers.llama_index.spans import ModelSpan, current
 
 _MOST_TYPES = 1_000
-Kind = Literal["llm", "embedding", "pipeline", ""]
+Kind = Literal["llm", "embedding", "pipeline", "tool", ""]
 _KINDS: Mapping[str, Kind] = {
     "BaseLLM": "llm",
     "MultiModalLLM": "llm",
     "BaseEmbedding": "embedding",
     "IngestionPipeline": "pipeline",
+    "BaseTool": "tool",
 }
 
 
@@ -144,7 +145,13 @@ class SpanRecorder:
         found = self._kinds.get(type(instance))
         if found is None:
             found = self._kind(type(instance))
-        if not found or not (listening or may_be_tracked()):
+        if (not found and instance is not None) or not (listening or may_be_tracked()):
+            return
+        if not found:
+            shielded(agents.enter_step)(id_, bound_args, parent_id)
+            return
+        if found == "tool":
+            shielded(agents.enter_tool)(id_, instance)
             return
         if found == "pipeline":
             _pipeline_starts(id_, instance, bound_args)
@@ -157,7 +164,8 @@ class SpanRecorder:
     def span_exit(self, id_: str, bound_args: Any, instance: Any = None, result: Any = None, **kwargs: Any) -> None:
         """Settle what a method call that returned has left open."""
         found = self._kinds.get(type(instance))
-        if not found:
+        if not found or found == "tool":
+            agents.leave(id_)
             if result is not None:
                 watch(result)
         elif found == "pipeline":
@@ -170,9 +178,11 @@ class SpanRecorder:
     def span_drop(self, id_: str, bound_args: Any, instance: Any = None, err: Any = None, **kwargs: Any) -> None:
         """Settle what a method call that raised has left open."""
         found = self._kinds.get(type(instance))
-        if found == "pipeline":
+        if not found or found == "tool":
+            agents.leave(id_)
+        elif found == "pipeline":
             _pipeline_ends(id_)
-        elif found:
+        else:
             span = _leave(id_)
             if span is not None:
                 _fail(span, err)

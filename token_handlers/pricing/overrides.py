@@ -123,7 +123,7 @@ def own_multiplier(factor: object, names: Mapping[str, str | None], since: date 
             _check_name(what, name)
     if since is not None and not isinstance(since, date):
         raise TypeError(f"since must be a date or a datetime, not {since!r}")
-    amount = _money("factor", factor)
+    amount = checked_usd("factor", factor)
     if amount > _LARGEST_FACTOR:
         raise ValueError(f'factor must be at most {_LARGEST_FACTOR}, such as "1.1" for a tenth more, not {factor!r}')
     provider, host = names["provider"], names["host"]
@@ -171,10 +171,11 @@ def _checked(model: str, alias_provider: str | None, prices: Mapping[str, object
     parts = [key for key in prices if key.startswith("output_") and key != "output_mtok"]
     if parts and "output_mtok" not in prices:
         raise ValueError(f"{parts[0]} prices a part of the output tokens: set output_mtok too")
-    return {key: _money(key, amount) for key, amount in prices.items()}
+    return {key: checked_usd(key, amount) for key, amount in prices.items()}
 
 
-def _money(key: str, amount: object) -> Decimal:
+def checked_usd(key: str, amount: object) -> Decimal:
+    """Return an amount of USD, exact as it is written; raises TypeError and ValueError that name it."""
     if isinstance(amount, bool) or not isinstance(amount, Decimal | str | int | float):
         raise TypeError(f"{key} must be USD as a Decimal, str, int or float, not {amount!r}")
     try:

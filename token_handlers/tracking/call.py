@@ -9,10 +9,12 @@ from token_handlers.budget.limits import Reservation
 from token_handlers.budget.tool_fees import NO_FEES, AllowedFees
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import Labelled, label_pairs
+from token_handlers.errors import shielded
 from token_handlers.http import ProviderAnswer
 from token_handlers.payloads import NO_CONTEXT
 from token_handlers.tracking.scopes import NO_LABELS, Budgets, Labels, Scope, active, active_scopes, unusual
 from token_handlers.tracking.state import state
+from token_handlers.tracking.surroundings import activity, labels_here, labels_in_run, run_labels
 from token_handlers.usage import Operation
 
 MAX_OPEN_CALLS = 10_000
@@ -96,6 +98,7 @@ class Call:
 
     # Class attributes are the defaults: a call is made in the application's time, and most of them stay as they are.
     labels: Labels
+    is_labelled_by_run = False  # True where the framework's package reads the labels of its own run
     operation: Operation = "chat"
     model: str | None = None
     provider: str | None = None
@@ -118,11 +121,20 @@ class Call:
             context = current_context()
         self.context = context
         self.labels = context.labels
+        if activity.get() is not None or (run_labels and not self.is_labelled_by_run):
+            shielded(self._label)()
         if context.budgets or state.budgets:
             self.budgets = tuple(dict.fromkeys((*state.budgets, *context.budgets)))
         for counter in context.own:
             counter.open_calls[self] = True
         open_calls[self] = True
+
+    def _label(self) -> None:
+        """Take the labels of what this call starts in."""
+        if self.is_labelled_by_run:
+            self.labels = labels_here(self.labels)
+        else:
+            self.labels, self.node = labels_in_run(self.labels)
 
     def count_for(self, counter: TokenCounter) -> None:
         """Add this call to one more counter, once."""

@@ -1,0 +1,81 @@
+"""What labels a call beside its blocks: the agent and the tool in whose code it starts, and a framework's run there."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import NamedTuple
+
+from token_handlers.settings import Settings
+from token_handlers.tracking.scopes import Labels
+
+MOST_CHARACTERS = 200
+"""How much of a label's value is taken."""
+
+
+class Activity:
+    """A step of an agent, or a run of its tool, whose code is being executed: its ``label`` is "agent" or "tool"."""
+
+    __slots__ = ("label", "name", "outer")
+
+    def __init__(self, label: str, name: str, outer: "Activity | None") -> None:
+        self.label = label
+        self.name = name
+        self.outer = outer
+
+    def is_left(self) -> bool:
+        """Return whether this is no longer its code, though its end did not reach this context."""
+        return False
+
+
+activity: ContextVar[Activity | None] = ContextVar("token_handlers_activity", default=None)
+"""The innermost activity here."""
+
+
+class RunLabels(NamedTuple):
+    """The labels of a call that starts in a framework's run, and LangGraph's node."""
+
+    labels: Labels
+    node: str | None = None
+
+
+run_labels: list[Callable[[Labels], RunLabels | None]] = []
+"""For each framework, a function that adds the labels of its run in whose code a call of another kind starts."""
+
+
+def labels_here(labels: Labels) -> Labels:
+    """Return a call's labels with the names of the agent and the tool here; what a block said goes first."""
+    found: dict[str, str] = {}
+    around = activity.get()
+    while around is not None:
+        if around.label not in found and is_chosen(around.label) and not around.is_left():
+            found[around.label] = around.name[:MOST_CHARACTERS]
+        around = around.outer
+    return labels._replace(tags={**found, **labels.tags}) if found else labels
+
+
+def labels_in_run(labels: Labels) -> RunLabels:
+    """Return the labels of a call that no framework's run labels by itself, and its node."""
+    labels, node = labels_here(labels), None
+    for add_labels in run_labels:
+        found = add_labels(labels)
+        if found is not None:
+            labels, node = found.labels, found.node or node
+    return RunLabels(labels, node)
+
+
+class _Choice:
+    """The labels that AGENTSIGHT_TOKEN_LABELS names, None for all; read with the first label and by install()."""
+
+    names: frozenset[str] | None = None
+    is_read = False
+
+
+def is_chosen(label: str) -> bool:
+    """Return whether a label that a framework states is taken."""
+    if not _Choice.is_read:
+        choose_labels(Settings())
+    return _Choice.names is None or label in _Choice.names
+
+
+def choose_labels(settings: Settings) -> None:
+    """Take the labels that the settings name from now on."""
+    _Choice.names, _Choice.is_read = settings.chosen_labels, True
