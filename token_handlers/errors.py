@@ -3,6 +3,7 @@
 TokenHandlersError
  ├─ MissingDependency   (also an ImportError)
  ├─ BudgetExceeded
+ ├─ PriceUpdateFailed   (token_handlers.pricing.updates)
  ├─ SendFailed          (token_handlers.sinks.agentsight.client)
  └─ StoreUnavailable
      └─ StoreRefused

@@ -6,6 +6,7 @@ from token_handlers.budget.budget import Budget, check_budget
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import WHY
 from token_handlers.lifecycle import Warnings
+from token_handlers.pricing import calculator
 from token_handlers.settings import FRAMEWORKS, Settings
 from token_handlers.sinks.configured import add_configured_sinks
 from token_handlers.tracking.scopes import any_entered
@@ -19,27 +20,34 @@ __all__ = ["Settings", "install", "shared_counter", "uninstall"]
 _missing = Warnings()
 
 
-def install(handler_type: str | None = None, *, budget: Budget | None = None) -> None:
+def install(handler_type: str | None = None, *, budget: Budget | None = None, update_prices: bool = False) -> None:
     """Track every call of this process, in every thread, into the shared counter, until `uninstall()`.
 
     ``handler_type`` is 'langchain', 'llamaindex', both separated by a comma, or 'auto' for what is installed, and then
     the calls that the application makes by the providers' own SDKs count as well; case does not matter. None reads
     AGENTSIGHT_TOKEN_HANDLER_TYPE, and does nothing where that is unset or empty. Anything else is a ValueError. A
     framework that is not installed gives one warning and is not tracked. Calling it again adds to what is tracked, and
-    tracks nothing twice. AGENTSIGHT_TOKEN_LEDGER, where it is set, adds that ledger as a sink, and
-    AGENTSIGHT_TOKEN_REDIS_URL a `RedisCounter` of that server, whose namespace is "token_handlers".
-    AGENTSIGHT_TOKEN_LABELS names the labels to take from what the frameworks state, such as 'customer,user_id,tool';
-    'off' takes none, and without it all are taken. Each call of the
-    process that is counted, in blocks too, is checked against ``budget`` before it is sent; with one, what no handler
-    type says is 'auto'.
+    tracks nothing twice.
+
+    AGENTSIGHT_TOKEN_LEDGER, where it is set, adds that ledger as a sink, and AGENTSIGHT_TOKEN_REDIS_URL a
+    `RedisCounter` of that server, whose namespace is "token_handlers". AGENTSIGHT_TOKEN_LABELS names the labels to take
+    from what the frameworks state, such as 'customer,user_id,tool'; 'off' takes none, and without it all are taken.
+    Each call of the process that is counted, in blocks too, is checked against ``budget`` before it is sent; with one,
+    or with ``update_prices``, what no handler type says is 'auto'.
+
+    With ``update_prices``, or AGENTSIGHT_TOKEN_PRICES=auto, a background thread fetches the price table that
+    genai-prices publishes, now and every six hours; a table that is older or lacks known models is not used. Nothing is
+    fetched otherwise.
     """
     if budget is not None:
         check_budget(budget)
     note_read()
     settings = Settings()
+    if update_prices or settings.price_updates is not None:
+        calculator.update_prices()
     text = settings.token_handler_type if handler_type is None else handler_type
     if text is None or (handler_type is None and not text.strip()):
-        if budget is None:
+        if budget is None and not update_prices:
             return
         text = "auto"
     wanted = parse_handler_type(text)
@@ -71,10 +79,11 @@ def shared_counter() -> TokenCounter:
 def uninstall() -> None:
     """Stop automatic tracking; the shared counter keeps what it has, and blocks and handlers go on counting.
 
-    The budgets that install() was given are let go.
+    The budgets that install() was given are let go, and no price table is fetched any more.
     """
     state.automatic.clear()
     state.budgets = ()
+    calculator.stop_updates()
     if not any_entered():
         unwatch_llama_index()
 

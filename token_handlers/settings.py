@@ -1,5 +1,6 @@
 """The settings: the only reader of the environment."""
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field, SecretStr
@@ -23,6 +24,8 @@ class Settings(BaseSettings):
     token_ledger: str | None = None
     token_redis_url: SecretStr | None = None
     token_labels: str | None = None
+    token_prices: str | None = None
+    cache_home: str | None = Field(default=None, validation_alias="XDG_CACHE_HOME")
     http: str = Field(default="on", validation_alias="TOKEN_HANDLERS_HTTP")
 
     @property
@@ -37,3 +40,20 @@ class Settings(BaseSettings):
         if not names or names == {"all"}:
             return None
         return frozenset() if names == {"off"} else frozenset(names)
+
+    @property
+    def price_updates(self) -> str | None:
+        """Where newer price tables are to come from: a URL, "" for genai-prices' own, None for no updates."""
+        said = (self.token_prices or "").strip()
+        if said.lower() in ("", "off", "bundled"):
+            return None
+        if said.lower() == "auto":
+            return ""
+        if "://" not in said:
+            raise ValueError(f"AGENTSIGHT_TOKEN_PRICES is 'auto', 'off' or an https URL, not {said!r}")
+        return said
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """The folder for what can be had again, None for the system's own."""
+        return Path(self.cache_home) if self.cache_home and Path(self.cache_home).is_absolute() else None

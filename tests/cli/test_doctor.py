@@ -156,3 +156,20 @@ def test_a_fleets_server(doctor, monkeypatch):
     assert 1 == status
     assert "AGENTSIGHT_TOKEN_REDIS_URL: " in found["problems"][0]
     assert "sesame" not in json.dumps(found)
+
+
+def test_the_price_tables_age(doctor):
+    """It says how old the price table is, by its newest rate."""
+    _, found = doctor()
+    (note,) = [note for note in found["notes"] if note.startswith("prices are ")]
+
+    assert ": its newest rate is of 20" in note
+
+
+def test_a_misspelt_price_setting(doctor, monkeypatch):
+    """A setting that says nothing of where prices come from is a problem."""
+    monkeypatch.setenv("AGENTSIGHT_TOKEN_PRICES", "yes")
+    status, found = doctor()
+
+    assert 1 == status
+    assert ["AGENTSIGHT_TOKEN_PRICES is 'auto', 'off' or an https URL, not 'yes'"] == found["problems"]

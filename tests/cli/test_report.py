@@ -11,6 +11,7 @@ import pytest
 from tests.support.command_line import COMMAND
 from tests.support.usage_ledgers import CALLS, FIRST_DAY, fill
 from token_handlers.cli import main
+from token_handlers.pricing.freshness import PriceTable
 from token_handlers.sinks.sqlite import SQLiteLedger
 
 
@@ -356,3 +357,19 @@ def test_a_pipe_that_closes(path):
         )
 
     assert (1, b"") == (result.returncode, result.stderr)
+
+
+@pytest.mark.parametrize(("newest", "old"), [(0, False), (61, True)])
+def test_the_price_tables_age(path, capsys, monkeypatch, tmp_path, newest, old):
+    """JSON and a page say how old the price table is, and the table of text where it is old."""
+    day = datetime.now(UTC).date() - timedelta(days=newest)
+    monkeypatch.setattr("token_handlers.cli.report.current_table", lambda today: PriceTable("T", day, 10))
+    page = tmp_path / "report.html"
+
+    assert 0 == main(["report", "--ledger", str(path), "--json", "--html", str(page)])
+    assert {"table": "T", "newest_rate": str(day), "age_days": newest, "old": old} == json.loads(
+        capsys.readouterr().out
+    )["prices"]
+    assert f"The prices are T: its newest rate is of {day}" in page.read_text("utf-8")
+    assert 0 == main(["report", "--ledger", str(path)])
+    assert old == ("That is old: run `token-handlers prices update`" in capsys.readouterr().out)

@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
         *findings.on_trials(versions),
         *findings.on_answers(),
         *findings.on_tracking(versions),
+        *findings.on_prices(),
         *findings.on_ledger(name),
         *findings.on_fleet(),
     ]

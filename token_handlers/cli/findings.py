@@ -4,12 +4,13 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from token_handlers import http
 from token_handlers.cli import trials
-from token_handlers.cli.options import quiet_log, shown
+from token_handlers.cli.options import quiet_log, shown, use_newest_prices
 from token_handlers.errors import TokenHandlersError
 from token_handlers.install import parse_handler_type
 from token_handlers.settings import FRAMEWORKS, Settings
@@ -22,7 +23,7 @@ PACKAGES = (
 _DISTRIBUTIONS = {"langchain": "langchain-core", "llamaindex": "llama-index-core"}
 _OLDEST = {"langchain-core": (0, 3), "llama-index-core": (0, 12, 45)}
 _PLAIN = ("AGENTSIGHT_TOKEN_HANDLER_TYPE", "AGENTSIGHT_TOKEN_LEDGER", "AGENTSIGHT_CONVERSATION_ID",
-          "OTEL_SEMCONV_STABILITY_OPT_IN")  # fmt: skip
+          "AGENTSIGHT_TOKEN_LABELS", "OTEL_SEMCONV_STABILITY_OPT_IN")  # fmt: skip
 _ALSO = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE", "ANTHROPIC_API_KEY", *_PLAIN)
 
 FLEET_SECONDS = 2.0
@@ -120,6 +121,20 @@ def on_tracking(found: dict[str, str | None]) -> Iterator[Finding]:
         elif handler_type.lower() != "auto":
             extra = FRAMEWORKS[name][1]
             yield Finding(True, f"{distribution} is not installed: pip install 'token-handlers[{extra}]'")
+
+
+def on_prices() -> Iterator[Finding]:
+    """Yield how old the price table is, by its newest rate."""
+    from token_handlers.pricing.freshness import current_table
+
+    today = datetime.now(UTC).date()
+    try:
+        if Settings().price_updates is not None:
+            use_newest_prices()
+    except ValueError as error:
+        yield Finding(True, str(error))
+        return
+    yield Finding(False, current_table(today).says(today))
 
 
 def ledger_name(name: str | None) -> str:

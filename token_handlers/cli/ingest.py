@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from token_handlers.cli.ingest_lines import BadLine, record_of_line
-from token_handlers.cli.options import Commands, add_json, add_ledger, open_ledger, print_json, shown
+from token_handlers.cli.options import Commands, add_json, add_ledger, open_ledger, print_json, shown, use_newest_prices
 from token_handlers.errors import TokenHandlersError
 
 FLUSH_EVERY = 5000
@@ -39,6 +39,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read the file."""
+    use_newest_prices()
     bad: list[dict[str, object]] = []
     kept = 0
     with open_ledger(options, create=True) as ledger, _open(options.file) as file:

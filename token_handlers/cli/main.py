@@ -1,4 +1,4 @@
-"""The command line: token-handlers run, report, sessions, price, ingest, export, reprice, doctor, guide and demo."""
+"""The command line: token-handlers and its commands, each a module of its own."""
 
 import argparse
 import difflib
@@ -13,7 +13,7 @@ from typing import NoReturn
 from token_handlers.cli.options import WrongUsage, check_window
 from token_handlers.errors import TokenHandlersError
 
-COMMANDS = ("run", "report", "sessions", "price", "ingest", "export", "reprice", "doctor", "guide", "demo")
+COMMANDS = ("run", "report", "sessions", "price", "prices", "ingest", "export", "reprice", "doctor", "guide", "demo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

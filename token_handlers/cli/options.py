@@ -164,6 +164,16 @@ def quiet_log() -> Iterator[list[str]]:
         logger.removeFilter(keep)
 
 
+def use_newest_prices() -> None:
+    """Price by the table that `token-handlers prices update` has kept, where there is one."""
+    from token_handlers.pricing.freshness import kept_path
+
+    if kept_path().exists():
+        from token_handlers.pricing.updates import use_kept
+
+        use_kept()
+
+
 def _print_rich(header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
     from rich.console import Console
     from rich.table import Table

@@ -10,7 +10,15 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
-from token_handlers.cli.options import Commands, WrongUsage, add_json, print_json, print_table, quiet_log
+from token_handlers.cli.options import (
+    Commands,
+    WrongUsage,
+    add_json,
+    print_json,
+    print_table,
+    quiet_log,
+    use_newest_prices,
+)
 from token_handlers.counter.tables import money
 from token_handlers.errors import TokenHandlersError
 from token_handlers.pricing.calculator import Price, find_plan, price_call
@@ -90,6 +98,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the price."""
+    use_newest_prices()
     if options.corrections:
         return _print_corrections(options)
     if options.model is None:

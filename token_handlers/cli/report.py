@@ -19,8 +19,10 @@ from token_handlers.cli.options import (
     print_json,
     print_table,
     quiet_log,
+    use_newest_prices,
 )
 from token_handlers.errors import TokenHandlersError
+from token_handlers.pricing.freshness import PriceTable, current_table
 from token_handlers.usage import UsageTotals
 
 if TYPE_CHECKING:
@@ -68,12 +70,16 @@ def run_report(options: argparse.Namespace) -> int:
         raise WrongUsage("--title is the page's: add --html FILE")
     if options.budget is not None and options.html is None and not options.project:
         raise WrongUsage("--budget is compared on a page or with a projection: add --html FILE or --project")
+    use_newest_prices()
     now = datetime.now(UTC)
+    table = current_table(now.date())
     with open_ledger(options, read_only=True) as ledger:
         if options.html is not None:
-            _write_page(options, ledger, now)
+            _write_page(options, ledger, now, table)
         added, lines = _projected(options, ledger, now) if options.project else ({}, [])
-        _print_totals(options, ledger, added)
+        _print_totals(options, ledger, {**added, "prices": table.as_json(now.date())})
+    if table.is_old(now.date()):
+        lines.append(f"{table.says(now.date())}.")
     if lines and not options.json:
         print("", *lines, sep="\n")
     return 0
@@ -136,7 +142,7 @@ def _projected(
     return told, lines
 
 
-def _write_page(options: argparse.Namespace, ledger: "SQLiteLedger", now: datetime) -> None:
+def _write_page(options: argparse.Namespace, ledger: "SQLiteLedger", now: datetime, prices: PriceTable) -> None:
     from token_handlers.reporting.contents import read_contents
     from token_handlers.reporting.page import page
 
@@ -149,6 +155,7 @@ def _write_page(options: argparse.Namespace, ledger: "SQLiteLedger", now: dateti
             since=options.since,
             until=options.until,
             budget=options.budget,
+            prices=prices,
         )
     try:
         options.html.write_text(page(contents), encoding="utf-8")

@@ -8,7 +8,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from token_handlers.cli.options import Commands, add_json, add_ledger, add_window, open_ledger, print_json, shown
+from token_handlers.cli.options import (
+    Commands,
+    add_json,
+    add_ledger,
+    add_window,
+    open_ledger,
+    print_json,
+    shown,
+    use_newest_prices,
+)
 from token_handlers.counter.tables import money
 from token_handlers.errors import TokenHandlersError
 from token_handlers.pricing.calculator import price_call, set_price
@@ -38,6 +47,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Price the calls again, and print what that changed."""
+    use_newest_prices()
     if options.prices is not None:
         _set_prices(options.prices)
     window = {"since": options.since, "until": options.until}

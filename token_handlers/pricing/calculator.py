@@ -1,6 +1,7 @@
 """What a call costs: the prices that the user set, then genai-prices' dated table as corrected here, else unknown."""
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from token_handlers.pricing.overrides import (
 )
 from token_handlers.pricing.providers import provider_id
 from token_handlers.pricing.served import Served, host_of, tier_name
+from token_handlers.settings import Settings
 from token_handlers.usage import CostPart
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ class _PriceState:
         self.multipliers: tuple[Multiplier, ...] = ()
         self.book: PriceBook | None = None
         self.warned: set[tuple[str | None, ...]] = set()
+        self.asked = False  # whether the settings were asked for updates
 
 
 _state = _PriceState()
@@ -238,9 +241,39 @@ def _plan_at(key: PlanKey, at: float | None) -> "Plan | None":
 
 
 def load_prices() -> None:
-    """Import genai-prices and its table, which takes about 0.2 s, so that no call waits for it."""
+    """Import genai-prices and its table, which takes about 0.2 s, so that no call waits for it.
+
+    Where AGENTSIGHT_TOKEN_PRICES asks for newer tables, these are looked for from now on.
+    """
+    if not _state.asked:
+        _state.asked = True
+        try:
+            _update_if_asked(Settings().price_updates)
+        except ValueError as error:
+            logger.warning("no price table is fetched: %s (%s)", error, WHY)
     if _state.book is None:
         _current_book()
+
+
+def update_prices() -> None:
+    """Look for newer price tables from now on, from where AGENTSIGHT_TOKEN_PRICES says or genai-prices has them."""
+    _state.asked = True
+    _update_if_asked(Settings().price_updates or "")
+
+
+def _update_if_asked(url: str | None) -> None:
+    if url is not None:
+        from token_handlers.pricing.updates import start_updates
+
+        start_updates(url or None)
+
+
+def stop_updates() -> None:
+    """Look for newer price tables no more, until somebody asks again."""
+    _state.asked = False
+    updates = sys.modules.get("token_handlers.pricing.updates")
+    if updates is not None:
+        updates.stop_updates()
 
 
 def set_price(

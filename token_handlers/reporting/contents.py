@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from token_handlers.counter.counter import OTHER
+from token_handlers.pricing.freshness import PriceTable
 from token_handlers.reporting.budget_line import BudgetLine, BudgetMeter
 from token_handlers.reporting.period import Period, Step, labels, midnight, moment_of, period_of
 from token_handlers.reporting.projection import HISTORY_DAYS, Projection, project
@@ -86,6 +87,7 @@ class Contents:
     projection: Projection | None = None
     budget: BudgetMeter | None = None
     savings: CacheSavings | None = None
+    prices: PriceTable | None = None
 
 
 def read_contents(
@@ -97,6 +99,7 @@ def read_contents(
     since: Moment | None = None,
     until: Moment | None = None,
     budget: BudgetLine | None = None,
+    prices: PriceTable | None = None,
 ) -> Contents:
     """Return what a page shows of a time; ``now`` is an aware time in UTC, ``top`` how many values a section lists."""
     window = _Window(ledger, since, until)
@@ -113,6 +116,7 @@ def read_contents(
         projection=read_projection(ledger, now) if period and period.includes(now) else None,
         budget=read_budget(ledger, budget, now) if budget else None,
         savings=_savings(window, total, period) if period else None,
+        prices=prices,
     )
 
 

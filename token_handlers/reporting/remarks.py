@@ -63,6 +63,9 @@ def exactness(contents: Contents) -> Markup:
     ]
     if is_exact:
         items.append(tag("li", "Every request reported its usage and has a price."))
+    if contents.prices is not None:
+        today = contents.made_at.date()
+        items.append(tag("li", *_with_code(f"The {contents.prices.says(today)}.")))
     title = tag("h2", "How exact this is")
     return tag("section", title, tag("ul", *items), class_="exact" if is_exact else "inexact", id="exactness")
 
