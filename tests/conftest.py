@@ -3,12 +3,16 @@ import os
 import re
 from collections.abc import Iterator
 from itertools import count
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.redis_servers import Valkey
 from token_handlers.demo.server.server import Channel, LedgerServer
 from token_handlers.errors import raise_faults
+
+if TYPE_CHECKING:
+    from tests.support.postgres_servers import Postgres
 
 FOREIGN = re.compile(
     r"(HTTPS?|ALL|NO)_PROXY|(OPENAI|AZURE_OPENAI|ANTHROPIC|LANGCHAIN|LANGSMITH|AGENTSIGHT)_.*", re.IGNORECASE
@@ -78,3 +82,18 @@ def valkey() -> Iterator[Valkey]:
 def namespace() -> str:
     """A namespace of the test's own."""
     return f"test-{next(NAMESPACES)}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["Postgres"]:
+    """A PostgreSQL server for all tests of a worker; each has a schema of its own in it."""
+    from tests.support.postgres_servers import Postgres
+
+    with Postgres() as running:
+        yield running
+
+
+@pytest.fixture
+def schema() -> str:
+    """A schema of the test's own."""
+    return f"test_{next(NAMESPACES)}"

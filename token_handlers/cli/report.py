@@ -27,7 +27,7 @@ from token_handlers.usage import UsageTotals
 
 if TYPE_CHECKING:
     from token_handlers.reporting.budget_line import BudgetLine
-    from token_handlers.sinks.sqlite.groups import Groups
+    from token_handlers.sinks.sql.groups import Groups
     from token_handlers.sinks.sqlite.ledger import SQLiteLedger
 
 LABELS = ("model", "provider", "session", "user", "node", "operation", "tag", "hour", "day", "month")

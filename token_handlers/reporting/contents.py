@@ -13,9 +13,9 @@ from token_handlers.reporting.period import Period, Step, labels, midnight, mome
 from token_handlers.reporting.projection import HISTORY_DAYS, Projection, project
 from token_handlers.reporting.savings import CacheSavings, cache_savings
 from token_handlers.reporting.sums import by_month
+from token_handlers.sinks.sql.groups import Groups
 from token_handlers.sinks.sql.questions import Moment, moment_ms
 from token_handlers.sinks.sql.rows import EPOCH
-from token_handlers.sinks.sqlite.groups import Groups
 from token_handlers.usage import UsageTotals
 
 SECTIONS = ("model", "user", "session", "tag", "langgraph_node")

@@ -5,7 +5,7 @@ from token_handlers.reporting.amounts import counted, dollars, percent
 from token_handlers.reporting.charts import share_bar
 from token_handlers.reporting.markup import Markup, tag
 from token_handlers.reporting.text import arranged, sent
-from token_handlers.sinks.sqlite.groups import Groups
+from token_handlers.sinks.sql.groups import Groups
 from token_handlers.usage import UsageTotals
 
 NAMES = {"langgraph_node": "node"}

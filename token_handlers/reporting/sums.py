@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from token_handlers.counter.counter import OTHER
 from token_handlers.reporting.text import arranged
-from token_handlers.sinks.sqlite.groups import Groups
+from token_handlers.sinks.sql.groups import Groups
 from token_handlers.usage import EXACT, UsageTotals
 
 _NUMBERS = tuple(name for name in UsageTotals.model_fields if name != "cost")

@@ -1,15 +1,14 @@
 import sqlite3
 import threading
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 
 import pytest
 
-from tests.support.ledgers import NOON, call, check_file, check_sums, make_old
-from token_handlers import TokenHandlersError, Usage, UsageRecord, UsageTotals, lifecycle
-from token_handlers.sinks.sqlite import SQLiteLedger, location, rollups
-from token_handlers.usage import CostPart
+from tests.support.ledgers import call, check_file, check_sums, make_old
+from token_handlers import TokenHandlersError, lifecycle
+from token_handlers.sinks.sqlite import SQLiteLedger, location
 
 DAY = timedelta(days=1)
 
@@ -39,118 +38,6 @@ def outage(path, ledger, monkeypatch):
     program.close()
 
 
-def test_a_new_ledger_is_empty(ledger):
-    """Before the first call all is zero, and there is nothing by any label."""
-    assert UsageTotals() == ledger.totals()
-    assert ({}, {}, []) == (ledger.by("model"), ledger.by_session_model("s"), list(ledger.records()))
-    assert (0, 0, 0) == (ledger.waiting, ledger.failed_writes, ledger.lost)
-
-
-def test_a_record_comes_back_as_it_was(ledger):
-    """Every field is kept: a reported 0 as 0, what was not reported as that, times to the millisecond."""
-    kept = UsageRecord(
-        usage=Usage(input_tokens=100, output_tokens=0, cache_read_tokens=60, web_searches=2),
-        model="gpt-4o",
-        provider="openai",
-        operation="text_completion",
-        outcome="success",
-        requests=2,
-        source="estimated",
-        method="tiktoken:o200k_base",
-        session="s",
-        user="ü",
-        tags={"team": "search", "a\"b\\c'd\n": "", "beta": "true"},
-        node="agent",
-        cost=Decimal("0.000000123456"),
-        cost_source="user",
-        saved_cost=Decimal("1234.5"),
-        requested_model="gpt-4o-latest",
-        doubts=("container sessions without a count", "ü"),
-        cost_breakdown=(CostPart("input_tokens", 100, Decimal("2.5"), 10**6, Decimal("0.00025"), "x1.1 for us", "o3"),),
-        service_tier="flex",
-        region="eu",
-        host="api.openai.com",
-        request_id="req_1",
-        organization="org-1",
-        project="proj-1",
-        event_id="e",
-        started_at=NOON + timedelta(milliseconds=123),
-        ended_at=NOON + timedelta(milliseconds=1456),
-    )
-    ledger(kept)
-    ledger(UsageRecord(event_id="f", started_at=NOON + DAY))
-
-    first, second = ledger.records()
-    assert (kept, UsageRecord(event_id="f", started_at=NOON + DAY)) == (first, second)
-    assert kept.usage.model_fields_set == first.usage.model_fields_set
-
-
-def test_a_call_is_kept_once(path, ledger):
-    """A record given again, alone, in one batch or to another ledger of the file, adds nothing."""
-    for _ in range(3):
-        ledger(call("same"))
-    ledger.flush()
-    assert 2 == ledger.duplicates
-    with SQLiteLedger(path) as other:
-        other(call("same", sent=99))
-        other(call("another"))
-        other.flush()
-        assert 1 == other.duplicates
-
-    assert 2 == ledger.totals().successful_requests
-    assert 34 == ledger.totals().prompt_tokens
-    check_sums(ledger)
-
-
-def test_what_has_no_id_or_time_gets_one(ledger):
-    """Records with an empty event id are all kept; one without a time is filed under now."""
-    before = datetime.now(UTC) - timedelta(milliseconds=1)
-    ledger(call(""))
-    ledger(call("", started_at=None))
-    ledger(call("", started_at=None, ended_at=NOON))
-
-    assert 3 == ledger.totals().successful_requests
-    *earlier, last = ledger.records()
-    assert [NOON, NOON] == [record.started_at for record in earlier]
-    assert before <= last.started_at <= datetime.now(UTC)
-    assert 3 == len({record.event_id for record in (*earlier, last)})
-
-
-def test_a_time_without_a_zone_in_a_record_is_local(ledger):
-    """A hand-made record's datetime.now() is what Python takes it for."""
-    ledger(call(started_at=NOON.astimezone().replace(tzinfo=None)))
-
-    assert [NOON] == [record.started_at for record in ledger.records()]
-
-
-def test_what_no_ledger_can_hold_is_lost_alone(ledger, caplog):
-    """A call of absurd tokens or cost is counted as lost and logged, as totals could not hold it; others are kept."""
-    ledger(call("a"))
-    ledger(call("tokens", sent=2**63))
-    ledger(call("money", cost="1E+999999"))
-    ledger(call("half a pair \ud800", model="\ud800", tags={"\udfff": "x"}, session="odd"))
-    ledger(call("b"))
-    assert ledger.flush()
-
-    assert (3, 2, 0) == (ledger.totals().successful_requests, ledger.lost, ledger.waiting)
-    assert ["\ud800"] == list(ledger.by("model", session="odd"))
-    assert 2 == len(caplog.messages)
-    assert all("loses records" in message for message in caplog.messages)
-    check_sums(ledger)
-
-
-def test_a_record_made_by_hand_is_kept_once(path, ledger):
-    """A record without a given event id has one of its own: the same object given again adds nothing."""
-    record = UsageRecord(usage=Usage(input_tokens=5))
-    ledger(record)
-    ledger(record)
-    with SQLiteLedger(path) as other:
-        other(record)
-    ledger(UsageRecord(usage=Usage(input_tokens=5)))
-
-    assert (2, 10) == (ledger.totals().successful_requests, ledger.totals().prompt_tokens)
-
-
 @pytest.mark.parametrize("durability", ["batch", "sync"])
 def test_a_record_that_is_still_to_be_made(path, durability):
     """A callable in place of a record is called in the ledger's thread; one that raises loses that record alone."""
@@ -172,71 +59,6 @@ def test_a_record_that_is_still_to_be_made(path, durability):
     assert {"ledger ledger.db" if durability == "batch" else "MainThread"} == set(threads)
 
 
-def test_doubts_make_an_estimate(ledger):
-    """A call of which something could not be counted or priced exactly is among the estimates."""
-    ledger(call("a", doubts=("a rate is missing",)))
-    ledger(call("b"))
-
-    assert (2, 1) == (ledger.totals().successful_requests, ledger.totals().estimated_requests)
-    check_sums(ledger)
-
-
-ODD = ("a", "a\0b", "a\0", "\ud800", "\udc00", "?", "\u241b0000", "ü\0🙂")
-
-
-def test_labels_that_differ_stay_different(ledger, path):
-    """A NUL or half a surrogate pair in a label merges it with no other, and it can be asked for as it was given."""
-    for odd in ODD:
-        ledger(
-            call(f"id {odd}", session=odd, user=odd, node=odd, model=odd, provider=odd, tags={odd: odd, "team": odd})
-        )
-    assert ledger.flush()
-
-    assert (0, 8) == (ledger.lost, ledger.totals().successful_requests)
-    for label in ("session", "user", "model", "provider", "langgraph_node", "team"):
-        assert dict.fromkeys(ODD, 1) == {
-            value: totals.successful_requests for value, totals in ledger.by(label).items()
-        }
-    assert {f"{name}={odd}" for odd in ODD for name in (odd, "team")} == set(ledger.by("tag"))
-    for odd in ODD:
-        for asked in ({"session": odd}, {"user": odd}, {"model": odd}):
-            assert 1 == ledger.totals(**asked).successful_requests
-            assert [f"id {odd}"] == [record.event_id for record in ledger.records(**asked)]
-        assert {odd: 1} == {value: one.successful_requests for value, one in ledger.by(odd).items()}
-        assert [(odd, odd, "chat")] == list(ledger.by_session_model(odd))
-    assert sorted(ODD) == sorted(record.session for record in ledger.records())
-    check_sums(ledger)
-
-
-LATE, EARLY = timezone(-timedelta(hours=12)), timezone(timedelta(hours=12))
-
-
-@pytest.mark.parametrize(
-    "absurd",
-    [
-        {"started_at": datetime(9999, 12, 31, 23, tzinfo=LATE)},
-        {"started_at": datetime(1, 1, 1, tzinfo=EARLY)},
-        {"started_at": datetime(1969, 12, 31, tzinfo=UTC)},
-        {"ended_at": datetime(9999, 12, 31, 23, tzinfo=LATE)},
-        {"ended_at": datetime(1, 1, 1, tzinfo=EARLY)},
-        {"sent": 10**15},
-        {"requests": 10**15},
-    ],
-)
-def test_absurd_numbers_and_times_are_refused(ledger, path, absurd, caplog):
-    """A time that UTC does not have, or more tokens than anybody has, is lost alone; sync says so where it is given."""
-    ledger(call("absurd", **absurd))
-    ledger(call("b"))
-    assert ledger.flush()
-
-    assert ["b"] == [record.event_id for record in ledger.records()]
-    assert 1 == ledger.lost
-    assert any(name in caplog.text for name in ("started_at", "ended_at", "tokens"))
-    assert 1 == sum(totals.successful_requests for totals in ledger.by("day").values())
-    with SQLiteLedger(path, durability="sync") as other, pytest.raises(TokenHandlersError, match="can't hold"):
-        other(call("again", **absurd))
-
-
 def test_what_is_absurd_already_can_be_read(path):
     """A call that an older version let in, of the year 10,000 and a thousand million million tokens, stops nobody."""
     make_old(path)
@@ -250,45 +72,6 @@ def test_what_is_absurd_already_can_be_read(path):
         assert 5 == seen
         assert Decimal(1) == ledger.totals(session="absurd").cost
         check_sums(ledger)
-
-
-def test_many_calls_are_rolled_up(path, ledger, monkeypatch):
-    """Sums are the same whether calls are in the rollups or not yet, and repricing changes both."""
-    monkeypatch.setattr(rollups, "ROLL_UP_AT", 10)
-    monkeypatch.setattr(rollups, "AT_ONCE", 7)
-    for number in range(25):
-        labels = {"session": f"s{number % 3}", "user": f"u{number % 2}", "tags": {"team": f"t{number % 4}"}}
-        ledger(call(f"{number}", sent=number, **labels, started_at=NOON + number * timedelta(hours=5)))
-        if number % 4 == 0:
-            ledger.flush()
-        if number % 8 == 0:
-            check_sums(ledger)
-    ledger.flush()
-    reader = sqlite3.connect(path)
-    (rolled,) = reader.execute("SELECT rolled FROM rollup_state").fetchone()
-    reader.close()
-    assert 15 < rolled < 25
-    assert (25, 25) == ledger.update_costs(lambda record: Decimal(record.usage.input_tokens + 1))
-    assert 325 == ledger.totals().cost
-    check_sums(ledger)
-
-
-@pytest.mark.parametrize("junk", [None, {}, "record"])
-def test_what_is_no_record_is_refused(ledger, junk):
-    """A ledger takes UsageRecords."""
-    with pytest.raises(TypeError, match="UsageRecord"):
-        ledger(junk)
-
-
-def test_flush_is_the_acknowledgement(path, ledger):
-    """After flush() returned True any other program finds the records; nothing waits."""
-    ledger(call("a"))
-    assert ledger.flush(timeout=30)
-
-    assert 0 == ledger.waiting
-    other = sqlite3.connect(path)
-    assert [("a", 1500)] == other.execute("SELECT event_id, cost_nano FROM usage_event").fetchall()
-    other.close()
 
 
 def test_sync_is_on_the_disk_when_it_returns(path):
@@ -308,19 +91,6 @@ def test_sync_says_what_it_cannot_hold(path):
         assert (0, 0) == (ledger.waiting, ledger.totals().successful_requests)
 
 
-def test_where_no_thread_can_start_flush_writes(ledger, monkeypatch):
-    """At the very end of an interpreter, which starts no threads any more, the caller writes."""
-
-    def refuse(thread):
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
-    monkeypatch.setattr("threading.Thread.start", refuse)
-    ledger(call("a"))
-    assert 1 == ledger.waiting
-    assert ledger.flush()
-    assert 1 == ledger.totals().successful_requests
-
-
 def test_a_closed_ledger(path):
     """close() flushes, may be called twice, leaves no log beside the file, and ends it for writing."""
     ledger = SQLiteLedger(path)
@@ -335,35 +105,6 @@ def test_a_closed_ledger(path):
         assert 1 == again.totals().successful_requests
 
 
-def test_an_outage_disturbs_nobody(ledger, outage, caplog):
-    """While the file can't be written calls return as ever, records wait, and one warning names path and remedy."""
-    ledger(call("a"))
-    assert not ledger.flush()
-    ledger(call("b"))
-    assert not ledger.flush()
-    assert (2, 2, 0) == (ledger.waiting, ledger.failed_writes, ledger.lost)
-    assert 1 == len(caplog.messages)
-    assert str(ledger.path) in caplog.text
-    assert "end the program" in caplog.text
-
-    outage.execute("ROLLBACK")
-    assert ledger.flush()
-    assert (0, 2) == (ledger.waiting, ledger.totals().successful_requests)
-
-
-def test_what_waits_is_bounded(ledger, outage, monkeypatch, caplog):
-    """Past MAX_WAITING records are lost, which is counted and logged once; the others are kept."""
-    monkeypatch.setattr(ledger._writer, "capacity", 5)
-    for number in range(8):
-        ledger(call(f"{number}"))
-    assert (5, 3) == (ledger.waiting, ledger.lost)
-    assert 1 == sum("loses records" in message for message in caplog.messages)
-
-    outage.execute("ROLLBACK")
-    assert ledger.flush()
-    assert ["0", "1", "2", "3", "4"] == [record.event_id for record in ledger.records()]
-
-
 def test_sync_says_when_it_is_not_on_the_disk(path, ledger, outage, monkeypatch):
     """durability='sync' raises while the file can't be written, keeps the record, and writes it later."""
     ledger._sync = True
@@ -374,15 +115,6 @@ def test_sync_says_when_it_is_not_on_the_disk(path, ledger, outage, monkeypatch)
     outage.execute("ROLLBACK")
     ledger(call("b"))
     assert ["a", "b"] == [record.event_id for record in ledger.records()]
-
-
-def test_a_ledger_closed_in_an_outage_says_what_is_lost(ledger, outage, caplog):
-    """close() never raises: it logs how many records were not written, and why."""
-    ledger(call("a"))
-    ledger.close()
-
-    assert "1 records were not written" in caplog.messages[-1]
-    assert "locked" in caplog.messages[-1]
 
 
 def test_a_file_that_was_removed_is_made_anew(path, ledger):
@@ -421,17 +153,6 @@ def test_a_file_that_another_program_replaced_is_not_touched(path, ledger):
     assert ["a", "b"] == [record.event_id for record in ledger.records()]
 
 
-def test_an_outage_between_records_that_can_and_cannot_be_kept(ledger, outage):
-    """A record that no ledger can hold is lost once, also when the file can't be written for a while."""
-    for name, sent in (("a", 17), ("absurd", 10**16), ("b", 17)):
-        ledger(call(name, sent=sent))
-    assert not ledger.flush()
-
-    outage.execute("ROLLBACK")
-    assert ledger.flush()
-    assert (1, ["a", "b"]) == (ledger.lost, [record.event_id for record in ledger.records()])
-
-
 def test_the_log_stays_small(path, ledger):
     """What is past 4 MB in the write-ahead log is copied into the database, and the log starts again."""
     for number in range(30):
@@ -441,44 +162,3 @@ def test_the_log_stays_small(path, ledger):
 
     assert path.with_name("ledger.db-wal").stat().st_size < 3 * location.WAL_LIMIT
     assert path.stat().st_size > location.WAL_LIMIT
-
-
-def test_repricing(ledger):
-    """update_costs() gives past calls another cost, totals included; what is reported or unknown stays."""
-    ledger(call("a", cost="1", cost_source="user", session="s"))
-    ledger(call("b", cost=None, user="u", tags={"team": "x"}))
-    ledger(call("c", cost="1", cost_source="reported"))
-    ledger(call("d", cost="1", model="other"))
-    ledger(call("e", cost=None, outcome="cached", saved_cost=Decimal(1)))
-    ledger(call("f", cost=None, outcome="failed"))
-    ledger(call("g", cost="2", started_at=NOON + DAY))
-
-    def price(record):
-        return None if record.model == "other" else Decimal(3)
-
-    assert (6, 3) == ledger.update_costs(price, until="2026-03-04")
-    costs = {record.event_id: (record.cost, record.saved_cost, record.cost_source) for record in ledger.records()}
-    assert {
-        "a": (3, None, "repriced"),
-        "b": (3, None, "repriced"),
-        "c": (1, None, "reported"),
-        "d": (1, None, None),
-        "e": (None, 3, "repriced"),
-        "f": (None, None, None),
-        "g": (2, None, None),
-    } == costs
-    assert (Decimal(10), Decimal(3), 0) == (
-        ledger.totals().cost,
-        ledger.totals().saved_cost,
-        ledger.totals().unpriced_requests,
-    )
-    check_sums(ledger)
-    assert (6, 0) == ledger.update_costs(price, until="2026-03-04")
-
-
-def test_repricing_to_the_third_of_a_cent_settles(ledger):
-    """A price that no decimal holds is rounded once, and is no change the second time."""
-    ledger(call("a"))
-
-    assert (1, 1) == ledger.update_costs(lambda record: Decimal(1) / 300)
-    assert (1, 0) == ledger.update_costs(lambda record: Decimal(1) / 300)

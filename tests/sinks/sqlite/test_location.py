@@ -9,8 +9,10 @@ import pytest
 from tests.support.ledgers import call, check_file, check_sums, make_old, mounts
 from tests.support.usage_ledgers import fill
 from token_handlers import TokenHandlersError, Usage
+from token_handlers.sinks.sql import rollups
 from token_handlers.sinks.sql.schema import COLUMNS, EXPRESSIONS, SUMS
-from token_handlers.sinks.sqlite import SQLiteLedger, file, location, rollups, schema
+from token_handlers.sinks.sqlite import SQLiteLedger, file, location, schema
+from token_handlers.sinks.sqlite import rollups as sqlite_rollups
 from token_handlers.usage import MEASURES
 
 
@@ -281,7 +283,7 @@ def test_a_measure_more(path, monkeypatch):
     with monkeypatch.context() as patch:
         older = tuple(name for name in SUMS if name != "web_searches")
         searches = EXPRESSIONS["web_searches"]
-        for module in (schema, rollups):
+        for module in (schema, sqlite_rollups):
             patch.setattr(module, "SUMS", older)
         patch.setattr(schema, "EXPRESSIONS", {name: EXPRESSIONS[name] for name in older})
         patch.setattr(schema, "MEASURE_VIEW", schema.MEASURE_VIEW.replace(searches, "0"))
@@ -311,7 +313,7 @@ def test_every_count_and_measure_has_a_column(ledger, path):
 def test_a_url_is_no_path(tmp_path, monkeypatch):
     """SQLAlchemy's URLs are refused, and make no folder."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="not a URL such as sqlite:///usage"):
+    with pytest.raises(ValueError, match="not a sqlite:// URL"):
         SQLiteLedger("sqlite:///usage.db")
 
     assert [] == list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from token_handlers.budget.limits import Amounts, Reserved, Spent
 from token_handlers.counter.listeners import MakeRecord
 from token_handlers.errors import StoreRefused, StoreUnavailable
 from token_handlers.lifecycle import at_exit, not_at_exit
-from token_handlers.sinks.redis.backlog import Backlog
+from token_handlers.sinks.backlog import Backlog
 from token_handlers.sinks.redis.budgets import (
     amounts_of,
     limits_of,

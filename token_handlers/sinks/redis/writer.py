@@ -1,5 +1,6 @@
 """What goes to the server from the background: records, and what could not be done there at once."""
 
+import functools
 import logging
 import threading
 import time
@@ -8,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from token_handlers.counter.listeners import MakeRecord
-from token_handlers.errors import StoreRefused, StoreUnavailable, shielded
-from token_handlers.lifecycle import IDLE_SECONDS, BackgroundWriter, Warnings, after_fork
-from token_handlers.sinks.redis.backlog import Backlog
+from token_handlers.errors import StoreRefused, StoreUnavailable
+from token_handlers.lifecycle import BackgroundWriter, Warnings, after_fork
+from token_handlers.sinks.backlog import Backlog, BacklogReader
 from token_handlers.sinks.redis.increments import Increments, increments_of
 from token_handlers.usage import UsageRecord
 
@@ -48,7 +49,7 @@ class RedisWriter:
         self._send = send
         self._batch = batch
         self._capacity = capacity
-        self._backlog = backlog
+        self._backlog = reader = None if backlog is None else BacklogReader(backlog)
         self._closed = False
         self._writer: BackgroundWriter[Item] = BackgroundWriter(
             self._send_items,
@@ -59,7 +60,7 @@ class RedisWriter:
             passes=lambda error: isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused),
             failed=self._fail,
             refused=self._refuse,
-            more=None if backlog is None else self._unsent,
+            more=None if reader is None else functools.partial(reader.next, batch),
             longest_pause=LONGEST_PAUSE_SECONDS,
         )
         self._begin()
@@ -68,9 +69,8 @@ class RedisWriter:
     def _begin(self) -> None:
         """Begin to count: also in a forked child, for which what waited is its parent's to send."""
         self._counting = threading.RLock()
-        self._is_behind = True  # the backlog may have what an earlier process left
-        self._looked_at = float("-inf")
-        self._seen: list[str] = []
+        if self._backlog is not None:
+            self._backlog.restart()
         self._warned_at = float("-inf")
         self._warnings = Warnings()
         self.dropped = 0
@@ -89,7 +89,7 @@ class RedisWriter:
         if self._writer.put(item):
             return
         if self._backlog is not None and isinstance(item, UsageRecord | Deferred):
-            self._is_behind = True
+            self._backlog.fall_behind()
         else:
             full = f"{self._capacity} wait for the Redis server already: RedisCounter takes a capacity, and a backlog"
             self._drop(full)
@@ -139,7 +139,7 @@ class RedisWriter:
 
     def _note(self, event_ids: list[str]) -> None:
         if self._backlog is not None:
-            shielded(self._backlog.sent)(event_ids)
+            self._backlog.note(event_ids)
 
     def _fail(self, error: Exception) -> None:
         self.went_down(StoreUnavailable(str(error)))
@@ -156,20 +156,6 @@ class RedisWriter:
             self.dropped += 1
         if self._warnings.is_new(why):
             logger.error("A record was dropped, and is counted as `dropped`: %s (said once)", why)
-
-    def _unsent(self) -> Sequence[UsageRecord]:
-        """Return what the backlog has: from before this process, or from when too many records waited."""
-        now = time.monotonic()
-        if self._backlog is None or not (self._is_behind or now - self._looked_at > IDLE_SECONDS):
-            return ()
-        self._is_behind, self._looked_at = False, now
-        records = shielded(self._backlog.unsent)(self._batch) or ()
-        seen, self._seen = self._seen, [record.event_id for record in records]
-        if not records or self._seen == seen:  # a backlog that can't note what arrived is not asked for ever
-            self._seen = []
-            return ()
-        self._is_behind = True
-        return records
 
 
 def _record(item: UsageRecord | Deferred) -> UsageRecord:

@@ -1,10 +1,11 @@
 """A UsageRecord as the values of a row, and back."""
 
 import json
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pydantic import ValidationError
 
@@ -17,6 +18,9 @@ _MILLISECOND = timedelta(milliseconds=1)
 LATEST_MS = (datetime.max.replace(tzinfo=UTC) - EPOCH) // _MILLISECOND
 """The last millisecond that a datetime in UTC can have."""
 
+NAMELESS = "ledger:"
+"""How the event ids begin that a ledger gives to records without one: no other store would know them again."""
+
 MOST_TOKENS, MOST_USD = 10**12, 10**6
 """What one call may have: a column holds the sum of millions of such."""
 
@@ -27,6 +31,15 @@ Value = int | str | None
 Row = Mapping[str, Value]
 
 
+class NewCost(NamedTuple):
+    """What the call of a row costs now, in nano-USD and 1e-18 USD; for an answer from a cache, what it saved."""
+
+    id: int
+    ts_ms: int
+    nano: int
+    atto: int
+
+
 class StoredRow(Protocol):
     """A row as a store returns it, by its columns' names."""
 
@@ -35,6 +48,15 @@ class StoredRow(Protocol):
 
     def keys(self) -> Iterable[str]:
         """Return the names of its columns."""
+
+
+def identified(record: UsageRecord) -> UsageRecord:
+    """Return a record that has an event id and a time."""
+    if record.event_id and (record.started_at or record.ended_at):
+        return record
+    event_id = record.event_id or f"{NAMELESS}{uuid.uuid4().hex}"
+    started = record.started_at or record.ended_at or datetime.now(UTC)
+    return record.model_copy(update={"event_id": event_id, "started_at": started})
 
 
 def row_of(record: UsageRecord) -> Row:

@@ -99,3 +99,25 @@ LABELS: Mapping[str, Label] = {
     "langgraph_node": Label((_DAY,), (_MONTH,)),
     "tag": Label((_MONTH, _DAY), (_MONTH,)),
 }
+
+
+class Source(NamedTuple):
+    """A label's name and value, as expressions, and whether they are a tag's."""
+
+    name: str
+    value: str
+    has_tags: bool = False
+
+    def rows(self, calls: str, tags: str) -> str:
+        """Return the tables in which they are found: one of calls and, where they are a tag's, that of its tags."""
+        return f"{calls}, {tags}" if self.has_tags else calls
+
+
+SOURCES: Mapping[str, Source] = {
+    "": Source("''", "''"),
+    "session": Source("'session'", "session"),
+    "user": Source("'user'", '"user"'),
+    "langgraph_node": Source("'langgraph_node'", "node"),
+    "tag": Source("'tag:' || tag.key", "tag.value", has_tags=True),
+}
+ROLLUP_KEY = ("apart", "label", "bucket", "value", "model", "provider", "operation")

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from token_handlers.errors import TokenHandlersError
 from token_handlers.lifecycle import Warnings
 from token_handlers.sinks.escapes import escaped
-from token_handlers.sinks.sql.rows import Row, record_of
+from token_handlers.sinks.sql.rows import NAMELESS, Row, record_of
 from token_handlers.sinks.sqlite.file import LedgerFile
 from token_handlers.sinks.sqlite.location import explained
 from token_handlers.sinks.sqlite.rollups import append
-from token_handlers.sinks.sqlite.schema import NAMELESS
 from token_handlers.usage import UsageRecord
 
 FIRST_HOURS = 20

@@ -1,47 +1,32 @@
-"""What is written in one transaction: calls, and the rollups that sum them.
-
-A call is not in the rollups at once: that would cost each commit of a few calls more than the calls. When so many have
-come, they are summed together; until then whoever asks sums them too.
-"""
+"""What is written in one transaction: calls, and the rollups that sum them."""
 
 import functools
 import itertools
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 
-from token_handlers.sinks.sql.rows import Row, divide_usd
-from token_handlers.sinks.sql.schema import LABELS, LEVELS, SUMS
-from token_handlers.sinks.sqlite.schema import NAMELESS
+from token_handlers.sinks.sql import rollups
+from token_handlers.sinks.sql.dialect import Dialect, RolledUp
+from token_handlers.sinks.sql.rows import NAMELESS, NewCost, Row
+from token_handlers.sinks.sql.schema import SUMS
 
-ROLL_UP_AT = 2_048
-"""How many calls may wait to be summed in the rollups: as many as a question sums in a few milliseconds."""
+DIALECT = Dialect(
+    tags="json_each(tags) AS tag",
+    total="sum({name})",
+    text="{expression}",
+    unindexed="+{column}",
+    among="{} IN (SELECT value FROM json_each({}))".format,
+    texts=json.dumps,
+    between=lambda column, first, end: f"{column} IN (SELECT value FROM json_each('{list(range(first, end))}'))",  # noqa: S608 (numbers)
+)
 
-AT_ONCE = 16_384
-"""How many are summed in one transaction, so that a ledger whose rollups are made again delays nobody for long."""
-
-_SET_COST = """
-UPDATE usage_event SET
-  cost_nano = iif(outcome = 'cached', cost_nano, :nano), cost_atto = iif(outcome = 'cached', cost_atto, :atto),
-  saved_nano = iif(outcome = 'cached', :nano, saved_nano), saved_atto = iif(outcome = 'cached', :atto, saved_atto),
-  cost_source = 'repriced'
-WHERE id = :id
-"""
 _ADD_UNSENT = f"""
 INSERT INTO usage_outbox SELECT id FROM usage_event
 WHERE id > ? AND event_id NOT GLOB '{NAMELESS}*' AND EXISTS (SELECT 1 FROM usage_outbox WHERE id = 0)
 """  # noqa: S608 (constants)
-_STATE = "SELECT rolled, (SELECT coalesce(max(id), 0) FROM usage_event) FROM rollup_state"
-
-# Each label's name and value in the rollups, and the rows in which they are found.
-_SOURCES = {
-    "": ("''", "''", "fresh"),
-    "session": ("'session'", "session", "fresh"),
-    "user": ("'user'", "user", "fresh"),
-    "langgraph_node": ("'langgraph_node'", "node", "fresh"),
-    "tag": ("'tag:' || tag.key", "tag.value", "fresh, json_each(tags) AS tag"),
-}
+_STATE = "SELECT rolled, used, (SELECT coalesce(max(id), 0) FROM usage_event) FROM rollup_state"
+_NEW = f"SELECT {', '.join(f'sum({name})' for name in SUMS)} FROM usage_measure WHERE id > ?"  # noqa: S608 (constants)
 
 
 def append(connection: sqlite3.Connection, rows: Iterable[Row]) -> int:
@@ -57,23 +42,33 @@ def append(connection: sqlite3.Connection, rows: Iterable[Row]) -> int:
 
 def roll_up(connection: sqlite3.Connection) -> bool:
     """Sum calls in the rollups, if enough wait for it; return whether still enough do."""
-    rolled, last = connection.execute(_STATE).fetchone()
-    if last - rolled < ROLL_UP_AT:
+    rolled, _, last = connection.execute(_STATE).fetchone()
+    if last - rolled < rollups.ROLL_UP_AT:
         return False
-    end = min(last, rolled + AT_ONCE)
+    end = min(last, rolled + rollups.AT_ONCE)
     _add(connection, f"id > {rolled} AND id <= {end}", "+")
     connection.execute("UPDATE rollup_state SET rolled = ?", (end,))
-    return bool(last - end >= ROLL_UP_AT)
+    return bool(last - end >= rollups.ROLL_UP_AT)
 
 
-def set_costs(connection: sqlite3.Connection, costs: Sequence[tuple[int, Decimal]]) -> None:
-    """Give calls, by their id, another cost, and the rollups too; the caller has begun a transaction."""
-    ids = ", ".join(str(int(number)) for number, _ in costs)
+def rolled_up(connection: sqlite3.Connection) -> RolledUp:
+    """Return up to which id the calls are in the rollups; none of an older ledger that is read are."""
+    rolled, used, last = connection.execute(_STATE).fetchone()
+    names = set(json.loads(used))
+    later = None
+    if last > rolled:
+        later = f"usage_measure.id > {rolled}"
+        sums = connection.execute(_NEW, (rolled,)).fetchone()
+        names |= {name for name, number in zip(SUMS, sums, strict=True) if number}
+    return RolledUp(f"+usage_measure.id <= {rolled}" if rolled >= 0 else None, later, frozenset(names))
+
+
+def set_costs(connection: sqlite3.Connection, costs: Sequence[NewCost]) -> None:
+    """Give calls another cost, and the rollups too; the caller has begun a transaction."""
+    ids = ", ".join(str(cost.id) for cost in costs)
     chosen = f"id IN ({ids}) AND id <= (SELECT rolled FROM rollup_state)"  # noqa: S608 (numbers)
     _add(connection, chosen, "-")
-    for number, cost in costs:
-        nano, atto = divide_usd(cost)
-        connection.execute(_SET_COST, {"id": number, "nano": nano, "atto": atto})
+    connection.executemany(rollups.SET_COST, [cost._asdict() for cost in costs])
     _add(connection, chosen, "+")
 
 
@@ -83,7 +78,7 @@ def _add(connection: sqlite3.Connection, chosen: str, sign: str) -> None:
     connection.execute(f"INSERT INTO fresh SELECT * FROM usage_measure WHERE {chosen}")  # noqa: S608 (constants, numbers)
     sums = connection.execute(f"SELECT {', '.join(f'sum({name})' for name in SUMS)} FROM fresh").fetchone()  # noqa: S608
     used = tuple(name for name, number in zip(SUMS, sums, strict=True) if number)
-    for statement in _statements(used, sign):
+    for statement in rollups.statements(used, sign, DIALECT.tags):
         connection.execute(statement)
     connection.execute("DELETE FROM fresh")
     (before,) = connection.execute("SELECT used FROM rollup_state").fetchone()
@@ -94,32 +89,5 @@ def _add(connection: sqlite3.Connection, chosen: str, sign: str) -> None:
 @functools.lru_cache(1024)
 def _insert(columns: tuple[str, ...]) -> str:
     """Return the statement that adds a call of which these columns are not null."""
-    names, values = ", ".join(columns), ", ".join("?" * len(columns))
+    names, values = ", ".join(f'"{column}"' for column in columns), ", ".join("?" * len(columns))
     return f"INSERT INTO usage_event ({names}) VALUES ({values}) ON CONFLICT (event_id) DO NOTHING"  # noqa: S608 (constants)
-
-
-@functools.lru_cache(64)
-def _statements(used: tuple[str, ...], sign: str) -> tuple[str, ...]:
-    """Return the statements that add what is fresh to all rollups; ``used`` are the sums that are not 0 in it."""
-    return tuple(
-        _statement(label, level, apart, used, sign)
-        for label, (together, models_apart) in LABELS.items()
-        for apart, levels in enumerate((together, models_apart))
-        for level in levels
-    )
-
-
-def _statement(label: str, level: str, apart: int, used: Sequence[str], sign: str) -> str:
-    name, value, rows = _SOURCES[label]
-    key = f"{apart}, {name}, ts_ms / {LEVELS[level]}, {value}, " + (
-        "model, provider, operation" if apart else "'', '', ''"
-    )
-    groups = ", ".join(str(number) for number in range(2, 8 if apart else 5))
-    columns = ", ".join(("apart, label, bucket, value, model, provider, operation", *used))
-    sums = "".join(f", {sign}sum({measure})" for measure in used)
-    adding = ", ".join(f"{measure} = {measure} + excluded.{measure}" for measure in used)
-    return (
-        f"INSERT INTO {level} ({columns}) SELECT {key}{sums} FROM {rows} WHERE {value} IS NOT NULL GROUP BY {groups} "  # noqa: S608 (constants)
-        "ON CONFLICT (apart, label, bucket, value, model, provider, operation) "
-        + (f"DO UPDATE SET {adding}" if adding else "DO NOTHING")
-    )

@@ -11,13 +11,10 @@ it nothing is put there.
 import sqlite3
 from collections.abc import Iterator
 
-from token_handlers.sinks.sql.schema import COLUMNS, EXPRESSIONS, LEVELS, SUMS
+from token_handlers.sinks.sql.schema import COLUMNS, EXPRESSIONS, LEVELS, ROLLUP_KEY, SUMS
 
 APPLICATION_ID = 0x544F4B4C
 """'TOKL' in the file's header: what tells a ledger from other SQLite files."""
-
-NAMELESS = "ledger:"
-"""How the event ids begin that a ledger gives to records without one: a fleet's server would not know them again."""
 
 FORMAT = 3
 """What the tables, the rules of sums and the choice of rollups are; each change of these is another number."""
@@ -25,7 +22,6 @@ FORMAT = 3
 VERSION = 1_000 * FORMAT + len(COLUMNS) + len(SUMS)
 """The version of a ledger, its user_version: also a column or a sum more makes it another one. Once it was 1 or 2."""
 
-_ROLLUP_KEY = "apart, label, bucket, value, model, provider, operation"
 _INDEXES = (
     "CREATE INDEX usage_event_time ON usage_event (ts_ms)",
     "CREATE INDEX usage_event_session ON usage_event (session, ts_ms) WHERE session IS NOT NULL",
@@ -81,5 +77,5 @@ def _rollup(name: str, temporary: str = "") -> str:
     return (
         f"CREATE {temporary} TABLE {name} (apart INTEGER NOT NULL, label TEXT NOT NULL, bucket INTEGER NOT NULL, "
         f"value TEXT NOT NULL, model TEXT NOT NULL, provider TEXT NOT NULL, operation TEXT NOT NULL, {sums}, "
-        f"PRIMARY KEY ({_ROLLUP_KEY})) STRICT, WITHOUT ROWID"
+        f"PRIMARY KEY ({', '.join(ROLLUP_KEY)})) STRICT, WITHOUT ROWID"
     )

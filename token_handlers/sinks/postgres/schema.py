@@ -1,0 +1,211 @@
+"""The tables and functions of a ledger in a PostgreSQL schema of its own, and how an older version becomes today's.
+
+``usage_event`` has the calls, in a partition for each month; ``usage_key`` their event ids, so that none is added
+twice, in whatever month. What one transaction added is a batch: ``usage_batch`` has the batches that are not in the
+rollups yet, and summing a batch takes it out, in one transaction. So it does not matter in which order transactions
+end. ``usage_measure`` and the rollups are those of the SQLite ledger.
+
+Whoever only writes calls two functions, ``add_calls`` and ``roll_up``, which do it as the schema's owner.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from token_handlers.sinks.sql import rollups
+from token_handlers.sinks.sql.dialect import Dialect
+from token_handlers.sinks.sql.schema import COLUMNS, EXPRESSIONS, LEVELS, ROLLUP_KEY, SUMS
+
+FORMAT = 1
+"""What the tables, the functions, the rules of sums and the choice of rollups are; each change is another number."""
+
+VERSION = 1_000 * FORMAT + len(COLUMNS) + len(SUMS)
+"""The version of a ledger; also a column or a sum more makes it another one."""
+
+DIALECT = Dialect(
+    tags="json_each_text(tags::json) AS tag",
+    total="sum({name})::bigint",
+    text='({expression})::text COLLATE "C"',
+    unindexed="{column}",
+    among="{} = ANY({})".format,
+    texts=list,
+    between=lambda column, first, end: f"{column} = ANY(ARRAY(SELECT generate_series({first}, {end - 1})))",
+)
+
+MONTHS = "usage_event_"
+FIRST_YEAR, END_YEAR = 2020, 2100
+"""From and until when there is a partition for each month; all calls before and after are in one partition each."""
+
+MOST_BATCHES = 2 * rollups.ROLL_UP_AT
+"""How many of the batches that wait are looked at."""
+
+_TYPES = {"INTEGER": "bigint", "TEXT": 'text COLLATE "C"'}
+_MADE_LOCK, _ROLLUP_LOCK = 0x544F4B4C, 0x544F4B4D
+"""The first half of the keys of advisory locks: while tables are made, and while calls are summed."""
+
+_TEXT = 'text COLLATE "C" NOT NULL'
+_WAITING = (
+    f"SELECT coalesce(sum(b.calls), 0) FROM (SELECT usage_batch.calls FROM usage_batch LIMIT {MOST_BATCHES}) AS b"  # noqa: S608 (constants)
+)
+
+
+def made_lock(schema: str) -> str:
+    """Return the statement that lets one transaction at a time make tables."""
+    return f"SELECT pg_advisory_xact_lock({_MADE_LOCK}, hashtext('{schema}'))"
+
+
+def rollup_lock(schema: str) -> str:
+    """Return the statement that lets one transaction at a time change rollups."""
+    return f"SELECT pg_advisory_xact_lock({_ROLLUP_LOCK}, hashtext('{schema}'))"
+
+
+def statements_since(version: int, columns: Sequence[str], sums: Sequence[str], schema: str) -> Iterator[str]:
+    """Yield the statements that bring a ledger of a version, 0 for an empty schema, up to today's.
+
+    ``columns`` and ``sums`` are the columns that usage_event and the rollups have.
+    """
+    if version == 0:
+        yield from _tables()
+    else:
+        yield from (
+            f'ALTER TABLE usage_event ADD COLUMN "{name}" {_column(name)}' for name in COLUMNS if name not in columns
+        )
+        for name in (name for name in SUMS if name not in sums):
+            yield from (f"ALTER TABLE {level} ADD COLUMN {name} bigint NOT NULL DEFAULT 0" for level in LEVELS)
+        yield f"TRUNCATE {', '.join(LEVELS)}, usage_batch"
+        yield "INSERT INTO usage_batch SELECT batch, count(*) FROM usage_event GROUP BY batch"
+    yield from _view()
+    yield from (statement.replace("{schema}", schema) for statement in (_make_month(), _add_calls(), _roll_up()))
+    for function in ("make_month(text)", "add_calls(json, text[])", "roll_up(integer)"):
+        yield f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC"
+    yield f"UPDATE ledger_version SET version = {VERSION}"  # noqa: S608 (a constant)
+
+
+def summed(chosen: str, sign: str) -> str:
+    """Return the statement that adds the calls which a condition chooses to the rollups, or subtracts them."""
+    parts = rollups.statements(SUMS, sign, DIALECT.tags)
+    steps = ", ".join(f"part_{number} AS ({part})" for number, part in enumerate(parts))
+    return (
+        f"WITH fresh AS MATERIALIZED (SELECT * FROM usage_measure WHERE {chosen}), {steps} SELECT count(*) FROM fresh"  # noqa: S608 (constants)
+    )
+
+
+def _column(name: str) -> str:
+    kind, _, rest = COLUMNS[name].partition(" ")
+    return f"{_TYPES[kind]} {rest.removesuffix('UNIQUE')}".strip()
+
+
+def _tables() -> Iterator[str]:
+    yield "CREATE TABLE ledger_version (version integer NOT NULL)"
+    yield "INSERT INTO ledger_version VALUES (0)"
+    yield "CREATE SEQUENCE usage_event_id"
+    yield "CREATE SEQUENCE usage_batch_number"
+    yield "CREATE TABLE usage_batch (batch bigint PRIMARY KEY, calls integer NOT NULL)"
+    yield f"CREATE TABLE usage_key (event_id {_TEXT} PRIMARY KEY)"
+    columns = ", ".join(f'"{name}" {_column(name)}' for name in COLUMNS)
+    yield (
+        "CREATE TABLE usage_event (id bigint NOT NULL DEFAULT nextval('usage_event_id'), batch bigint NOT NULL, "
+        f"{columns}, PRIMARY KEY (ts_ms, id)) PARTITION BY RANGE (ts_ms)"
+    )
+    yield "CREATE INDEX usage_event_session ON usage_event (session, ts_ms) WHERE session IS NOT NULL"
+    yield 'CREATE INDEX usage_event_user ON usage_event ("user", ts_ms) WHERE "user" IS NOT NULL'
+    yield "CREATE INDEX usage_event_batch ON usage_event (batch)"
+    sums = ", ".join(f"{name} bigint NOT NULL DEFAULT 0" for name in SUMS)
+    for level in LEVELS:
+        yield (
+            f"CREATE TABLE {level} (apart smallint NOT NULL, label {_TEXT}, bucket bigint NOT NULL, value {_TEXT}, "
+            f"model {_TEXT}, provider {_TEXT}, operation {_TEXT}, {sums}, PRIMARY KEY ({', '.join(ROLLUP_KEY)})) "
+            "WITH (fillfactor = 80)"
+        )
+
+
+def _view() -> Iterator[str]:
+    """Make the view again for whoever may read it: another column can't be put into one."""
+    measures = ", ".join(f"{expression} AS {name}" for name, expression in EXPRESSIONS.items())
+    yield "DROP VIEW IF EXISTS usage_measure"
+    yield (
+        'CREATE VIEW usage_measure AS SELECT id, batch, ts_ms, session, "user", node, tags, '  # noqa: S608 (constants)
+        "coalesce(nullif(model, ''), '(unknown)') AS model, coalesce(provider, '') AS provider, operation, "
+        f"{measures} FROM usage_event"
+    )
+
+
+def _make_month() -> str:
+    return f"""
+CREATE OR REPLACE FUNCTION make_month(month text) RETURNS void
+LANGUAGE plpgsql SET search_path = {{schema}}, pg_temp AS $$
+DECLARE
+  first bigint;
+  last bigint;
+BEGIN
+  IF month = 'before_{FIRST_YEAR}' THEN
+    last := extract(epoch FROM timestamp '{FIRST_YEAR}-01-01') * 1000;
+  ELSIF month = 'from_{END_YEAR}' THEN
+    first := extract(epoch FROM timestamp '{END_YEAR}-01-01') * 1000;
+  ELSIF month ~ '^20[2-9]\\d_(0[1-9]|1[0-2])$' THEN
+    first := extract(epoch FROM to_date(month, 'YYYY_MM')::timestamp) * 1000;
+    last := extract(epoch FROM to_date(month, 'YYYY_MM')::timestamp + interval '1 month') * 1000;
+  ELSE
+    RAISE EXCEPTION 'no month: %', month;
+  END IF;
+  {made_lock("{schema}").replace("SELECT", "PERFORM")};
+  -- to_regclass may not know yet what another transaction made while this one waited
+  IF EXISTS (SELECT FROM pg_class WHERE relname = '{MONTHS}' || month AND relnamespace = '{{schema}}'::regnamespace) THEN
+    RETURN;
+  END IF;
+  EXECUTE format('CREATE TABLE %I (LIKE usage_event INCLUDING DEFAULTS INCLUDING INDEXES)', '{MONTHS}' || month);
+  EXECUTE format('ALTER TABLE usage_event ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
+    '{MONTHS}' || month, coalesce(first::text, 'MINVALUE'), coalesce(last::text, 'MAXVALUE'));
+END
+$$"""  # noqa: S608 (constants)
+
+
+def _add_calls() -> str:
+    names = ", ".join(f'"{name}"' for name in COLUMNS)
+    given = ", ".join(f'"{name}" {_TYPES[kind.partition(" ")[0]].partition(" ")[0]}' for name, kind in COLUMNS.items())
+    return f"""
+CREATE OR REPLACE FUNCTION add_calls(calls json, months text[], OUT added bigint, OUT waiting bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {{schema}}, pg_temp AS $$
+DECLARE
+  month text;
+  number bigint := nextval('usage_batch_number');
+BEGIN
+  FOREACH month IN ARRAY months LOOP
+    IF to_regclass('{MONTHS}' || month) IS NULL THEN
+      PERFORM make_month(month);
+    END IF;
+  END LOOP;
+  WITH given AS MATERIALIZED (SELECT * FROM json_to_recordset(calls) AS given ({given})),
+  fresh AS (INSERT INTO usage_key SELECT event_id FROM given ON CONFLICT DO NOTHING RETURNING event_id)
+  INSERT INTO usage_event (batch, {names}) SELECT number, {names} FROM given JOIN fresh USING (event_id);
+  GET DIAGNOSTICS added = ROW_COUNT;
+  IF added > 0 THEN
+    INSERT INTO usage_batch VALUES (number, added);
+  END IF;
+  waiting := ({_WAITING});
+END
+$$"""  # noqa: S608 (constants)
+
+
+def _roll_up() -> str:
+    chosen = "batch >= first_batch AND batch <= last_batch AND batch = ANY(chosen)"
+    counted = summed(chosen, "+").replace("SELECT count(*) FROM fresh", "SELECT count(*) INTO waiting FROM fresh")
+    return f"""
+CREATE OR REPLACE FUNCTION roll_up(most integer, OUT waiting bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {{schema}}, pg_temp SET jit = off AS $$
+DECLARE
+  chosen bigint[];
+  first_batch bigint;
+  last_batch bigint;
+BEGIN
+  waiting := 0;
+  IF NOT pg_try_advisory_xact_lock({_ROLLUP_LOCK}, hashtext('{{schema}}')) THEN
+    RETURN;
+  END IF;
+  SELECT array_agg(batch), min(batch), max(batch) INTO chosen, first_batch, last_batch FROM (
+    SELECT batch, sum(calls) OVER (ORDER BY batch) - calls AS calls_before
+    FROM (SELECT * FROM usage_batch ORDER BY batch LIMIT {MOST_BATCHES}) AS oldest
+  ) AS counted WHERE calls_before < most;
+  DELETE FROM usage_batch WHERE batch = ANY(chosen);
+  {counted};
+  waiting := ({_WAITING});
+END
+$$"""  # noqa: S608 (constants)

@@ -1,0 +1,118 @@
+"""A PostgreSQL schema as the rows of a ledger's calls."""
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+from token_handlers.errors import StoreRefused, StoreUnavailable, TokenHandlersError
+from token_handlers.sinks.postgres.connection import READ, WRITE, OpenTransaction, PostgresConnection, PostgresPlace
+from token_handlers.sinks.postgres.migrations import bring_up
+from token_handlers.sinks.postgres.schema import DIALECT, END_YEAR, FIRST_YEAR, rollup_lock, summed
+from token_handlers.sinks.sql import rollups
+from token_handlers.sinks.sql.dialect import RolledUp
+from token_handlers.sinks.sql.ledger import Written
+from token_handlers.sinks.sql.queries import Reader
+from token_handlers.sinks.sql.rows import EPOCH, NewCost, Row
+from token_handlers.sinks.sql.schema import DAY, SUMS
+
+MONTH_AHEAD = timedelta(days=20)
+"""How long before a month begins its partition is made at the latest, if anybody writes."""
+
+_ADD = "SELECT added, waiting FROM add_calls(:calls::json, :months)"
+_ROLL_UP = "SELECT waiting FROM roll_up(:most::integer)"
+_PENDING = "batch >= {first} AND batch IN (SELECT batch FROM usage_batch)"
+
+
+class PostgresStore:
+    """The rows in a schema: one connection writes, another reads."""
+
+    def __init__(self, place: PostgresPlace, *, read_only: bool) -> None:
+        self._schema = place.schema
+        self._place = place
+        self.place = place.name
+
+        def opened(transaction: OpenTransaction) -> None:
+            bring_up(place, transaction, read_only=read_only)
+
+        self._writing, self._reading = PostgresConnection(place, opened), PostgresConnection(place, opened)
+
+    def write(self, rows: Sequence[Row]) -> Written:
+        """Keep rows in one transaction; if many calls wait for it, sum some in the rollups in another one."""
+        added, waiting = self._add(rows) if rows else (0, rollups.ROLL_UP_AT)
+        if waiting >= rollups.ROLL_UP_AT:
+            with contextlib.suppress(StoreUnavailable):  # the rows are kept; what waits is summed after a later batch
+                return Written(added, self._roll_up() >= rollups.ROLL_UP_AT)
+        return Written(added, has_more=False)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Reader]:
+        """Yield a reader of one moment."""
+        with self._reading.transaction(READ) as transaction:
+            yield Reader(transaction, DIALECT, _rolled_up(transaction))
+
+    def set_costs(self, costs: Sequence[NewCost]) -> None:
+        """Give calls another cost, and the rollups too, while nobody else changes these."""
+        ids, times = ", ".join(str(cost.id) for cost in costs), [cost.ts_ms for cost in costs]
+        chosen = (
+            f"ts_ms BETWEEN {min(times)} AND {max(times)} AND id IN ({ids}) "  # noqa: S608 (numbers)
+            "AND batch NOT IN (SELECT batch FROM usage_batch)"
+        )
+        with self._writing.transaction(WRITE) as transaction:
+            transaction.execute(rollup_lock(self._schema))
+            transaction.execute(summed(chosen, "-"))
+            transaction.execute_all(rollups.SET_COST, [cost._asdict() for cost in costs])
+            transaction.execute(summed(chosen, "+"))
+
+    def is_outage(self, error: Exception) -> bool:
+        """Return whether writing failed for a reason that may pass, rather than for one row."""
+        return isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused)
+
+    def explained(self, error: Exception) -> TokenHandlersError:
+        """Return an error that names the place, what went wrong and the remedy."""
+        return self._place.failure(error)
+
+    def restart(self) -> None:
+        """Start again, as a forked child does."""
+        self._writing.leave_to_parent()
+        self._reading.leave_to_parent()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._writing.close()
+        self._reading.close()
+
+    def _add(self, rows: Sequence[Row]) -> tuple[int, int]:
+        # In the order of their ids: two transactions that add the same calls wait for each other in one direction.
+        calls = {str(row["event_id"]): row for row in reversed(rows)}
+        text = json.dumps([dict(calls[event_id]) for event_id in sorted(calls)], ensure_ascii=False)
+        with self._writing.transaction(WRITE) as transaction:
+            ((added, waiting),) = transaction.execute(_ADD, {"calls": text, "months": _months(rows)}).fetchall()
+        return added, waiting
+
+    def _roll_up(self) -> int:
+        with self._writing.transaction(WRITE) as transaction:
+            ((waiting,),) = transaction.execute(_ROLL_UP, {"most": rollups.AT_ONCE}).fetchall()
+        return int(waiting)
+
+
+def _rolled_up(transaction: OpenTransaction) -> RolledUp:
+    """Return which batches the rollups have; which sums are more than 0 is not kept."""
+    ((first,),) = transaction.execute("SELECT min(batch) FROM usage_batch").fetchall()
+    if first is None:
+        return RolledUp("true", None, frozenset(SUMS))
+    pending = _PENDING.format(first=first)
+    return RolledUp(f"NOT ({pending})", pending, frozenset(SUMS))
+
+
+def _months(rows: Iterable[Row]) -> list[str]:
+    """Return the partitions that calls belong to, and the one of the next days."""
+    days = {int(row["ts_ms"] or 0) // DAY for row in rows}
+    months = {_month_of(EPOCH + timedelta(days=day)) for day in days}
+    return sorted({*months, _month_of(datetime.now(UTC) + MONTH_AHEAD)})
+
+
+def _month_of(moment: datetime) -> str:
+    if moment.year < FIRST_YEAR:
+        return f"before_{FIRST_YEAR}"
+    return f"{moment.year}_{moment.month:02}" if moment.year < END_YEAR else f"from_{END_YEAR}"
