@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # handler type -> the distribution's import name, and the extra that installs it
@@ -27,6 +27,11 @@ class Settings(BaseSettings):
     token_prices: str | None = None
     cache_home: str | None = Field(default=None, validation_alias="XDG_CACHE_HOME")
     http: str = Field(default="on", validation_alias="TOKEN_HANDLERS_HTTP")
+    openai_admin_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_ADMIN_KEY")
+    anthropic_admin_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("ANTHROPIC_ADMIN_KEY", "ANTHROPIC_ADMIN_API_KEY")
+    )
+    openrouter_management_key: SecretStr | None = Field(default=None, validation_alias="OPENROUTER_MANAGEMENT_KEY")
 
     @property
     def watches_http(self) -> bool:

@@ -13,7 +13,10 @@ from typing import NoReturn
 from token_handlers.cli.options import WrongUsage, check_window
 from token_handlers.errors import TokenHandlersError
 
-COMMANDS = ("run", "report", "sessions", "price", "prices", "ingest", "export", "reprice", "doctor", "guide", "demo")
+COMMANDS = (
+    *("run", "report", "sessions", "reconcile", "price", "prices", "ingest", "export", "reprice"),
+    *("doctor", "guide", "demo"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

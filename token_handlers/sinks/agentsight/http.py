@@ -170,7 +170,7 @@ class Wire:
         return exchange
 
     def _refusal(self, response: "httpx.Response", body: bytes | None) -> SendFailed:
-        status, wait = response.status_code, _retry_after(response.headers.get("Retry-After"))
+        status, wait = response.status_code, retry_after(response.headers.get("Retry-After"))
         remedy = _REMEDIES.get(status, "" if wait is None else f"asks to wait {wait:.0f} s")
         parts = f"{self._endpoint} answered {status}", self._detail(body), remedy, _KEPT
         return SendFailed("; ".join(filter(None, parts)), status=status, retry_after=wait)
@@ -215,7 +215,7 @@ def _json(body: bytes | None) -> object:
     return answer
 
 
-def _retry_after(value: str | None) -> float | None:
+def retry_after(value: str | None) -> float | None:
     """Return the seconds that the header says, which is a number or a date."""
     if value is None:
         return None

@@ -1,0 +1,12 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.bill_server import BillServer
+
+
+@pytest.fixture
+def server() -> Iterator[BillServer]:
+    """A provider's API; a test says what it answers."""
+    with BillServer() as running:
+        yield running

@@ -1,0 +1,1 @@
+"""The providers' own bills, and a ledger beside them."""
