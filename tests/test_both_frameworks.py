@@ -10,8 +10,18 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from llama_index.core.llms import ChatMessage as LlamaMessage
 
+from tests.support.answer_server import answering, body, events
 from tests.support.bills import billed, counted
 from tests.support.llama_index_clients import make_llm
+from tests.support.provider_answers import (
+    CHAT,
+    CHAT_STREAM,
+    MESSAGE,
+    MESSAGE_STREAM,
+    RESPONSE,
+    RESPONSE_STREAM,
+    USAGE,
+)
 from token_handlers import Budget, BudgetExceeded, shared_counter, track_tokens
 from token_handlers.langchain import LangChainTokenHandler
 from token_handlers.tokenizer import estimate_tokens
@@ -132,3 +142,87 @@ def test_a_langchain_model_that_asks_llama_index_counts_once(ledger, says_usage)
 
     assert billed(ledger) == counted(counter) == counted(handler.counter)
     assert 1 == len(ledger.entries()) == budget.spent().requests
+
+
+def clients():
+    """Return calls of both frameworks and of bare SDKs, as functions of an address, with what a server answers each."""
+    import anthropic
+    import openai
+    from langchain_anthropic import ChatAnthropic
+    from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+    from llama_index.embeddings.openai import OpenAIEmbedding
+    from llama_index.llms.openai import OpenAI, OpenAIResponses
+
+    asked = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
+    embedding = {"object": "embedding", "index": 0, "embedding": [0.5]}
+    embedded = {"object": "list", "model": "text-embedding-3-small", "data": [embedding], "usage": USAGE}
+
+    def chat(url, **settings):
+        return ChatOpenAI(model="gpt-4o-mini", base_url=url + "/v1", api_key="none", stream_usage=True, **settings)
+
+    def claude(url):
+        return ChatAnthropic(model="claude-opus-5", base_url=url, api_key="none")
+
+    def llm(url, kind=OpenAI):
+        return kind(model="gpt-4o-mini", api_base=url + "/v1", api_key="none")
+
+    def sdk(url):
+        return openai.OpenAI(base_url=url + "/v1", api_key="none")
+
+    whole, stream = (body, CHAT), (lambda listed, **headers: events(listed, done=True, **headers), CHAT_STREAM)
+    message, messages = (
+        (body, MESSAGE),
+        (lambda listed, **headers: events(listed, named=True, **headers), MESSAGE_STREAM),
+    )
+    response, responses = (body, RESPONSE), (messages[0], RESPONSE_STREAM)
+    return {
+        "LangChain's chat": (whole, lambda url: chat(url).invoke("hi")),
+        "LangChain's stream": (stream, lambda url: list(chat(url).stream("hi"))),
+        "LangChain's responses": (response, lambda url: chat(url, use_responses_api=True).invoke("hi")),
+        "LangChain's responses' stream": (
+            responses,
+            lambda url: list(chat(url, use_responses_api=True).stream("hi")),
+        ),
+        "LangChain's embeddings": (
+            (body, embedded),
+            lambda url: OpenAIEmbeddings(
+                base_url=url + "/v1", api_key="none", check_embedding_ctx_length=False
+            ).embed_query("hi"),
+        ),
+        "LangChain's Claude": (message, lambda url: claude(url).invoke("hi")),
+        "LangChain's Claude's stream": (messages, lambda url: list(claude(url).stream("hi"))),
+        "LlamaIndex's chat": (whole, lambda url: llm(url).complete("hi")),
+        "LlamaIndex's stream": (stream, lambda url: list(llm(url).stream_complete("hi"))),
+        "LlamaIndex's responses": (response, lambda url: llm(url, OpenAIResponses).complete("hi")),
+        "LlamaIndex's embeddings": (
+            (body, embedded),
+            lambda url: OpenAIEmbedding(api_base=url + "/v1", api_key="none").get_text_embedding("hi"),
+        ),
+        "OpenAI's SDK": (whole, lambda url: sdk(url).chat.completions.create(**asked)),
+        "OpenAI's SDK's stream": (stream, lambda url: list(sdk(url).chat.completions.create(**asked, stream=True))),
+        "OpenAI's SDK's responses": (response, lambda url: sdk(url).responses.create(model="gpt-4o-mini", input="hi")),
+        "Anthropic's SDK": (
+            message,
+            lambda url: anthropic.Anthropic(base_url=url, api_key="none").messages.create(
+                **{**asked, "model": "claude-opus-5"}, max_tokens=9
+            ),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", clients())
+def test_records_name_their_origin(name):
+    """Whichever client asked, a record has the id, the account and the host by which a bill can be matched."""
+    (reply, answer), ask = clients()[name]
+    records = []
+    if "Claude" in name or "Anthropic" in name:
+        headers = {"request_id": "req_1", "anthropic_organization_id": "org_1"}
+        expected = ("req_1", "org_1", None)
+    else:
+        headers = {"x_request_id": "req_1", "openai_organization": "org_1", "openai_project": "proj_1"}
+        expected = ("req_1", "org_1", "proj_1")
+    with answering(reply(answer, **headers)) as server, track_tokens(sinks=[records.append]):
+        ask(server.url)
+
+    [record] = records
+    assert (*expected, "127.0.0.1") == (record.request_id, record.organization, record.project, record.host)

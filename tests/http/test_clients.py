@@ -65,6 +65,31 @@ def test_openai_chat(watcher, answers):
     assert (200, False, False, None) == (answer.status, answer.is_lost, answer.streamed, answer.error)
 
 
+class Rerouted(httpx.HTTPTransport):
+    """Sends what is for another host to a loopback server."""
+
+    def __init__(self, url):
+        super().__init__()
+        self.url = url
+
+    def handle_request(self, request):
+        headers = [(name, value) for name, value in request.headers.items() if name != "host"]
+        return super().handle_request(
+            httpx.Request(request.method, self.url + request.url.path, headers=headers, content=request.read())
+        )
+
+
+def test_openrouters_id(watcher, answers):
+    """OpenRouter's bill knows a call by the answer's id, whatever request id a header has."""
+    answers.answer(body({**CHAT, "id": "gen-1"}, x_request_id="req_1"))
+    http_client = httpx.Client(transport=Rerouted(answers.url))
+    with openai.OpenAI(api_key="sk-1", base_url="https://openrouter.ai/api/v1", http_client=http_client) as client:
+        client.chat.completions.create(**ASKED)
+
+    [answer] = watcher.answers
+    assert ("openrouter", None, "gen-1") == (answer.request.provider, answer.request_id, answer.response_id)
+
+
 def test_openai_chat_stream(watcher, answers):
     """A stream's usage is in its last chunk, and its reader stops at [DONE]."""
     answers.answer(events(CHAT_STREAM, done=True))

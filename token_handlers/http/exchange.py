@@ -271,13 +271,18 @@ class Exchange:
             is_lost=200 <= self._status < 300 and reading is None and (usage is None or usage.is_empty),
             lost_attempts=self.flow.lost_attempts,
             model=(reading and reading.model) or (usage and usage.model) or None,
-            request_id=_first(headers, *_REQUEST_IDS.get(self.request.api, _OTHER_REQUEST_IDS)),
+            request_id=_first(headers, *self._id_headers()),
             response_id=usage.response_id if usage is not None else None,
             organization=_first(headers, *_ORGANIZATIONS.get(self.request.provider, ())),
             project=_first(headers, *_PROJECTS.get(self.request.provider, ())),
             streamed=self.streamed,
             error=name,
         )
+
+    def _id_headers(self) -> tuple[str, ...]:
+        if self.request.provider == "openrouter":
+            return ()  # its bill and its /generation know a call by the answer's own id
+        return _REQUEST_IDS.get(self.request.api, _OTHER_REQUEST_IDS)
 
 
 # Of a response's headers only those are looked for that its provider has, as each takes a microsecond.
