@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -163,6 +164,25 @@ def test_signals(number, script, ledger, tmp_path):
     assert "Total" in errors
     with SQLiteLedger(tmp_path / "ledger.db") as kept:
         assert 1 == kept.totals().successful_requests
+
+
+def test_an_interrupted_command():
+    """Without a terminal, which would tell both, a command in a process of its own is told of a SIGINT to ours."""
+    text = "import signal, sys; signal.signal(2, lambda *_: sys.exit(7)); print('ready', flush=True); signal.pause()"
+    with start_command("run", "python", "-I", "-c", text) as process:
+        assert "ready\n" == process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert 7 == process.wait(60)
+
+
+def test_an_environment_behind_a_link(tmp_path):
+    """A command of this environment runs in this process, by whichever path the environment is reached."""
+    (tmp_path / "bin").symlink_to(Path(sys.executable).parent)
+    command = tmp_path / "told"
+    command.write_text(f"#!{tmp_path / 'bin' / 'python'}\nimport os, sys; print(os.getpid() == os.getpgrp())", "utf-8")
+    command.chmod(0o755)
+    with start_command("run", command) as process:
+        assert "True\n" == process.stdout.readline()
 
 
 def test_a_program_with_its_own_handler(script):

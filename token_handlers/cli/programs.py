@@ -140,13 +140,23 @@ def _run_command(words: list[str]) -> int:
             try:
                 status = process.wait()
                 break
-            except KeyboardInterrupt:  # the terminal has sent it to the command as well, which decides what it means
-                continue
+            except KeyboardInterrupt:  # the command decides what it means
+                if not _in_foreground():
+                    process.send_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
     if -status in (signal.SIGINT, signal.SIGTERM):
         os.kill(os.getpid(), -status)
     return status if status >= 0 else _SIGNALLED - status
+
+
+def _in_foreground() -> bool:
+    """Return whether a terminal sends what is typed there, such as Ctrl-C, to this process and those that it starts."""
+    try:
+        with open("/dev/tty", "rb") as terminal:  # noqa: PTH123 (a device)
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except (OSError, AttributeError):  # there is none; Windows has neither
+        return os.name == "nt"
 
 
 def _find_command(name: str) -> str | None:
@@ -164,7 +174,9 @@ def _is_this_python(name: str, command: str) -> bool:
     """Return whether a command's name is a Python's, and that Python is this one."""
     if not _PYTHON.fullmatch(Path(name).name):
         return False
-    return Path(command).parent == Path(sys.executable).parent or Path(command).resolve() == Path(sys.executable)
+    ours = Path(sys.executable)
+    # An environment may be reached by a link to its folder; the link in it leads to the Python that it was made by.
+    return Path(command).parent.resolve() == ours.parent.resolve() or Path(command).resolve() == ours
 
 
 def _is_script(command: str) -> bool:
