@@ -22,11 +22,12 @@ NAMESPACES = count(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_environment() -> Iterator[None]:
-    """No proxy, key, address or setting of the surroundings reaches a test."""
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No proxy, key, address or setting of the surroundings reaches a test, nor a price table that is kept there."""
     with pytest.MonkeyPatch.context() as patch:
         for name in filter(FOREIGN.fullmatch, list(os.environ)):
             patch.delenv(name)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -168,7 +169,7 @@ def use_newest_prices() -> None:
     """Price by the table that `token-handlers prices update` has kept, where there is one."""
     from token_handlers.pricing.freshness import kept_path
 
-    if kept_path().exists():
+    if os.access(kept_path(), os.R_OK):
         from token_handlers.pricing.updates import use_kept
 
         use_kept()
