@@ -161,7 +161,7 @@ def clients():
         return ChatOpenAI(model="gpt-4o-mini", base_url=url + "/v1", api_key="none", stream_usage=True, **settings)
 
     def claude(url):
-        return ChatAnthropic(model="claude-opus-5", base_url=url, api_key="none")
+        return ChatAnthropic(model_name="claude-opus-5", base_url=url, api_key="none", timeout=None, stop=None)
 
     def llm(url, kind=OpenAI):
         return kind(model="gpt-4o-mini", api_base=url + "/v1", api_key="none")
@@ -210,17 +210,25 @@ def clients():
     }
 
 
+Origin = tuple[dict[str, str], tuple[str | None, ...]]
+OPENAI_ORIGIN: Origin = (
+    {"x_request_id": "req_1", "openai_organization": "org_1", "openai_project": "proj_1"},
+    ("req_1", "org_1", "proj_1"),
+)
+ANTHROPIC_ORIGIN: Origin = (
+    {"request_id": "req_1", "anthropic_organization_id": "org_1"},
+    ("req_1", "org_1", None),
+)
+
+
 @pytest.mark.parametrize("name", clients())
 def test_records_name_their_origin(name):
     """Whichever client asked, a record has the id, the account and the host by which a bill can be matched."""
     (reply, answer), ask = clients()[name]
     records = []
+    headers, expected = OPENAI_ORIGIN
     if "Claude" in name or "Anthropic" in name:
-        headers = {"request_id": "req_1", "anthropic_organization_id": "org_1"}
-        expected = ("req_1", "org_1", None)
-    else:
-        headers = {"x_request_id": "req_1", "openai_organization": "org_1", "openai_project": "proj_1"}
-        expected = ("req_1", "org_1", "proj_1")
+        headers, expected = ANTHROPIC_ORIGIN
     with answering(reply(answer, **headers)) as server, track_tokens(sinks=[records.append]):
         ask(server.url)
 

@@ -1,13 +1,18 @@
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.bill_pages import call, openai_cost, openai_day, openai_pages
+from tests.support.bill_server import BillServer
 from tests.support.guide_pages import blocks
 from tests.support.redis_servers import Valkey
+from tests.support.usage_ledgers import fill
 from token_handlers import guide
+from token_handlers.cli import main
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
@@ -63,6 +68,24 @@ def test_python_blocks_run(ledger, environ, tmp_path):
     assert ledger.total().requests > 5
     assert len(shown) > 4
     assert shown == {number: printed[number] for number in shown}
+
+
+def test_the_bill(tmp_path, monkeypatch, capsys):
+    """What the README shows of a bill is what the command prints, line by line."""
+    (shown,) = [text for kind, text in BLOCKS if kind == "console" and "reconcile" in text]
+    command, *lines = shown.splitlines()
+    costs, usage = openai_day(310, day=1)
+    costs["results"].append(openai_cost(0.03, "web search tool calls | gpt-5-mini", 3))
+    fill(tmp_path / "usage.db", *(call(day=number >= 240, project="proj_a") for number in range(550)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", "sk-admin-1")
+    with BillServer() as server:
+        server.pages = openai_pages(openai_day(240), openai_day(52, project="proj_b"), (costs, usage))
+        status = main([*shlex.split(command)[2:], "--base-url", server.url])
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+    assert 1 == status
+    assert lines == [line for line in printed if line in lines]
 
 
 def test_the_fleet_block_runs(environ, tmp_path):

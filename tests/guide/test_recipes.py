@@ -3,8 +3,10 @@
 import asyncio
 import gzip
 import json
+import shlex
 import socket
 import threading
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.message import EmailMessage
 from email.parser import BytesParser
@@ -21,9 +23,13 @@ from langfuse import get_client
 from nbclient import NotebookClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.support.bill_pages import DAY, call, openai_day, openai_pages
+from tests.support.bill_server import BillServer
 from tests.support.bills import billed, counted
 from tests.support.guide_pages import GUIDE, blocks, sections
+from tests.support.usage_ledgers import fill
 from token_handlers import track_tokens
+from token_handlers.cli import main
 from token_handlers.pricing import price_call, reset_prices
 
 pytest_plugins = ["pytester"]
@@ -279,6 +285,27 @@ def test_side_by_side(recipe, ledger, monkeypatch):
     assert expected == langfuses_usage(langfuse.posted)
 
 
+def test_the_bill(tmp_path, monkeypatch, capsys):
+    """Both commands run as they stand there: by the API, and with exports of cost and usage."""
+    commands = [shlex.split(text)[2:] for text in blocks(sections(PAGE)["Does the ledger match the bill?"], "console")]
+    now = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    past = (now - DAY).days - 3
+    fill(tmp_path / "usage.db", *(call(day=past) for _ in range(3)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", "sk-admin-1")
+    start = int((now - timedelta(days=3)).timestamp())
+    (tmp_path / "costs.csv").write_text(f"start_time,amount_value,line_item\n{start},0.0054,\n")
+    (tmp_path / "usage.csv").write_text(
+        f"start_time,num_model_requests,model,input_tokens,output_tokens\n{start},3,gpt-5-mini,12000,1200\n"
+    )
+    with BillServer() as server:
+        server.pages = openai_pages(openai_day(3, day=past))
+        statuses = [main([*commands[0], "--base-url", server.url]), main(commands[1])]
+
+    assert [0, 0] == statuses
+    assert 2 == capsys.readouterr().out.count("The ledger equals the bill on 1 day.")
+
+
 def langsmiths_usage(posted):
     """Return the tokens of the one run that was sent to LangSmith."""
     texts = [
@@ -313,4 +340,5 @@ TESTS = {
     "Azure deployments": test_azure,
     "Prices of your own": test_own_prices,
     "LangSmith and Langfuse side by side": test_side_by_side,
+    "Does the ledger match the bill?": test_the_bill,
 }

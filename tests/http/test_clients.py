@@ -15,7 +15,7 @@ import pytest
 import requests
 from mistralai.client import Mistral
 
-from tests.support.answer_server import answering_http2, body, events, lines
+from tests.support.answer_server import Rerouted, answering_http2, body, events, lines
 from tests.support.provider_answers import (
     CHAT,
     CHAT_STREAM,
@@ -63,20 +63,6 @@ def test_openai_chat(watcher, answers):
         answer.request_id, answer.response_id, answer.organization, answer.project,
     )  # fmt: skip
     assert (200, False, False, None) == (answer.status, answer.is_lost, answer.streamed, answer.error)
-
-
-class Rerouted(httpx.HTTPTransport):
-    """Sends what is for another host to a loopback server."""
-
-    def __init__(self, url):
-        super().__init__()
-        self.url = url
-
-    def handle_request(self, request):
-        headers = [(name, value) for name, value in request.headers.items() if name != "host"]
-        return super().handle_request(
-            httpx.Request(request.method, self.url + request.url.path, headers=headers, content=request.read())
-        )
 
 
 def test_openrouters_id(watcher, answers):

@@ -13,6 +13,7 @@ import brotli
 import h2.config
 import h2.connection
 import h2.events
+import httpx
 
 
 @dataclass
@@ -78,6 +79,20 @@ class AnswerServer:
     def next(self) -> Reply:
         """Return the reply whose turn it is."""
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+
+
+class Rerouted(httpx.HTTPTransport):
+    """Sends what is for another host to a loopback server."""
+
+    def __init__(self, url):
+        super().__init__()
+        self.url = url
+
+    def handle_request(self, request):
+        headers = [(name, value) for name, value in request.headers.items() if name != "host"]
+        return super().handle_request(
+            httpx.Request(request.method, self.url + request.url.path, headers=headers, content=request.read())
+        )
 
 
 class _Server(http.server.ThreadingHTTPServer):

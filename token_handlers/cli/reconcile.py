@@ -1,7 +1,6 @@
 """token-handlers reconcile: a provider's own bill beside the ledger, day by day and model by model."""
 
 import argparse
-import textwrap
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -24,7 +23,7 @@ from token_handlers.settings import Settings
 if TYPE_CHECKING:
     from token_handlers.reporting.bills.bill import ProviderBill
     from token_handlers.reporting.bills.calls import LedgerCalls
-    from token_handlers.reporting.bills.reconciliation import Tolerance
+    from token_handlers.reporting.bills.reconciliation import Reconciliation, Tolerance
     from token_handlers.sinks.sqlite.ledger import SQLiteLedger
 
 PROVIDERS = ("openai", "anthropic", "openrouter")
@@ -62,32 +61,40 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the comparison; 1 where a day is above the tolerance."""
     from token_handlers.reporting.bills.reconciliation import Tolerance, reconcile
-    from token_handlers.reporting.bills.report import compared_table, reasons, reconciliation_json, verdict
+    from token_handlers.reporting.bills.report import reconciliation_json
     from token_handlers.reporting.bills.sources import SOURCES
 
-    title, now = SOURCES[options.provider].TITLE, datetime.now(UTC)
+    source, now = SOURCES[options.provider], datetime.now(UTC)
     tolerance = options.tolerance or Tolerance()
     with open_ledger(options, read_only=True) as ledger:
-        days = ledger.by("day")
+        path, days = ledger.path, ledger.by("day")
         bill, since, until = _bill(options, *_window(options, days, now))
         calls = _calls(options, ledger, since, until)
-        result = reconcile(bill, calls, since, until, now)
-        if options.json:
-            compared = reconciliation_json(result, options.by, tolerance)
-            notes = {"notes": _notes(bill, calls, since, min(days, default=None))}
-            print_json({"ledger": str(ledger.path), "provider": options.provider, **compared, **notes})
-            return 1 if result.off(tolerance) else 0
-    window = str(since) if since == until else f"{since} to {until}"
-    if not result.rows:
-        nothing = f"Nothing to compare: neither {title}'s bill nor the ledger has a call in {window}."
-        print(*textwrap.wrap(nothing, 80), sep="\n")
+    result = reconcile(bill, calls, since, until, now)
+    notes = [*bill.notes, *_notes(calls, since, min(days, default=None)), *_accounts(bill, calls, source.ACCOUNT)]
+    if options.json:
+        compared = reconciliation_json(result, options.by, tolerance)
+        print_json({"ledger": str(path), "provider": options.provider, **compared, "notes": notes})
     else:
-        print(f"{title}'s bill beside {ledger.path.name}, {window}, USD, days in UTC", end="\n\n")
-        print_table(*compared_table(result, options.by))
-        print(*reasons(result), "", *textwrap.wrap(verdict(result, tolerance), 80), sep="\n")
-    for note in _notes(bill, calls, since, min(days, default=None)):
-        print(*textwrap.wrap(note, 80), sep="\n")
+        _print(options.by, f"{source.TITLE}'s bill", path.name, result, tolerance, notes)
     return 1 if result.off(tolerance) else 0
+
+
+def _print(
+    by: str, bill: str, ledger: str, result: "Reconciliation", tolerance: "Tolerance", notes: Iterable[str]
+) -> None:
+    from token_handlers.reporting.bills.report import compared_table, reasons, verdict, wrapped
+
+    first, last = result.since, result.until
+    days = str(first) if first == last else f"{first} to {last}"
+    if result.rows:
+        print(f"{bill} beside {ledger}, {days}, USD, days in UTC", end="\n\n")
+        print_table(*compared_table(result, by))
+        print(*reasons(result), "", *wrapped(verdict(result, tolerance)), sep="\n")
+    else:
+        print(*wrapped(f"Nothing to compare, {days}: neither {bill} nor the ledger has a call."), sep="\n")
+    for note in notes:
+        print(*wrapped(note), sep="\n")
 
 
 def _window(options: argparse.Namespace, days: Iterable[str], now: datetime) -> tuple[date, date]:
@@ -125,9 +132,13 @@ def _bill(options: argparse.Namespace, since: date, until: date) -> "tuple[Provi
         until = max(days) if days and options.until is None else until
         return bill, since, max(since, until)
     settings = Settings()
-    keys = (settings.openai_admin_key, settings.anthropic_admin_key, settings.openrouter_management_key)
+    keys = {
+        "openai": settings.openai_admin_key,
+        "anthropic": settings.anthropic_admin_key,
+        "openrouter": settings.openrouter_management_key,
+    }
     try:
-        key = checked_key(keys[PROVIDERS.index(options.provider)], source.KEY, source.TITLE)
+        key = checked_key(keys[options.provider], source.KEY, source.TITLE)
     except BillUnavailable as error:
         raise WrongUsage(str(error)) from None
     base_url = options.base_url or source.BASE_URL
@@ -142,10 +153,19 @@ def _calls(options: argparse.Namespace, ledger: "SQLiteLedger", since: date, unt
     return read_calls(shown(records, "calls"), options.provider, options.project)
 
 
-def _notes(bill: "ProviderBill", calls: "LedgerCalls", since: date, first: str | None) -> list[str]:
+def _accounts(bill: "ProviderBill", calls: "LedgerCalls", name: str) -> list[str]:
+    """Return how to compare one account where the bill is of several and no call says of which it is."""
+    accounts = sorted({row.account for row in bill.rows if row.account})
+    if len(accounts) < 2 or calls.projects:
+        return []
+    named = ", ".join(accounts[:3]) + (", ..." if len(accounts) > 3 else "")
+    return [f"The bill is of {len(accounts)} {name}s ({named}): --project ID compares one of them."]
+
+
+def _notes(calls: "LedgerCalls", since: date, first: str | None) -> list[str]:
     from token_handlers.reporting.amounts import counted
 
-    notes = list(bill.notes)
+    notes = []
     if first is None:
         notes.append("The ledger has no call at all.")
     elif first >= str(since):

@@ -6,7 +6,7 @@ from tests.support.bill_server import BillServer
 
 
 @pytest.fixture
-def server() -> Iterator[BillServer]:
+def bills() -> Iterator[BillServer]:
     """A provider's API; a test says what it answers."""
     with BillServer() as running:
         yield running

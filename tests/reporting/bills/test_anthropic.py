@@ -13,16 +13,16 @@ FIRST, KEY = DAY.date(), SecretStr("sk-ant-admin01-1")
 COST, USAGE = "/v1/organizations/analytics/cost", "/v1/organizations/analytics/usage"
 
 
-def test_the_analytics(server):
+def test_the_analytics(bills):
     """Cost and usage, in pieces of 31 days, with the beta's header; the bill is complete up to the oldest refresh."""
     fresh = {"data_refreshed_at": "2026-03-12T05:00:00Z"}
-    server.pages = {
+    bills.pages = {
         COST: [{"data": ANTHROPIC_COSTS[:4], **fresh}, {"data": ANTHROPIC_COSTS[4:], **fresh}],
         USAGE: [{"data": ANTHROPIC_USAGE, "data_refreshed_at": "2026-03-12T04:00:00Z"}],
     }
-    bill = anthropic.read_api(server.url, KEY, FIRST, FIRST + timedelta(days=40), "wrkspc_1")
+    bill = anthropic.read_api(bills.url, KEY, FIRST, FIRST + timedelta(days=40), "wrkspc_1")
     total = summed(bill.rows)
-    asked = [dict(params) for params in server.params(USAGE)]
+    asked = [dict(params) for params in bills.params(USAGE)]
 
     assert (Decimal("0.26375") * 2, 2, 4) == (total.cost, total.requests, total.counts["web_searches"])
     assert datetime(2026, 3, 12, 4, tzinfo=UTC) == bill.complete_until
@@ -30,13 +30,13 @@ def test_the_analytics(server):
         (params["starting_at"], params["ending_at"]) for params in asked
     ]
     assert {"wrkspc_1"} == {params["workspace_ids[]"] for params in asked}
-    [headers] = {tuple(sorted(headers.items())) for _, _, headers in server.asked}
+    [headers] = {tuple(sorted(headers.items())) for _, _, headers in bills.asked}
     assert ("analytics-usage-cost-2026-08-24", "sk-ant-admin01-1") == (
         dict(headers)["anthropic-beta"], dict(headers)["x-api-key"],
     )  # fmt: skip
 
 
-def test_the_older_reports(server):
+def test_the_older_reports(bills):
     """An organization without the analytics has the reports before them, of which a workspace is picked out."""
     times = {"starting_at": "2026-03-10T00:00:00Z", "ending_at": "2026-03-11T00:00:00Z"}
     cost = {"currency": "USD", "amount": "12", "workspace_id": "wrkspc_1", "cost_type": "tokens", "model": "claude-x"}
@@ -51,12 +51,12 @@ def test_the_older_reports(server):
         "workspace_id": "wrkspc_1",
     }
     results = [{**cost, "token_type": "uncached_input_tokens"}, {**search, "workspace_id": None, "model": None}]
-    server.pages = {
+    bills.pages = {
         "/v1/organizations/cost_report": [{"data": [{**times, "results": results}]}],
         "/v1/organizations/usage_report/messages": [{"data": [{**times, "results": [usage]}]}],
     }
-    whole = anthropic.read_api(server.url, KEY, FIRST, FIRST, None)
-    part = anthropic.read_api(server.url, KEY, FIRST, FIRST, "wrkspc_1")
+    whole = anthropic.read_api(bills.url, KEY, FIRST, FIRST, None)
+    part = anthropic.read_api(bills.url, KEY, FIRST, FIRST, "wrkspc_1")
 
     assert {"uncached_tokens": Decimal("0.12"), "web_searches": Decimal("0.02")} == summed(whole.rows).costs
     assert (22, 7, 9) == tuple(
@@ -65,13 +65,13 @@ def test_the_older_reports(server):
     assert Decimal("0.12") == summed(part.rows).cost
 
 
-def test_a_refused_key_is_not_taken_for_a_missing_report(server):
+def test_a_refused_key_is_not_taken_for_a_missing_report(bills):
     """Only where the analytics are not there are the older reports read."""
-    server.fail(403)
+    bills.fail(403)
 
     with pytest.raises(BillUnavailable, match="set ANTHROPIC_ADMIN_KEY"):
-        anthropic.read_api(server.url, KEY, FIRST, FIRST, None)
-    assert 1 == len(server.asked)
+        anthropic.read_api(bills.url, KEY, FIRST, FIRST, None)
+    assert 1 == len(bills.asked)
 
 
 def test_other_costs():

@@ -9,18 +9,18 @@ PATH = "/organization/costs"
 NOW = {"Retry-After": "0"}
 
 
-def read(server, key=KEY):
+def read(bills, key=KEY):
     """Return the pages of a report."""
     return list(
-        BillAPI(server.url, key, openai.KEY, {"Authorization": f"Bearer {key.get_secret_value()}"}).pages(PATH, [])
+        BillAPI(bills.url, key, openai.KEY, {"Authorization": f"Bearer {key.get_secret_value()}"}).pages(PATH, [])
     )
 
 
 @pytest.fixture
-def pages(server):
+def pages(bills):
     """The server, with three pages of a report."""
-    server.pages[PATH] = [{"data": [number]} for number in range(3)]
-    return server
+    bills.pages[PATH] = [{"data": [number]} for number in range(3)]
+    return bills
 
 
 def test_pages(pages):

@@ -11,13 +11,13 @@ from token_handlers.reporting.bills.bill import UnreadableBill, summed
 FIRST = DAY.date()
 
 
-def test_the_api(server):
+def test_the_api(bills):
     """Costs by line and usage by model, each of a project, from midnight to midnight in UTC, page by page."""
-    server.pages = openai_pages(openai_day(2))
-    server.pages["/organization/costs"].append({"data": [bucket([openai_cost("0.5", "o9, output")], day=1)]})
+    bills.pages = openai_pages(openai_day(2))
+    bills.pages["/organization/costs"].append({"data": [bucket([openai_cost("0.5", "o9, output")], day=1)]})
     key = SecretStr("sk-admin-1")
-    bill = openai.read_api(server.url, key, FIRST, FIRST + timedelta(days=1), "proj_a")
-    asked = dict(server.params("/organization/usage/completions")[0])
+    bill = openai.read_api(bills.url, key, FIRST, FIRST + timedelta(days=1), "proj_a")
+    asked = dict(bills.params("/organization/usage/completions")[0])
 
     assert (Decimal("0.5036"), 2, None) == (summed(bill.rows).cost, summed(bill.rows).requests, bill.complete_until)
     assert str(int(DAY.timestamp())) == asked["start_time"]

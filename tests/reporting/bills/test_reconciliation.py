@@ -1,8 +1,12 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import httpx
 import pytest
+from langchain_openai import ChatOpenAI
+from openai import OpenAI
 
+from tests.support.answer_server import Rerouted
 from tests.support.bill_pages import (
     ANTHROPIC_CALL,
     ANTHROPIC_COSTS,
@@ -16,7 +20,10 @@ from tests.support.bill_pages import (
     openai_cost,
     openai_day,
     openai_pages,
+    openai_usage,
 )
+from tests.support.llama_index_clients import make_llm
+from token_handlers import track_tokens
 from token_handlers.reporting.bills import anthropic, openai, openrouter
 from token_handlers.reporting.bills.bill import BillRow, ProviderBill
 from token_handlers.reporting.bills.calls import read_calls
@@ -62,6 +69,37 @@ def test_openai_to_the_last_digit():
     assert [] == result.off(Tolerance(Decimal(0), Decimal(0)))
 
 
+def test_real_calls(ledger):
+    """What real clients of both frameworks and a bare SDK called equals what the server billed, to the last digit."""
+    http_client = httpx.Client(transport=Rerouted(ledger.url(prompt=1000, cached=250).removesuffix("/v1")))
+    client = OpenAI(http_client=http_client, api_key="none", base_url="https://api.openai.com/v1")
+    records = []
+    with track_tokens(sinks=[records.append]):
+        ChatOpenAI(model="gpt-4o-mini", base_url=ledger.url(prompt=2000, cached=500), api_key="none").invoke("hi")
+        list(make_llm(ledger, modes={"usage": "always"}).stream_complete("hi"))
+        client.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "hi"}])
+    client.close()
+    bill = ledger.total()
+    today = records[0].started_at.replace(hour=0, minute=0, second=0, microsecond=0)
+    rates = ((bill.prompt_tokens - 750, "0.15", "input"), (750, "0.075", "cached input"))
+    lines = [
+        openai_cost(Decimal(rate) * number / 10**6, f"gpt-4o-mini-2024-07-18, {kind}", number)
+        for number, rate, kind in (*rates, (bill.completion_tokens, "0.6", "output"))
+    ]
+    usage = openai_usage(3, bill.prompt_tokens, bill.completion_tokens, 750, model="gpt-4o-mini-2024-07-18")
+    days = (bucket(lines, (today - DAY).days), bucket([usage], (today - DAY).days))
+    result = reconcile(
+        ProviderBill(openai_rows(days)),
+        read_calls(records, "openai"),
+        today.date(),
+        today.date() + timedelta(days=1),
+        today + timedelta(days=9),
+    )
+
+    assert 3 == bill.requests
+    assert [([], 0, 0, 0)] == [(row.causes, row.requests, row.tokens, row.difference) for row in result.rows]
+
+
 def test_anthropic_to_the_last_digit():
     """Cents of each kind of token, both lifetimes of the cache and searches equal the call."""
     rows = [row for data in (ANTHROPIC_COSTS, ANTHROPIC_USAGE) for row in anthropic.rows_of({"data": data})]
@@ -91,6 +129,18 @@ def test_calls_that_went_past_the_package():
     assert [] == result.off(Tolerance())
 
 
+def test_calls_by_their_ids():
+    """Where the bill has each call, those that the ledger lacks are known by their ids, and by what they cost."""
+    header = {"created_at": f"{FIRST} 10:00:00", "model_permaslug": "openai/gpt-4.1-mini", "tokens_prompt": "9"}
+    lines = [{**header, "generation_id": f"gen-{number}", "cost_total": f"0.{number}"} for number in range(1, 6)]
+    rows = [row for line in lines for row in openrouter.table_rows(line)]
+    ours = [call("openai/gpt-4.1-mini", "openrouter", 9, 0, f"0.{n}", request_id=f"gen-{n}") for n in (1, 5)]
+    result = compare(rows, ours, provider="openrouter")
+
+    assert [("calls", Decimal("0.9"), 3)] == causes(result)
+    assert "3 requests that the ledger lacks: gen-2, gen-3, gen-4" == result.rows[0].causes[0].text
+
+
 def test_a_model_that_the_ledger_never_had():
     """All of it is calls that the ledger lacks."""
     assert [("calls", Decimal("0.018"), 10)] == causes(compare(openai_rows(openai_day(10)), []))
@@ -101,6 +151,7 @@ def test_calls_that_the_bill_never_had():
     result = compare([], [call(host="gateway.local")] * 2)
 
     assert [("calls", Decimal("-0.0036"), -2)] == causes(result)
+    assert (-2, -8800) == (result.rows[0].requests, result.rows[0].tokens)
     assert "2 requests that the bill lacks, answered by gateway.local" == result.rows[0].causes[0].text
 
 
@@ -234,7 +285,7 @@ def test_another_price():
     result = compare(openai_rows(openai_day(20, factor=2)), [call()] * 20)
 
     assert [("price", Decimal("0.036"), 0)] == causes(result)
-    assert "the tokens are the same, and the price is not: it bills 2 times the ledger's" == (
+    assert "the tokens are the same, and the price is 2 times the ledger's, as fast and priority may cost" == (
         result.rows[0].causes[0].text
     )
 

@@ -21,7 +21,7 @@ from token_handlers.sinks.agentsight.http import retry_after
 if TYPE_CHECKING:
     import httpx
 
-MAX_BODY = 64 * 2**20
+MAX_BODY = 16 * 2**20
 """Bytes of one answer that are read."""
 
 MAX_PAGES = 1_000

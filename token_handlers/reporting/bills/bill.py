@@ -35,7 +35,8 @@ class BillRow:
     """One row of a bill: money, counts or both.
 
     ``kind`` is what the money is for: one of COUNTED, UNCACHED, the bill's own words, or "" for all that the counts
-    name. ``account`` is the provider's project or workspace. ``rounding`` is by how much the bill rounded ``cost``.
+    name. ``account`` is the provider's project or workspace, ``rounding`` by how much the bill rounded ``cost``,
+    ``call_id`` the provider's id of the call where the row is of one.
     """
 
     day: date
@@ -47,6 +48,7 @@ class BillRow:
     account: str | None = None
     list_cost: Decimal | None = None
     rounding: Decimal = Decimal(0)
+    call_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class ProviderBill:
 
 @dataclass(slots=True)
 class BilledSum:
-    """The sum of the rows of one day and model."""
+    """The sum of the rows of one day and model; ``calls`` are those that are of one call each."""
 
     cost: Decimal = Decimal(0)
     list_cost: Decimal = Decimal(0)
@@ -68,6 +70,7 @@ class BilledSum:
     costs: dict[str, Decimal] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     requests: int | None = None
+    calls: list[BillRow] = field(default_factory=list)
 
     def add(self, row: BillRow) -> None:
         """Add a row."""
@@ -80,6 +83,8 @@ class BilledSum:
             self.counts[name] = self.counts.get(name, 0) + number
         if row.requests is not None:
             self.requests = (self.requests or 0) + row.requests
+        if row.call_id is not None:
+            self.calls.append(row)
 
     def value(self, counts: Counts) -> Decimal:
         """Return what so much costs by the bill's own rates.

@@ -42,7 +42,7 @@ class CallSum:
 class LedgerSum:
     """The calls of one day and model: all of them, and those that may differ from the bill.
 
-    ``across`` are those that began on this day and ended on the next.
+    ``across`` are those that began on this day and ended on the next; ``unidentified`` counts those without an id.
     """
 
     all: CallSum = field(default_factory=CallSum)
@@ -50,6 +50,7 @@ class LedgerSum:
     unpriced: CallSum = field(default_factory=CallSum)
     across: CallSum = field(default_factory=CallSum)
     hosts: set[str] = field(default_factory=set)
+    unidentified: int = 0
 
     def add(self, record: UsageRecord, day: date) -> None:
         """Add a call that began on a day."""
@@ -62,24 +63,27 @@ class LedgerSum:
             self.across.add(record)
         if record.host:
             self.hosts.add(record.host)
+        self.unidentified += record.request_id is None
 
     def merge(self, other: "LedgerSum") -> None:
         """Add the calls of another model."""
         for name in ("all", "estimated", "unpriced", "across"):
             getattr(self, name).merge(getattr(other, name))
         self.hosts |= other.hosts
+        self.unidentified += other.unidentified
 
 
 @dataclass(slots=True)
 class LedgerCalls:
     """The calls of a provider by day and model.
 
-    ``projects`` are those that the answers' headers named. ``elsewhere`` counts the requests of which nobody knows who
-    bills them.
+    ``projects`` are those that the answers' headers named. ``ids`` are the provider's own of the calls. ``elsewhere``
+    counts the requests of which nobody knows who bills them.
     """
 
     sums: dict[tuple[date, str], LedgerSum] = field(default_factory=dict)
     projects: set[str] = field(default_factory=set)
+    ids: set[str] = field(default_factory=set)
     elsewhere: int = 0
 
     def searches(self, day: date, kind: str) -> dict[str, int]:
@@ -109,6 +113,8 @@ def read_calls(records: Iterable[UsageRecord], provider: str, project: str | Non
             calls.sums.setdefault((day, model), LedgerSum()).add(record, day)
             if record.project:
                 calls.projects.add(record.project)
+            if record.request_id:
+                calls.ids.add(record.request_id)
     return calls
 
 

@@ -45,7 +45,8 @@ def table_rows(line: Mapping[str, str]) -> Iterator[BillRow]:
     """Return the row of a line of the export, which is one call."""
     counts = {ours: number(line.get(theirs), theirs) for ours, theirs in _COLUMNS.items() if theirs in line}
     cost = amount(line["cost_total"], "cost_total") + amount(line.get("byok_usage_inference"), "byok_usage_inference")
-    yield BillRow(day_of(line["created_at"], "created_at"), _named(line), cost, "", counts, 1)
+    day, call_id = day_of(line["created_at"], "created_at"), text_or_none(line.get("generation_id"))
+    yield BillRow(day, _named(line), cost, "", counts, 1, call_id=call_id)
 
 
 _COLUMNS = {

@@ -1,13 +1,22 @@
 """A bill beside the calls of a ledger: what differs on each day and of each model, and why."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
 from token_handlers.reporting.amounts import counted
-from token_handlers.reporting.bills.bill import FEES, TOKENS, BilledSum, BillRow, ProviderBill, parts_of, plain_model
+from token_handlers.reporting.bills.bill import (
+    FEES,
+    TOKENS,
+    BilledSum,
+    BillRow,
+    ProviderBill,
+    parts_of,
+    plain_model,
+    summed,
+)
 from token_handlers.reporting.bills.calls import CallSum, LedgerCalls, LedgerSum
 from token_handlers.reporting.period import midnight
 
@@ -22,12 +31,15 @@ _ALL_MODELS = "(all models)"
 _BESIDE = ("storage", "vector store", "fine-tun", "training", "session usage", "code execution")
 """Words of lines that are billed beside calls."""
 
+OF_CALLS = frozenset(("account", "midnight", "unpriced", "estimated"))
+"""The kinds that are of calls, and so have a number of requests where the bill has one."""
+
 _EXPLAINED = {
     "account": "of other projects of the account",
-    "open": "of days that the bill may still lack calls of",
-    "midnight": "of calls under way at midnight UTC, which the bill has on the other day",
-    "unpriced": "of calls that the ledger has no price for: see token_handlers.set_price and token-handlers reprice",
-    "estimated": "of calls of which the ledger says that they are estimates",
+    "open": "on days that the bill may still lack calls of",
+    "midnight": "under way at midnight UTC, which the bill has on the other day",
+    "unpriced": "without a price in the ledger: see token_handlers.set_price and token-handlers reprice",
+    "estimated": "of which the ledger says that they are estimates",
     "discount": "discount of the account: token_handlers.set_multiplier makes the ledger's cost the billed one",
     "beside": "billed beside calls",
     "rounded": "rounded away in the export, which has whole cents",
@@ -72,14 +84,14 @@ class Compared:
     @property
     def requests(self) -> int | None:
         """The requests of the bill less those of the ledger; None where the bill counts none."""
-        if self.bill.requests is None:
-            return None if self.bill.counts or self.bill.cost or not self.calls.all.requests else 0
-        return self.bill.requests - self.calls.all.requests
+        if self.bill.requests is None and (self.bill.counts or self.bill.cost):
+            return None
+        return (self.bill.requests or 0) - self.calls.all.requests
 
     @property
     def tokens(self) -> int | None:
         """The tokens of the bill less those of the ledger; None where the bill counts none."""
-        if not any(name in self.bill.counts for name in TOKENS):
+        if self.bill.cost and not any(name in self.bill.counts for name in TOKENS):
             return None
         return sum(self.bill.counts.get(name, 0) - self.calls.all.counts.get(name, 0) for name in TOKENS)
 
@@ -199,7 +211,7 @@ def _compare_day(
         found.setdefault(model, Compared(day, model, BilledSum(), sums, is_open))
     for model in sorted(found):
         compared = found[model]
-        compared.causes = list(_causes(compared, before.get(model, LedgerSum()), others.get(model, {})))
+        compared.causes = list(_causes(compared, before.get(model, LedgerSum()), others.get(model, {}), calls.ids))
         yield compared
 
 
@@ -217,7 +229,7 @@ def _label(row: BillRow) -> str:
     return plain_model(row.model) if row.model else row.kind.replace("_", " ") or _ALL_MODELS
 
 
-def _causes(compared: Compared, before: LedgerSum, others: dict[str, BilledSum]) -> Iterator[Cause]:
+def _causes(compared: Compared, before: LedgerSum, others: dict[str, BilledSum], ids: set[str]) -> Iterator[Cause]:
     """Yield the causes of a difference, the certain ones first; each takes its part, and they add up to all of it."""
     bill, ours = compared.bill, CallSum()
     ours.merge(compared.calls.all)
@@ -230,6 +242,11 @@ def _causes(compared: Compared, before: LedgerSum, others: dict[str, BilledSum])
         if abs(left) > NOISE:
             yield Cause("open", left, _gap(own, ours), "")
         return
+    lacked = summed(row for row in own.calls if row.call_id not in ids)
+    if lacked.calls and not compared.calls.unidentified:
+        left -= lacked.cost
+        own = _without(own, [lacked])
+        yield Cause("calls", lacked.cost, len(lacked.calls), _named_calls(lacked.calls))
     for across, sign in ((before.across, 1), (compared.calls.across, -1)):
         if across.requests and _brings_closer(own, ours, across, sign):
             ours.merge(across, sign)
@@ -313,6 +330,11 @@ def _fees(gap: int, kind: str) -> str:
     return f"{abs(gap):,} {_NAMES[kind] if abs(gap) == 1 else _SEVERAL[kind]}"
 
 
+def _named_calls(rows: Sequence[BillRow]) -> str:
+    named = ", ".join(str(row.call_id) for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
+    return f"{counted(len(rows), 'request')} that the ledger lacks: {named}"
+
+
 def _lacked_by(gap: int) -> str:
     return "that the ledger lacks" if gap > 0 else "that the bill lacks"
 
@@ -327,9 +349,11 @@ def _within(cost: Decimal, left: Decimal) -> Decimal:
     return min(max(cost, _ZERO), left) if left > 0 else max(min(cost, _ZERO), left)
 
 
-def _without(bill: BilledSum, others: Iterable[BilledSum]) -> BilledSum:
-    """Return the bill less what is other accounts'."""
-    own = BilledSum(bill.cost, bill.list_cost, bill.rounding, dict(bill.costs), dict(bill.counts), bill.requests)
+def _without(bill: BilledSum, others: Collection[BilledSum]) -> BilledSum:
+    """Return a bill less parts of it."""
+    theirs = {row.call_id for other in others for row in other.calls}
+    calls = [row for row in bill.calls if row.call_id not in theirs]
+    own = BilledSum(bill.cost, bill.list_cost, bill.rounding, dict(bill.costs), dict(bill.counts), bill.requests, calls)
     for other in others:
         own.cost -= other.cost
         own.list_cost -= other.list_cost
@@ -365,14 +389,23 @@ def _distance(bill: BilledSum, ours: CallSum) -> int:
     return sum(abs(gap) for gap in parts_of(_gaps(bill, ours), bill.counts).values())
 
 
+_FACTORS = {
+    Decimal("0.5"): "batches and flex cost",
+    Decimal("1.1"): "a region may cost",
+    Decimal(2): "fast and priority may cost",
+}
+
+
 def _price_text(own: BilledSum, ours: CallSum, left: Decimal) -> str:
     if not ours.requests:
         return "no call of it is in the ledger"
     if not own.counts or any(_gaps(own, ours).values()):
         return "of unknown cause"
-    factor = (ours.cost + left) / ours.cost if ours.cost else None
-    ratio = f": it bills {factor:.4g} times the ledger's" if factor else ""
-    return f"the tokens are the same, and the price is not{ratio}"
+    if not ours.cost:
+        return "the tokens are the same, and the price is not"
+    factor = (ours.cost + left) / ours.cost
+    likely = next((f", as {what}" for each, what in _FACTORS.items() if abs(factor - each) < each / 200), "")
+    return f"the tokens are the same, and the price is {factor:.4g} times the ledger's{likely}"
 
 
 def explanation(kind: str) -> str:

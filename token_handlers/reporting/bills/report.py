@@ -10,6 +10,7 @@ from token_handlers.reporting.amounts import counted
 from token_handlers.reporting.bills.bill import COUNTED
 from token_handlers.reporting.bills.reconciliation import (
     NOISE,
+    OF_CALLS,
     Cause,
     Compared,
     Reconciliation,
@@ -37,11 +38,11 @@ _Key = Callable[[Compared], str]
 def compared_table(result: Reconciliation, by: str) -> Table:
     """Return what is compared by day or model, and the sum; counts are the bill's less the ledger's.
 
-    Columns of counts in which nothing differs are left out.
+    Columns of counts in which nothing differs are left out. A day that is not judged has an asterisk.
     """
     groups = [(name, rows) for name, rows in _grouped(result.rows, by)]
     groups.append(("Total", result.rows))
-    names = [name + (" (open)" if by == "day" and name != "Total" and rows[0].is_open else "") for name, rows in groups]
+    names = [f"{name}*" if by == "day" and name != "Total" and rows[0].is_open else name for name, rows in groups]
     costs = [
         usd_column([billed(rows) for _, rows in groups]),
         usd_column([sum((row.calls.all.cost for row in rows), Decimal(0)) for _, rows in groups]),
@@ -67,6 +68,8 @@ def reasons(result: Reconciliation) -> list[str]:
     known = [(row, cause) for row, cause in causes if cause.is_known]
     likely = sorted(((row, cause) for row, cause in causes if not cause.is_known), key=lambda each: -abs(each[1].cost))
     lines: list[str] = []
+    if any(row.is_open for row in result.rows):
+        lines.append("* Not judged: the bill may still lack calls.")
     if known:
         kinds = dict.fromkeys(cause.kind for _, cause in known)
         summed = {kind: [cause for _, cause in known if cause.kind == kind] for kind in kinds}
@@ -80,7 +83,7 @@ def reasons(result: Reconciliation) -> list[str]:
         if len(likely) > MOST_LINES:
             lines.append(f"  ... and {len(likely) - MOST_LINES:,} more: --json has all.")
         kinds = dict.fromkeys(cause.kind for _, cause in likely)
-        lines += [line for kind in kinds if kind in _REMEDIES for line in textwrap.wrap(_REMEDIES[kind], _WIDTH)]
+        lines += [line for kind in kinds if kind in _REMEDIES for line in wrapped(_REMEDIES[kind])]
         lines += _common_factor(result)
     return lines
 
@@ -137,6 +140,11 @@ def _common_factor(result: Reconciliation) -> list[str]:
     return [f'Every such price differs alike: token_handlers.set_multiplier("{factors[0]:.4g}", ...) corrects them.']
 
 
+def wrapped(text: str) -> list[str]:
+    """Return the lines of a text, in which no date is broken."""
+    return textwrap.wrap(text, _WIDTH, break_on_hyphens=False)
+
+
 def _grouped(rows: Iterable[Compared], by: str) -> list[tuple[str, list[Compared]]]:
     key: _Key = (lambda row: row.model) if by == "model" else lambda row: str(row.day)
     return [(name, list(each)) for name, each in groupby(sorted(rows, key=key), key=key)]
@@ -191,7 +199,7 @@ def _in_words(kind: str, causes: Sequence[Cause]) -> str:
     requests = sum(abs(cause.requests) for cause in causes)
     texts = sorted({cause.text for cause in causes if cause.text})
     named = ", ".join(map(printable, texts[:3])) + (", ..." if len(texts) > 3 else "")
-    number = f"{counted(requests, 'request')} " if requests and kind != "open" else ""
+    number = (f"{counted(requests, 'request')} " if requests else "calls ") if kind in OF_CALLS else ""
     return f"{number}{explanation(kind)}" + (f": {named}" if named else "")
 
 
