@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from token_handlers.reporting.bills.bill import ProviderBill
     from token_handlers.reporting.bills.calls import LedgerCalls
     from token_handlers.reporting.bills.reconciliation import Reconciliation, Tolerance
-    from token_handlers.sinks.sqlite.ledger import SQLiteLedger
+    from token_handlers.sinks.sql.ledger import SQLSink
 
 PROVIDERS = ("openai", "anthropic", "openrouter")
 
@@ -145,7 +145,7 @@ def _bill(options: argparse.Namespace, since: date, until: date) -> "tuple[Provi
     return source.read_api(base_url, key, since, until, options.project), since, until
 
 
-def _calls(options: argparse.Namespace, ledger: "SQLiteLedger", since: date, until: date) -> "LedgerCalls":
+def _calls(options: argparse.Namespace, ledger: "SQLSink", since: date, until: date) -> "LedgerCalls":
     """Return the calls, with those of the day before: some may have ended on the first day."""
     from token_handlers.reporting.bills.calls import read_calls
 

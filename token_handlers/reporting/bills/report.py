@@ -8,17 +8,16 @@ from itertools import groupby
 from token_handlers.counter.tables import money, usd, usd_column
 from token_handlers.reporting.amounts import counted
 from token_handlers.reporting.bills.bill import COUNTED
-from token_handlers.reporting.bills.reconciliation import (
+from token_handlers.reporting.bills.compared import (
+    EXPLAINED,
     NOISE,
     OF_CALLS,
     Cause,
     Compared,
-    Reconciliation,
-    Tolerance,
     billed,
-    explanation,
     unexplained,
 )
+from token_handlers.reporting.bills.reconciliation import Reconciliation, Tolerance
 from token_handlers.reporting.text import Row, Table, printable
 
 MOST_LINES = 10
@@ -200,7 +199,7 @@ def _in_words(kind: str, causes: Sequence[Cause]) -> str:
     texts = sorted({cause.text for cause in causes if cause.text})
     named = ", ".join(map(printable, texts[:3])) + (", ..." if len(texts) > 3 else "")
     number = (f"{counted(requests, 'request')} " if requests else "calls ") if kind in OF_CALLS else ""
-    return f"{number}{explanation(kind)}" + (f": {named}" if named else "")
+    return f"{number}{EXPLAINED[kind]}" + (f": {named}" if named else "")
 
 
 def _hanging(costs: Sequence[str], texts: Sequence[str]) -> list[str]:
