@@ -177,7 +177,7 @@ def test_today_is_open(reconcile, bills):
     status, output, _ = reconcile("openai", [record], "--until", f"{today:%Y-%m-%d}", "--tolerance", "0")
 
     assert (0, True) == (status, f"{today:%Y-%m-%d}* " in output)
-    assert "* Not judged: the bill may still lack calls." in output
+    assert "* Not judged, as the bill may still lack calls." in output
     assert "No day is judged: the bill may still lack calls of these." in output
 
 

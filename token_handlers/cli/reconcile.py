@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from token_handlers.reporting.bills.bill import ProviderBill
     from token_handlers.reporting.bills.calls import LedgerCalls
     from token_handlers.reporting.bills.reconciliation import Reconciliation, Tolerance
-    from token_handlers.sinks.sql.ledger import SQLSink
 
 PROVIDERS = ("openai", "anthropic", "openrouter")
 
@@ -60,6 +59,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the comparison; 1 where a day is above the tolerance."""
+    from token_handlers.reporting.bills.calls import read_calls
     from token_handlers.reporting.bills.reconciliation import Tolerance, reconcile
     from token_handlers.reporting.bills.report import reconciliation_json
     from token_handlers.reporting.bills.sources import SOURCES
@@ -69,7 +69,10 @@ def run(options: argparse.Namespace) -> int:
     with open_ledger(options, read_only=True) as ledger:
         path, days = ledger.path, ledger.by("day")
         bill, since, until = _bill(options, *_window(options, days, now))
-        calls = _calls(options, ledger, since, until)
+        # with those of the day before, as some may have ended on the first day
+        records = ledger.records(since=since - timedelta(days=1), until=until)
+        has_ids = any(row.call_id for row in bill.rows)
+        calls = read_calls(shown(records, "calls"), options.provider, options.project, keep_ids=has_ids)
     result = reconcile(bill, calls, since, until, now)
     notes = [*bill.notes, *_notes(calls, since, min(days, default=None)), *_accounts(bill, calls, source.ACCOUNT)]
     if options.json:
@@ -90,7 +93,7 @@ def _print(
     if result.rows:
         print(f"{bill} beside {ledger}, {days}, USD, days in UTC", end="\n\n")
         print_table(*compared_table(result, by))
-        print(*reasons(result), "", *wrapped(verdict(result, tolerance)), sep="\n")
+        print(*reasons(result, by), "", *wrapped(verdict(result, tolerance)), sep="\n")
     else:
         print(*wrapped(f"Nothing to compare, {days}: neither {bill} nor the ledger has a call."), sep="\n")
     for note in notes:
@@ -143,14 +146,6 @@ def _bill(options: argparse.Namespace, since: date, until: date) -> "tuple[Provi
         raise WrongUsage(str(error)) from None
     base_url = options.base_url or source.BASE_URL
     return source.read_api(base_url, key, since, until, options.project), since, until
-
-
-def _calls(options: argparse.Namespace, ledger: "SQLSink", since: date, until: date) -> "LedgerCalls":
-    """Return the calls, with those of the day before: some may have ended on the first day."""
-    from token_handlers.reporting.bills.calls import read_calls
-
-    records = ledger.records(since=since - timedelta(days=1), until=until)
-    return read_calls(shown(records, "calls"), options.provider, options.project)
 
 
 def _accounts(bill: "ProviderBill", calls: "LedgerCalls", name: str) -> list[str]:

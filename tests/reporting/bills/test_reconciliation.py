@@ -36,7 +36,7 @@ LATER = datetime(2026, 4, 1, tzinfo=UTC)
 def compare(rows, records, *, provider="openai", now=LATER, days=3, complete_until=None):
     """Return what is compared from the first day on."""
     bill = ProviderBill(list(rows), complete_until)
-    return reconcile(bill, read_calls(records, provider), FIRST, FIRST + timedelta(days=days - 1), now)
+    return reconcile(bill, read_calls(records, provider, keep_ids=True), FIRST, FIRST + timedelta(days=days - 1), now)
 
 
 def openai_rows(*days):
@@ -98,7 +98,7 @@ def test_real_calls(ledger):
 
     assert 3 == bill.requests
     assert [] == causes(result)
-    assert [(0, 0, 0)] == [(row.requests, row.tokens, row.difference) for row in result.rows]
+    assert [(0, 0, Decimal(0))] == [(row.requests, row.tokens, row.difference) for row in result.rows]
 
 
 def test_anthropic_to_the_last_digit():

@@ -92,11 +92,13 @@ class LedgerCalls:
         return {model: number for model, number in found.items() if number}
 
 
-def read_calls(records: Iterable[UsageRecord], provider: str, project: str | None = None) -> LedgerCalls:
+def read_calls(
+    records: Iterable[UsageRecord], provider: str, project: str | None = None, *, keep_ids: bool = False
+) -> LedgerCalls:
     """Return the calls that a provider bills: by the host that answered, else by the provider's name.
 
     An OpenAI client that talks to OpenRouter is billed by OpenRouter. With a project, those known to be of another one
-    are left out.
+    are left out. ``keep_ids`` is for a bill that has each call.
     """
     calls = LedgerCalls()
     for record in records:
@@ -113,7 +115,7 @@ def read_calls(records: Iterable[UsageRecord], provider: str, project: str | Non
             calls.sums.setdefault((day, model), LedgerSum()).add(record, day)
             if record.project:
                 calls.projects.add(record.project)
-            if record.request_id:
+            if keep_ids and record.request_id:
                 calls.ids.add(record.request_id)
     return calls
 

@@ -89,7 +89,7 @@ def _beside(compared: Compared, own: BilledSum, ours: CallSum, left: Decimal) ->
 
 def _fees(compared: Compared, own: BilledSum, ours: CallSum, left: Decimal) -> list[Cause]:
     """Searches and the like that one side lacks; a bill that does not count them has at least their money."""
-    found = []
+    found: list[Cause] = []
     for kind, (one, several) in _FEES.items():
         gap = own.counts.get(kind, 0) - ours.counts.get(kind, 0)
         cost, what = own.value({kind: gap}), f"{abs(gap):,} {one if abs(gap) == 1 else several}"

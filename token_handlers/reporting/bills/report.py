@@ -23,7 +23,7 @@ from token_handlers.reporting.text import Row, Table, printable
 MOST_LINES = 10
 """How many differences that are not explained are named; JSON has all."""
 
-_WIDTH = 80
+_WIDTH, _FEWEST = 80, 5
 _ALIKE = Decimal("0.005")
 _REMEDIES = {
     "calls": "Calls that the ledger lacks went past the package (see `token-handlers doctor`) or by other keys of the "
@@ -37,7 +37,8 @@ _Key = Callable[[Compared], str]
 def compared_table(result: Reconciliation, by: str) -> Table:
     """Return what is compared by day or model, and the sum; counts are the bill's less the ledger's.
 
-    Columns of counts in which nothing differs are left out. A day that is not judged has an asterisk.
+    Columns of counts in which nothing differs are left out, and by model all but one, as names need the room. A day
+    that is not judged has an asterisk.
     """
     groups = [(name, rows) for name, rows in _grouped(result.rows, by)]
     groups.append(("Total", result.rows))
@@ -54,21 +55,23 @@ def compared_table(result: Reconciliation, by: str) -> Table:
         ("Tokens ±", [_sum(row.tokens for row in rows) for _, rows in groups]),
         ("Requests ±", [_sum(row.requests for row in rows) for _, rows in groups]),
     ):
-        if any(gaps):
+        if any(gaps) and (by == "day" or len(columns) == _FEWEST):
             header.insert(1, title)
             columns.insert(1, ["?" if gap is None else gap for gap in gaps])
     rows: list[Row] = [tuple(cells) for cells in zip(*columns, strict=True)]
     return Table(tuple(header), [(printable(str(row[0])), *row[1:]) for row in rows])
 
 
-def reasons(result: Reconciliation) -> list[str]:
+def reasons(result: Reconciliation, by: str) -> list[str]:
     """Return the lines that say why the bill and the ledger differ, and what to do."""
     causes = [(row, cause) for row in result.rows for cause in row.causes]
     known = [(row, cause) for row, cause in causes if cause.is_known]
     likely = sorted(((row, cause) for row, cause in causes if not cause.is_known), key=lambda each: -abs(each[1].cost))
     lines: list[str] = []
-    if any(row.is_open for row in result.rows):
-        lines.append("* Not judged: the bill may still lack calls.")
+    days = dict.fromkeys(str(row.day) for row in result.rows if row.is_open)
+    if days:
+        named = "*" if by == "day" else f"{', '.join(days)}:"
+        lines.append(f"{named} Not judged, as the bill may still lack calls.")
     if known:
         kinds = dict.fromkeys(cause.kind for _, cause in known)
         summed = {kind: [cause for _, cause in known if cause.kind == kind] for kind in kinds}
