@@ -70,8 +70,6 @@ def test_what_equals_the_bill(reconcile, bills):
         "Total       0.0072  0.0072  0.00        0.00\n"
         "\n"
         "The ledger equals the bill on 2 days.\n"
-        "The ledger begins on 2026-03-10: what was billed before its first call is not in\n"
-        "it.\n"
     ) == "\n".join(line.rstrip() for line in output.splitlines()) + "\n"
     assert 0 == status
 
@@ -128,6 +126,7 @@ def test_what_differs(reconcile, bills):
         "  0.03    2026-03-10 gpt-5-mini: 3 web searches that the ledger lacks",
         "  0.0054  2026-03-10 gpt-5-mini: 3 requests that the ledger lacks",
     ] == [line.rstrip() for line in lines[2:16]]
+    assert "The ledger begins on 2026-03-10: what was billed before its first call is not in\nit." in output
     assert "Above the tolerance of 0.5% or 0.01 USD a day on 1 of 2 days: 2026-03-10. 0.0354\nUSD of" in output
 
 
@@ -275,6 +274,20 @@ def test_windows(reconcile, bills):
     assert str(int(DAY.timestamp())) == asked["start_time"]
     assert str(int((DAY + timedelta(days=2)).timestamp())) == asked["end_time"]
     assert (2, True) == (status, "no call can be in between" in errors)
+
+
+def test_the_window_that_nobody_asked_for(reconcile, bills, tmp_path, monkeypatch, capsys):
+    """It is of 30 days, and begins with the ledger; a bill of long ago is asked from 2020 on."""
+    bills.pages = openai_pages()
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    path = fill(tmp_path / "new.db", call(started_at=today - timedelta(days=3)))
+    for arguments in ([], ["--until", "2026-02-11"], ["--since", "0001-01-01", "--until", "2026-02-11"]):
+        main(["reconcile", "openai", "--ledger", str(path), "--base-url", bills.url, *arguments])
+    starts = [int(dict(params)["start_time"]) for params in bills.params("/organization/costs")]
+
+    assert [(today - timedelta(days=3)), datetime(2026, 1, 12, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)] == [
+        datetime.fromtimestamp(start, UTC) for start in starts
+    ]
 
 
 def test_calls_of_nobody_known(reconcile, bills):

@@ -30,6 +30,9 @@ PROVIDERS = ("openai", "anthropic", "openrouter")
 DAYS = 30
 """How many days are compared where --since says nothing else."""
 
+FIRST_BILL = date(2020, 1, 1)
+"""No provider here has a bill of days before."""
+
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
@@ -67,14 +70,14 @@ def run(options: argparse.Namespace) -> int:
     source, now = SOURCES[options.provider], datetime.now(UTC)
     tolerance = options.tolerance or Tolerance()
     with open_ledger(options, read_only=True) as ledger:
-        path, days = ledger.path, ledger.by("day")
-        bill, since, until = _bill(options, *_window(options, days, now))
+        path, first = ledger.path, _first_day(ledger.by("day"))
+        bill, since, until = _bill(options, *_window(options, first, now))
         # with those of the day before, as some may have ended on the first day
         records = ledger.records(since=since - timedelta(days=1), until=until)
         has_ids = any(row.call_id for row in bill.rows)
         calls = read_calls(shown(records, "calls"), options.provider, options.project, keep_ids=has_ids)
     result = reconcile(bill, calls, since, until, now)
-    notes = [*bill.notes, *_notes(calls, since, min(days, default=None)), *_accounts(bill, calls, source.ACCOUNT)]
+    notes = [*bill.notes, *_notes(calls, result, first), *_accounts(bill, calls, source.ACCOUNT)]
     if options.json:
         compared = reconciliation_json(result, options.by, tolerance)
         print_json({"ledger": str(path), "provider": options.provider, **compared, "notes": notes})
@@ -100,23 +103,30 @@ def _print(
         print(*wrapped(note), sep="\n")
 
 
-def _window(options: argparse.Namespace, days: Iterable[str], now: datetime) -> tuple[date, date]:
+def _window(options: argparse.Namespace, first: date | None, now: datetime) -> tuple[date, date]:
     """Return the first and the last day: whole days in UTC, as a bill has no others."""
     from token_handlers.sinks.sql.questions import moment_ms
     from token_handlers.sinks.sql.rows import EPOCH
 
     until = now.date()
-    since = max(until - timedelta(days=DAYS), date.fromisoformat(min(days, default="1970-01-01")))
-    if options.since is not None:
-        since = (EPOCH + timedelta(milliseconds=moment_ms("since", options.since))).date()
     if options.until is not None:
-        last = (EPOCH + timedelta(milliseconds=moment_ms("until", options.until, end=True) - 1)).date()
-        until = min(last, until)
+        until = min(until, (EPOCH + timedelta(milliseconds=moment_ms("until", options.until, end=True) - 1)).date())
+    since = until - timedelta(days=DAYS)
+    if options.since is not None:
+        since = max(FIRST_BILL, (EPOCH + timedelta(milliseconds=moment_ms("since", options.since))).date())
+    elif first is not None and first <= until:
+        since = max(since, first)
     if since > until:
         raise WrongUsage(
             f"the window, {since} to {until}, has no day that a bill could have: change --since or --until"
         )
     return since, until
+
+
+def _first_day(days: Iterable[str]) -> date | None:
+    """Return the first day of a ledger that a calendar has."""
+    found = [date.fromisoformat(day) for day in days if len(day) == len("2020-01-01") and day[0].isdigit()]
+    return min(found, default=None)
 
 
 def _bill(options: argparse.Namespace, since: date, until: date) -> "tuple[ProviderBill, date, date]":
@@ -157,13 +167,13 @@ def _accounts(bill: "ProviderBill", calls: "LedgerCalls", name: str) -> list[str
     return [f"The bill is of {len(accounts)} {name}s ({named}): --project ID compares one of them."]
 
 
-def _notes(calls: "LedgerCalls", since: date, first: str | None) -> list[str]:
+def _notes(calls: "LedgerCalls", result: "Reconciliation", first: date | None) -> list[str]:
     from token_handlers.reporting.amounts import counted
 
     notes = []
     if first is None:
         notes.append("The ledger has no call at all.")
-    elif first >= str(since):
+    elif any(cause.kind == "calls" and row.day <= first for row in result.rows for cause in row.causes):
         notes.append(f"The ledger begins on {first}: what was billed before its first call is not in it.")
     if calls.elsewhere:
         left_out = counted(calls.elsewhere, "request")

@@ -151,7 +151,7 @@ def test_calls_that_the_bill_never_had():
     """They are the ledger's alone, with the host that answered: another account or server."""
     result = compare([], [call(host="gateway.local")] * 2)
 
-    assert [("calls", Decimal("-0.0036"), -2)] == causes(result)
+    assert [("extra", Decimal("-0.0036"), -2)] == causes(result)
     assert (-2, -8800) == (result.rows[0].requests, result.rows[0].tokens)
     assert "2 requests that the bill lacks, answered by gateway.local" == result.rows[0].causes[0].text
 
@@ -193,7 +193,7 @@ def test_the_apis_lag(now, complete_until, is_open):
     """A day of the last two, or which the provider says is incomplete, is shown and not judged."""
     result = compare(openai_rows(openai_day(1)), [call()] * 50, now=now, complete_until=complete_until)
 
-    assert ["open" if is_open else "calls"] == [kind for kind, _, _ in causes(result)]
+    assert ["open" if is_open else "extra"] == [kind for kind, _, _ in causes(result)]
     assert ([] if is_open else [FIRST]) == result.off(Tolerance())
 
 

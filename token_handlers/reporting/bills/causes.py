@@ -110,14 +110,15 @@ def _calls(compared: Compared, own: BilledSum, ours: CallSum, left: Decimal) -> 
     if not own.requests and not own.cost:
         hosts = ", ".join(sorted(compared.calls.hosts))
         text = f"{counted(ours.requests, 'request')} that the bill lacks" + (f", answered by {hosts}" if hosts else "")
-        return [Cause("calls", left, -ours.requests, text)]
+        return [Cause("extra", left, -ours.requests, text)]
     gap = own.requests - ours.requests if own.requests else 0
     if not own.requests or not gap:
         return []
     value = own.value(_gaps(own, ours))
     if compared.calls.estimated.requests or not value:
         value = round(own.cost / own.requests * gap, 12)
-    return [Cause("calls", _within(value, left), gap, f"{counted(abs(gap), 'request')} {_lacked_by(gap)}")]
+    kind, text = "calls" if gap > 0 else "extra", f"{counted(abs(gap), 'request')} {_lacked_by(gap)}"
+    return [Cause(kind, _within(value, left), gap, text)]
 
 
 def _estimates(compared: Compared, own: BilledSum, ours: CallSum, left: Decimal) -> list[Cause]:

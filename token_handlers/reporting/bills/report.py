@@ -28,6 +28,7 @@ _ALIKE = Decimal("0.005")
 _REMEDIES = {
     "calls": "Calls that the ledger lacks went past the package (see `token-handlers doctor`) or by other keys of the "
     "account (see --project).",
+    "extra": "Calls that the bill lacks were billed to another account, or another server answered them.",
     "price": "Where the price differs, `token-handlers price MODEL --explain` has the ledger's; set_price and "
     "set_multiplier change it.",
 }
