@@ -74,13 +74,13 @@ def test_the_bill(tmp_path, monkeypatch, capsys):
     """What the README shows of a bill is what the command prints, line by line."""
     (shown,) = [text for kind, text in BLOCKS if kind == "console" and "reconcile" in text]
     command, *lines = shown.splitlines()
-    costs, usage = openai_day(310, day=1)
+    costs, usage = openai_day(240)
     costs["results"].append(openai_cost(0.03, "web search tool calls | gpt-5-mini", 3))
-    fill(tmp_path / "usage.db", *(call(day=number >= 240, project="proj_a") for number in range(550)))
+    fill(tmp_path / "usage.db", *(call(project="proj_a") for _ in range(240)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_ADMIN_KEY", "sk-admin-1")
     with BillServer() as server:
-        server.pages = openai_pages(openai_day(240), openai_day(52, project="proj_b"), (costs, usage))
+        server.pages = openai_pages((costs, usage), openai_day(52, project="proj_b"))
         status = main([*shlex.split(command)[2:], "--base-url", server.url])
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
