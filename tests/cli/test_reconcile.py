@@ -238,6 +238,15 @@ def test_a_refused_key(reconcile, bills):
     assert "answered 401, so that the key is refused: it needs an admin key" in errors.splitlines()[-1]
 
 
+def test_an_answer_that_is_no_bill(reconcile, bills):
+    """An API that answers with something else is one line with what was wrong, and what to check."""
+    bills.pages = {"/organization/costs": [{"data": [{"object": "model", "id": "gpt-5"}]}]}
+    status, output, errors = reconcile("openai", [])
+
+    assert (1, "") == (status, output)
+    assert "gave no bill of OpenAI: results is no list: 'None': check --base-url" in errors
+
+
 def test_nothing_to_compare(reconcile, bills):
     """A window without a call on either side says so."""
     bills.pages = openai_pages()

@@ -132,6 +132,7 @@ def _first_day(days: Iterable[str]) -> date | None:
 def _bill(options: argparse.Namespace, since: date, until: date) -> "tuple[ProviderBill, date, date]":
     """Return the bill and its days; an export says itself which it has, where no others are asked for."""
     from token_handlers.reporting.bills.api import BillUnavailable, checked_key
+    from token_handlers.reporting.bills.bill import UnreadableBill
     from token_handlers.reporting.bills.export_file import read_exports
     from token_handlers.reporting.bills.sources import SOURCES
 
@@ -155,7 +156,10 @@ def _bill(options: argparse.Namespace, since: date, until: date) -> "tuple[Provi
     except BillUnavailable as error:
         raise WrongUsage(str(error)) from None
     base_url = options.base_url or source.BASE_URL
-    return source.read_api(base_url, key, since, until, options.project), since, until
+    try:
+        return source.read_api(base_url, key, since, until, options.project), since, until
+    except UnreadableBill as error:
+        raise BillUnavailable(f"{base_url} gave no bill of {source.TITLE}: {error}: check --base-url") from None
 
 
 def _accounts(bill: "ProviderBill", calls: "LedgerCalls", name: str) -> list[str]:

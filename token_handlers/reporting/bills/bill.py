@@ -19,6 +19,9 @@ COUNTED = (*TOKENS, *CACHE, *FEES)
 UNCACHED = "uncached_tokens"
 """Input tokens that were neither read from nor written to the cache: what a bill has a line of, and no Usage."""
 
+MOST_DIGITS = 15
+"""How many digits before the point an amount or a count of a bill has at most."""
+
 _PLACES = 12
 """Decimal places of what is worked out by rates."""
 
@@ -147,7 +150,7 @@ def amount(value: object, name: str) -> Decimal:
         found = Decimal(str(value).strip().lstrip("$").replace(",", ""))
     except InvalidOperation:
         found = Decimal("NaN")
-    if not found.is_finite() or isinstance(value, bool):
+    if not found.is_finite() or found.adjusted() >= MOST_DIGITS or isinstance(value, bool):
         raise UnreadableBill(f"{name} is no amount of money: {str(value)[:40]!r}")
     return found
 
