@@ -47,6 +47,23 @@ def test_lines(line, model, kind):
 
 
 @pytest.mark.parametrize(
+    ("quantity", "counts"), [(3, {"web_searches": 3}), ("3.0", {"web_searches": 3}), (0.003, {}), (None, {})]
+)
+def test_numbers_of_searches(quantity, counts):
+    """A quantity counts searches where it is a whole number; the money is there in any case."""
+    [row] = openai.rows_of({"data": [bucket([openai_cost(0.03, "web search tool calls | gpt-4o", quantity)])]})
+
+    assert (counts, Decimal("0.03")) == (row.counts, row.cost)
+
+
+def test_a_line_without_an_amount():
+    """What costs nothing may have no amount."""
+    [row] = openai.rows_of({"data": [bucket([{**openai_cost(0, "x"), "amount": None}])]})
+
+    assert 0 == row.cost
+
+
+@pytest.mark.parametrize(
     ("page", "reason"),
     [
         ({}, "data is no list"),

@@ -90,12 +90,13 @@ def table_rows(line: Mapping[str, str]) -> Iterator[BillRow]:
 def _rows(bucket: Mapping[str, object], result: Mapping[str, object]) -> Iterator[BillRow]:
     day, account = day_of(bucket.get("start_time"), "start_time"), text_or_none(result.get("project_id"))
     if "amount" in result:
-        money = fields_of(result["amount"], "amount")
+        money = fields_of(result["amount"] or {}, "amount")
         check_currency(money.get("currency"))
         model, kind = _line(text_or_none(result.get("line_item")))
+        quantity = amount(result.get("quantity"), "quantity")
         counts: Counts = {}
-        if kind in _FEE_COUNTS and result.get("quantity"):
-            counts = {kind: number(result["quantity"], "quantity")}
+        if kind in _FEE_COUNTS and quantity > 0 and quantity == int(quantity):  # no page says in which unit it is
+            counts = {kind: int(quantity)}
         yield BillRow(day, model, amount(money.get("value"), "amount"), kind, counts, account=account)
     else:
         model = text_or_none(result.get("model"))
