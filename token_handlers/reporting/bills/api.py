@@ -100,7 +100,9 @@ class BillAPI:
             yield http, limit(http)
 
     def _get(self, http: "httpx.Client", exchange: TimedExchange, path: str, params: Params) -> dict[str, object]:
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             exchange.end = min(time.monotonic() + ANSWER_SECONDS, self._end)
             answer = self._once(http, exchange, http.build_request("GET", self._base_url + path, params=list(params)))
             if not isinstance(answer, _Failure):
@@ -112,7 +114,6 @@ class BillAPI:
             if not answer.is_worth_a_retry or attempt == ATTEMPTS or wait > MAX_WAIT or out_of_time:
                 raise BillUnavailable(answer.message, status=answer.status)
             time.sleep(wait)
-        raise AssertionError
 
     def _once(
         self, http: "httpx.Client", exchange: TimedExchange, request: "httpx.Request"

@@ -41,8 +41,7 @@ def compared_table(result: Reconciliation, by: str) -> Table:
     Columns of counts in which nothing differs are left out, and by model all but one, as names need the room. A day
     that is not judged has an asterisk.
     """
-    groups = [(name, rows) for name, rows in _grouped(result.rows, by)]
-    groups.append(("Total", result.rows))
+    groups = [*_grouped(result.rows, by), ("Total", result.rows)]
     names = [f"{name}*" if by == "day" and name != "Total" and rows[0].is_open else name for name, rows in groups]
     costs = [
         usd_column([billed(rows) for _, rows in groups]),
@@ -72,7 +71,7 @@ def reasons(result: Reconciliation, by: str) -> list[str]:
     days = dict.fromkeys(str(row.day) for row in result.rows if row.is_open)
     if days:
         named = "*" if by == "day" else f"{', '.join(days)}:"
-        lines.append(f"{named} Not judged, as the bill may still lack calls.")
+        lines += wrapped(f"{named} Not judged, as the bill may still lack calls.")
     if known:
         kinds = dict.fromkeys(cause.kind for _, cause in known)
         summed = {kind: [cause for _, cause in known if cause.kind == kind] for kind in kinds}
@@ -140,7 +139,9 @@ def _common_factor(result: Reconciliation) -> list[str]:
     ]
     if len(factors) < 2 or max(factors) - min(factors) > _ALIKE * max(factors):
         return []
-    return [f'Every such price differs alike: token_handlers.set_multiplier("{factors[0]:.4g}", ...) corrects them.']
+    return wrapped(
+        f'Every such price differs alike: token_handlers.set_multiplier("{factors[0]:.4g}", ...) corrects them.'
+    )
 
 
 def wrapped(text: str) -> list[str]:
