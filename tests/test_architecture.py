@@ -113,6 +113,7 @@ PUBLIC = {
     "token_handlers.sinks.redis": [
         *("Amounts", "Backlog", "RedisCounter", "Reserved", "Spent", "StoreRefused", "StoreUnavailable"),
     ],
+    "token_handlers.sinks.postgres": ["SQLLedger"],
     "token_handlers.sinks.sqlite": ["SQLiteLedger"],
     "token_handlers.tokenizer": ["Estimate", "estimate_prompt", "estimate_tokens", "prepare", "set_tokenizer"],
     "token_handlers.tracking": ["track_tokens"],

@@ -34,6 +34,7 @@ PUBLIC = [
     "LangChainTokenHandler",
     "LlamaIndexTokenHandler",
     "MissingDependency",
+    "SQLLedger",
     "SQLiteLedger",
     "TokenCounter",
     "TokenHandlersError",

@@ -32,6 +32,7 @@ PUBLIC = {
     "token_handlers.sinks.agentsight": (),
     "token_handlers.sinks.otel": ("OTelMetrics",),
     "token_handlers.sinks.redis": (),
+    "token_handlers.sinks.postgres": ("SQLLedger",),
     "token_handlers.sinks.sqlite": ("SQLiteLedger",),
 }
 """Each public module, with the names of those that have more than are theirs or no __all__."""

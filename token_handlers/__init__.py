@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from token_handlers.payloads import usage_from_payload
     from token_handlers.pricing.calculator import set_price
     from token_handlers.sessions import get_llm_token_usage_for_session
+    from token_handlers.sinks.postgres import SQLLedger
     from token_handlers.sinks.sqlite import SQLiteLedger
     from token_handlers.tracking.recorder import add_sink, remove_sink
     from token_handlers.tracking.tool_costs import record_cost
@@ -58,6 +59,7 @@ __all__ = [
     "BudgetExceeded",
     "ConversationTracker",
     "MissingDependency",
+    "SQLLedger",
     "SQLiteLedger",
     "TokenCounter",
     "TokenHandlersError",
@@ -87,6 +89,7 @@ _HOMES = {
     "LangChainTokenHandler": "langchain",
     "LlamaIndexTokenHandler": "llama_index",
     "MissingDependency": "errors",
+    "SQLLedger": "sinks.postgres",
     "SQLiteLedger": "sinks.sqlite",
     "TokenCounter": "counter.counter",
     "TokenHandlersError": "errors",

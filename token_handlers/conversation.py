@@ -332,7 +332,7 @@ class ConversationTracker:
         return _summary(client.endpoint, conversation, sent, recovered, failure)
 
     def _flush(self, sink: Callable[[UsageRecord], object]) -> SendSummary:
-        destination = str(getattr(sink, "path", type(sink).__name__))
+        destination = str(getattr(sink, "place", type(sink).__name__))
         flush = getattr(sink, "flush", None)
         sent = self._unsent.flush(lambda: flush is None or flush(timeout=FLUSH_SECONDS) is not False)
         if sent is None:
@@ -355,7 +355,8 @@ class ConversationTracker:
             return None
         endpoint = self._configured_endpoint(settings)
         ledger = self._sink if isinstance(self._sink, Ledger) else configured_ledger(settings)
-        return AgentSightClient(key, endpoint, outbox=f"{ledger.path}.outbox" if ledger is not None else None)
+        path = getattr(ledger, "path", None)  # a ledger on a server has none: then nothing is kept in a file
+        return AgentSightClient(key, endpoint, outbox=None if path is None else f"{path}.outbox")
 
     def _warn_if_outside(self, counts: TokenCounts) -> None:
         """Warn once where the process's calls are tracked, and none of them was made inside this tracker's block."""

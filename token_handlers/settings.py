@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = None
     api_endpoint: str = "https://api.agentsight.io"
     conversation_id: str | None = None
-    token_ledger: str | None = None
+    token_ledger: str | None = Field(default=None, repr=False)  # a URL may have a password
     token_redis_url: SecretStr | None = None
     token_labels: str | None = None
     token_prices: str | None = None

@@ -59,5 +59,5 @@ def test_a_ledgers_url(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert 2 == main(["report", "--ledger", "sqlite:///usage.db"])
 
-    assert "a ledger is a file's path, not a URL such as sqlite:///usage.db" in capsys.readouterr().err
+    assert "a ledger is a file's path, or a postgresql:// URL, not a sqlite:// URL" in capsys.readouterr().err
     assert [] == list(tmp_path.iterdir())

@@ -1,10 +1,9 @@
 from decimal import Decimal
 
-from token_handlers.sinks.sqlite.groups import Groups
-
 from tests.support.pages import TOTAL, Reader, contents
 from tests.support.totals import CHEAP, DEAR
 from token_handlers.reporting.label_tables import label_section
+from token_handlers.sinks.sql.groups import Groups
 from token_handlers.usage import UsageTotals
 
 GROUPS = contents().groups

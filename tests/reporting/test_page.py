@@ -4,12 +4,12 @@ import re
 from decimal import Decimal
 
 import pytest
-from token_handlers.sinks.sqlite.groups import Groups
 
 from tests.support.chromium import Browser, pixels
 from tests.support.pages import BUDGET, NOTHING, Reader, contents
 from tests.support.totals import EVIL
 from token_handlers.reporting.page import page
+from token_handlers.sinks.sql.groups import Groups
 from token_handlers.usage import UsageTotals
 
 

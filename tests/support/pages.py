@@ -5,14 +5,13 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from html.parser import HTMLParser
 
-from token_handlers.sinks.sqlite.groups import Groups
-
 from tests.support.totals import CHEAP, DEAR, EVIL, UNKNOWN
 from token_handlers.reporting.budget_line import BudgetLine, BudgetMeter
 from token_handlers.reporting.contents import Contents, InTime
 from token_handlers.reporting.period import Period
 from token_handlers.reporting.projection import Projection
 from token_handlers.reporting.savings import CacheSavings
+from token_handlers.sinks.sql.groups import Groups
 from token_handlers.usage import UsageTotals
 
 NOW = datetime(2026, 10, 20, 12, 30, tzinfo=UTC)

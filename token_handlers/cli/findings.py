@@ -147,9 +147,12 @@ def on_ledger(name: str) -> Iterator[Finding]:
     if not name:
         yield Finding(False, "no ledger: AGENTSIGHT_TOKEN_LEDGER is not set, so counts last as long as the process")
         return
+    if "://" in name:
+        yield _on_existing(name)
+        return
     path = Path(name).expanduser().absolute()
     if os.path.exists(path):  # noqa: PTH110 (Path's own raises where a folder may not be looked into)
-        yield _on_existing(path)
+        yield _on_existing(str(path))
         return
     folder = next(parent for parent in path.parents if os.path.exists(parent))  # noqa: PTH110 (likewise)
     if folder.is_dir() and os.access(folder, os.W_OK):
@@ -158,15 +161,15 @@ def on_ledger(name: str) -> Iterator[Finding]:
         yield Finding(True, f"the ledger {path} can't be made: {folder} is not a folder that can be written to")
 
 
-def _on_existing(path: Path) -> Finding:
-    from token_handlers.sinks.sqlite.ledger import SQLiteLedger
+def _on_existing(name: str) -> Finding:
+    from token_handlers.sinks.configured import ledger_at
 
     try:
-        with SQLiteLedger(path) as ledger:
+        with ledger_at(name) as ledger:
             total = ledger.totals()
-    except TokenHandlersError as error:
+    except (TokenHandlersError, ValueError) as error:
         return Finding(True, str(error))
-    return Finding(False, f"the ledger {path} can be written, and has {total.successful_requests:,} requests")
+    return Finding(False, f"the ledger {ledger.place} can be written, and has {total.successful_requests:,} requests")
 
 
 def on_fleet() -> Iterator[Finding]:

@@ -55,13 +55,13 @@ def run(options: argparse.Namespace) -> int:
             if kept % FLUSH_EVERY == 0:
                 ledger.flush()
         if not ledger.flush() or ledger.lost:
-            raise TokenHandlersError(f"not everything could be written to {ledger.path}: see above, and ingest again")
+            raise TokenHandlersError(f"not everything could be written to {ledger.place}: see above, and ingest again")
         known = ledger.known
     if options.json:
-        print_json({"ledger": str(ledger.path), "added": kept - known, "already_there": known, "bad": bad})
+        print_json({"ledger": ledger.place, "added": kept - known, "already_there": known, "bad": bad})
     else:
         unread = f", {len(bad):,} could not be read" if bad else ""
-        print(f"{kept - known:,} added, {known:,} already there{unread}: the ledger {ledger.path}")
+        print(f"{kept - known:,} added, {known:,} already there{unread}: the ledger {ledger.place}")
     for each in bad[:MOST_NAMED]:
         print(f"line {each['line']}: {each['error']}", file=sys.stderr)
     if len(bad) > MOST_NAMED:

@@ -20,7 +20,7 @@ from token_handlers.errors import TokenHandlersError
 from token_handlers.settings import Settings
 
 if TYPE_CHECKING:
-    from token_handlers.sinks.sqlite.ledger import SQLiteLedger
+    from token_handlers.sinks.sql.ledger import SQLSink
 
 T = TypeVar("T")
 
@@ -44,7 +44,8 @@ _DAYS_AGO = {"today": 0, "yesterday": 1}
 
 def add_ledger(parser: argparse.ArgumentParser) -> None:
     """Add --ledger."""
-    parser.add_argument("--ledger", metavar="PATH", help="the ledger's file (default: AGENTSIGHT_TOKEN_LEDGER)")
+    text = "the ledger's file, or its URL: postgresql://user@host/database (default: AGENTSIGHT_TOKEN_LEDGER)"
+    parser.add_argument("--ledger", metavar="PATH", help=text)
 
 
 def add_window(parser: argparse.ArgumentParser) -> None:
@@ -65,14 +66,17 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON; money is a string of exact USD")
 
 
-def ledger_path(options: argparse.Namespace) -> Path:
-    """Return the path that --ledger or the environment names."""
+def ledger_name(options: argparse.Namespace) -> str:
+    """Return the path, or the URL, that --ledger or the environment names."""
+    from token_handlers.sinks.configured import is_url
+
     name = options.ledger or (Settings().token_ledger or "").strip()
     if not name:
         raise WrongUsage("there is no ledger to read: name one with --ledger PATH or AGENTSIGHT_TOKEN_LEDGER")
-    if "://" in name:
-        raise WrongUsage(f"a ledger is a file's path, not a URL such as {name}: write --ledger usage.db")
-    return Path(name).expanduser().absolute()
+    try:
+        return name if is_url(name) else str(Path(name).expanduser().absolute())
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
 
 
 def check_window(options: argparse.Namespace) -> None:
@@ -84,21 +88,24 @@ def check_window(options: argparse.Namespace) -> None:
         raise WrongUsage(f"--since {since} is not before --until {until}: no call can be in between")
 
 
-def open_ledger(options: argparse.Namespace, *, create: bool = False, read_only: bool = False) -> "SQLiteLedger":
+def open_ledger(options: argparse.Namespace, *, create: bool = False, read_only: bool = False) -> "SQLSink":
     """Open the ledger that is named, which has to exist unless it may be created."""
-    from token_handlers.sinks.sqlite.ledger import SQLiteLedger
+    from token_handlers.sinks.configured import is_url, ledger_at
 
-    path = ledger_path(options)
-    if not create and _is_missing(path):
+    name = ledger_name(options)
+    if not create and not is_url(name) and _is_missing(Path(name)):
         raise TokenHandlersError(
-            f"there is no ledger at {path}: make one with `token-handlers run --ledger {path} ...` or `ingest`"
+            f"there is no ledger at {name}: make one with `token-handlers run --ledger {name} ...` or `ingest`"
         )
-    ledger = SQLiteLedger(path, read_only=read_only)
+    try:
+        ledger = ledger_at(name, read_only=read_only)
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
     _say_if_empty(ledger, getattr(options, "since", None), getattr(options, "until", None))
     return ledger
 
 
-def _say_if_empty(ledger: "SQLiteLedger", since: str | None, until: str | None) -> None:
+def _say_if_empty(ledger: "SQLSink", since: str | None, until: str | None) -> None:
     """Say on stderr that a window has no call, and when there were calls."""
     if (since or until) and not ledger.by("day", since=since, until=until):
         days = ledger.by("day")

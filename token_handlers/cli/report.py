@@ -28,7 +28,7 @@ from token_handlers.usage import UsageTotals
 if TYPE_CHECKING:
     from token_handlers.reporting.budget_line import BudgetLine
     from token_handlers.sinks.sql.groups import Groups
-    from token_handlers.sinks.sqlite.ledger import SQLiteLedger
+    from token_handlers.sinks.sql.ledger import SQLSink
 
 LABELS = ("model", "provider", "session", "user", "node", "operation", "tag", "hour", "day", "month")
 """What --by takes beside the key of a tag."""
@@ -85,7 +85,7 @@ def run_report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_totals(options: argparse.Namespace, ledger: "SQLiteLedger", added: dict[str, object]) -> None:
+def _print_totals(options: argparse.Namespace, ledger: "SQLSink", added: dict[str, object]) -> None:
     from token_handlers.counter.counter import OTHER
     from token_handlers.reporting.text import IN_TIME, notes_on, totals_json, totals_table
 
@@ -97,7 +97,7 @@ def _print_totals(options: argparse.Namespace, ledger: "SQLiteLedger", added: di
         raise WrongUsage(_no_such_label(options.by, ledger))
     if options.json:
         told = totals_json(options.by, groups, total)
-        print_json({"ledger": str(ledger.path), **window, **told, "others": groups.others, **added})
+        print_json({"ledger": ledger.place, **window, **told, "others": groups.others, **added})
         return
     print_table(*totals_table(options.by, groups, total))
     notes = notes_on(options.by, groups, total)
@@ -106,7 +106,7 @@ def _print_totals(options: argparse.Namespace, ledger: "SQLiteLedger", added: di
     print(*([""] if notes else []), *notes, sep="\n", end="\n" if notes else "")
 
 
-def _groups(options: argparse.Namespace, ledger: "SQLiteLedger", top: int | None) -> "Groups":
+def _groups(options: argparse.Namespace, ledger: "SQLSink", top: int | None) -> "Groups":
     from token_handlers.reporting.sums import by_month, most_expensive
 
     label, since, until = options.by, options.since, options.until
@@ -116,16 +116,14 @@ def _groups(options: argparse.Namespace, ledger: "SQLiteLedger", top: int | None
     return ledger.by("langgraph_node" if label == "node" else label, top=top, since=since, until=until)
 
 
-def _no_such_label(label: str, ledger: "SQLiteLedger") -> str:
+def _no_such_label(label: str, ledger: "SQLSink") -> str:
     keys = dict.fromkeys(tag.partition("=")[0] for tag in ledger.by("tag", top=TAGS_SEARCHED))
     near = difflib.get_close_matches(label, [*LABELS, *keys], n=1, cutoff=0.7)
     hint = f"did you mean {near[0]}?" if near else f"--by takes {', '.join(LABELS)}, or the key of a tag"
     return f"no call in the report has a tag {label!r}: {hint}"
 
 
-def _projected(
-    options: argparse.Namespace, ledger: "SQLiteLedger", now: datetime
-) -> tuple[dict[str, object], list[str]]:
+def _projected(options: argparse.Namespace, ledger: "SQLSink", now: datetime) -> tuple[dict[str, object], list[str]]:
     """Return the projection, and the budget beside it, as JSON's types and as lines of text."""
     from token_handlers.reporting.contents import read_budget, read_projection
     from token_handlers.reporting.projection import projection_json, projection_lines
@@ -142,14 +140,14 @@ def _projected(
     return told, lines
 
 
-def _write_page(options: argparse.Namespace, ledger: "SQLiteLedger", now: datetime, prices: PriceTable) -> None:
+def _write_page(options: argparse.Namespace, ledger: "SQLSink", now: datetime, prices: PriceTable) -> None:
     from token_handlers.reporting.contents import read_contents
     from token_handlers.reporting.page import page
 
     with quiet_log():  # that a model has no price is on the page
         contents = read_contents(
             ledger,
-            title=options.title or f"Token usage: {ledger.path.name}",
+            title=options.title or f"Token usage: {Path(ledger.place).name}",
             now=now,
             top=options.top or TOP,
             since=options.since,

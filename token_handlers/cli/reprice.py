@@ -24,7 +24,7 @@ from token_handlers.pricing.calculator import price_call, set_price
 from token_handlers.usage import UsageRecord
 
 if TYPE_CHECKING:
-    from token_handlers.sinks.sqlite.ledger import SQLiteLedger
+    from token_handlers.sinks.sql.ledger import SQLSink
 
 
 def add_parser(commands: Commands) -> None:
@@ -85,7 +85,7 @@ def _pricer(options: argparse.Namespace) -> Callable[[UsageRecord], Decimal | No
     return price
 
 
-def _try(ledger: "SQLiteLedger", options: argparse.Namespace) -> tuple[int, int, Decimal | None]:
+def _try(ledger: "SQLSink", options: argparse.Namespace) -> tuple[int, int, Decimal | None]:
     """Return what `update_costs` would: the calls seen, how many would change, and the sum after that."""
     from token_handlers.sinks.sql.rows import divide_usd, usd
 

@@ -8,12 +8,11 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 from types import FrameType
 
 from token_handlers.budget.budget import Budget
 from token_handlers.cli.child_processes import ChildRun, Others, begin, collect, make_folder
-from token_handlers.cli.options import Commands, WrongUsage, add_json, add_ledger
+from token_handlers.cli.options import Commands, WrongUsage, add_json, add_ledger, ledger_name
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import BARE
 from token_handlers.reporting.text import totals_json, totals_text
@@ -119,7 +118,7 @@ def _track(options: argparse.Namespace, misplaced: list[str]) -> None:
     atexit.register(closing)
     if options.ledger:
         # So that a ConversationTracker in the program, and programs that it starts, have the same ledger.
-        os.environ["AGENTSIGHT_TOKEN_LEDGER"] = str(Path(options.ledger).expanduser().absolute())
+        os.environ["AGENTSIGHT_TOKEN_LEDGER"] = ledger_name(options)
     try:
         _add_sinks()
         closing.run = ChildRun(

@@ -11,13 +11,18 @@ from token_handlers.usage import UsageRecord, UsageTotals
 
 if TYPE_CHECKING:
     from token_handlers.sinks.redis.counter import RedisCounter
+    from token_handlers.sinks.sql.ledger import SQLSink
+
+URL_SCHEMES = ("postgresql", "postgres")
 
 
 @runtime_checkable
 class Ledger(Protocol):
-    """A sink on disk that can be asked about a session."""
+    """A sink that lasts, and can be asked about a session."""
 
-    path: Path
+    @property
+    def place(self) -> str:
+        """Return where it is, without a password."""
 
     def __call__(self, record: UsageRecord) -> object:
         """Take a record."""
@@ -29,7 +34,26 @@ class Ledger(Protocol):
         """Return a session's totals by provider, model and operation."""
 
 
-_ledgers: dict[Path, Ledger] = {}
+def is_url(name: str) -> bool:
+    """Return whether a ledger's name is the URL of a server; it may have a password."""
+    scheme, separator, _ = name.partition("://")
+    if separator and scheme not in URL_SCHEMES:
+        raise ValueError(f"a ledger is a file's path, or a postgresql:// URL, not a {scheme}:// URL: write usage.db")
+    return bool(separator)
+
+
+def ledger_at(name: str, *, read_only: bool = False) -> "SQLSink":
+    """Return the ledger in a file or on a server; what it takes to have one is imported only here."""
+    if is_url(name):
+        from token_handlers.sinks.postgres.ledger import SQLLedger
+
+        return SQLLedger(name, read_only=read_only)
+    from token_handlers.sinks.sqlite.ledger import SQLiteLedger
+
+    return SQLiteLedger(Path(name).expanduser().absolute(), read_only=read_only)
+
+
+_ledgers: dict[str, Ledger] = {}
 _fleets: "dict[str, RedisCounter]" = {}
 _configuring = threading.Lock()
 
@@ -46,16 +70,12 @@ def configured_ledger(settings: Settings | None = None) -> Ledger | None:
     name = ((settings or Settings()).token_ledger or "").strip()
     if not name:
         return None
-    if "://" in name:
-        raise ValueError(f"AGENTSIGHT_TOKEN_LEDGER is a file's path, not a URL such as {name}: write usage.db")
-    from token_handlers.sinks.sqlite.ledger import SQLiteLedger  # sqlite3 is for those who have a ledger
-
-    path = Path(name).expanduser().absolute()
+    key = name if is_url(name) else str(Path(name).expanduser().absolute())
     with _configuring:
-        if path not in _ledgers:
-            _ledgers[path] = SQLiteLedger(path)
-            recorder.add_sink(_ledgers[path])
-        return _ledgers[path]
+        if key not in _ledgers:
+            _ledgers[key] = ledger_at(key)
+            recorder.add_sink(_ledgers[key])
+        return _ledgers[key]
 
 
 def configured_fleet(settings: Settings | None = None) -> "RedisCounter | None":

@@ -20,6 +20,7 @@ WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 
 _SCHEMES = ("postgresql://", "postgres://")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,39}")
+_SCHEMA_OPTION = re.compile(r"([?&])schema=([^&#]*)(&)?")
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
 _PREFIX = re.compile(r'^connection failed: connection to server at "[^"]*", port \d+ failed: (FATAL: )?')
 _REFUSED = ("22", "23")
@@ -40,19 +41,19 @@ _REMEDIES = {
 class PostgresPlace:
     """Where a ledger is: a server's database, and a schema in it."""
 
-    def __init__(self, url: str | SecretStr, schema: str, timeout: float) -> None:
+    def __init__(self, url: str | SecretStr, schema: str | None, timeout: float) -> None:
         try:
             import psycopg
         except ImportError:
             raise MissingDependency("psycopg", "postgres") from None
-        if not isinstance(schema, str) or not _SCHEMA.fullmatch(schema):
-            raise ValueError(f"schema must be a name such as token_handlers, in lower case, not {schema!r}")
         if not 0 < timeout <= 3600:
             raise ValueError(f"timeout must be seconds, more than 0 and at most 3,600, not {timeout!r}")
         self.psycopg = psycopg
-        self.schema = schema
         self.timeout = timeout
-        self._options = _options(url)
+        self._options, named_schema = _options(url)
+        self.schema = schema = named_schema if schema is None else schema
+        if not isinstance(schema, str) or not _SCHEMA.fullmatch(schema):
+            raise ValueError(f"schema must be a name such as token_handlers, in lower case, not {schema!r}")
         named = {"host": "localhost", "port": "5432", **self._options}
         self.database = str(named.get("dbname") or named.get("user") or "")
         self.name = f"postgresql://{named['host']}:{named['port']}/{self.database} (schema {schema})"
@@ -202,8 +203,11 @@ def _timed_class(timeout: float) -> "type[Connection[Any]]":
     return TimedConnection
 
 
-def _options(url: str | SecretStr) -> dict[str, Any]:
-    """Parse a URL. Nothing of it is in an error: a mistyped one may have the password anywhere."""
+def _options(url: str | SecretStr) -> tuple[dict[str, Any], str]:
+    """Return libpq's options of a URL, and the schema, which is ours.
+
+    Nothing of it is in an error: a mistyped one may have the password anywhere.
+    """
     from psycopg.conninfo import conninfo_to_dict
 
     text = url.get_secret_value() if isinstance(url, SecretStr) else url
@@ -211,6 +215,9 @@ def _options(url: str | SecretStr) -> dict[str, Any]:
         raise TypeError(f"url must be a string, not {type(text).__name__}")
     if not text.startswith(_SCHEMES):
         raise ValueError("a PostgreSQL URL starts with postgresql://, and this one does not")
+    schema = "token_handlers"
+    if found := _SCHEMA_OPTION.search(text):
+        schema, text = found[2], text.replace(found[0], found[1] if found[3] else "")
     options: dict[str, Any] | None = None
     with contextlib.suppress(Exception):
         options = conninfo_to_dict(text)
@@ -218,4 +225,4 @@ def _options(url: str | SecretStr) -> dict[str, Any]:
         raise ValueError(
             "not a valid PostgreSQL URL: it is postgresql://user:password@host:5432/database, percent-encoded"
         )
-    return options
+    return options, schema

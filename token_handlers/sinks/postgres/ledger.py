@@ -14,8 +14,9 @@ class SQLLedger(SQLSink):
     """A sink that keeps every call of many machines in a PostgreSQL database (14 or newer), asked as a SQLiteLedger is.
 
     ``url`` is postgresql://user@host:5432/database; nothing connects before the first use. The ledger is in a
-    ``schema`` of its own, which the first process that may do so makes, and a newer version of this package brings up
-    to date. A call is kept once, by its event id, whichever machine gives it.
+    ``schema`` of its own (token_handlers, or what ?schema= in the URL says), which the first process that may do so
+    makes, and a newer version of this package brings up to date. A call is kept once, by its event id, whichever
+    machine gives it.
 
     A call returns at once, whatever the server does: a thread writes, up to 1,000 records in one transaction, a tenth
     of a second after the first; ``flush()`` returns True once the server has committed all that was given before. While
@@ -30,7 +31,7 @@ class SQLLedger(SQLSink):
     def __init__(
         self,
         url: str | SecretStr,
-        schema: str = "token_handlers",
+        schema: str | None = None,
         *,
         timeout: float = 10.0,
         capacity: int = PACE.capacity,

@@ -22,7 +22,7 @@ VERSION = 1_000 * FORMAT + len(COLUMNS) + len(SUMS)
 
 DIALECT = Dialect(
     tags="json_each_text(tags::json) AS tag",
-    total="sum({name})::bigint",
+    total="coalesce(sum({name}), 0)::bigint",
     text='({expression})::text COLLATE "C"',
     unindexed="{column}",
     among="{} = ANY({})".format,
@@ -42,6 +42,7 @@ _MADE_LOCK, _ROLLUP_LOCK = 0x544F4B4C, 0x544F4B4D
 """The first half of the keys of advisory locks: while tables are made, and while calls are summed."""
 
 _TEXT = 'text COLLATE "C" NOT NULL'
+_LISTED = "SELECT string_agg({each}, '{between}') FROM unnest(used) AS name"
 _WAITING = (
     f"SELECT coalesce(sum(b.calls), 0) FROM (SELECT usage_batch.calls FROM usage_batch LIMIT {MOST_BATCHES}) AS b"  # noqa: S608 (constants)
 )
@@ -69,7 +70,7 @@ def statements_since(version: int, columns: Sequence[str], sums: Sequence[str], 
             f'ALTER TABLE usage_event ADD COLUMN "{name}" {_column(name)}' for name in COLUMNS if name not in columns
         )
         for name in (name for name in SUMS if name not in sums):
-            yield from (f"ALTER TABLE {level} ADD COLUMN {name} bigint NOT NULL DEFAULT 0" for level in LEVELS)
+            yield from (f"ALTER TABLE {level} ADD COLUMN {name} bigint" for level in LEVELS)
         yield f"TRUNCATE {', '.join(LEVELS)}, usage_batch"
         yield "INSERT INTO usage_batch SELECT batch, count(*) FROM usage_event GROUP BY batch"
     yield from _view()
@@ -79,13 +80,12 @@ def statements_since(version: int, columns: Sequence[str], sums: Sequence[str], 
     yield f"UPDATE ledger_version SET version = {VERSION}"  # noqa: S608 (a constant)
 
 
-def summed(chosen: str, sign: str) -> str:
+def summed(chosen: str, sign: str, used: Sequence[str] = SUMS) -> str:
     """Return the statement that adds the calls which a condition chooses to the rollups, or subtracts them."""
-    parts = rollups.statements(SUMS, sign, DIALECT.tags)
+    parts = rollups.statements(tuple(used), sign, DIALECT.tags)
     steps = ", ".join(f"part_{number} AS ({part})" for number, part in enumerate(parts))
-    return (
-        f"WITH fresh AS MATERIALIZED (SELECT * FROM usage_measure WHERE {chosen}), {steps} SELECT count(*) FROM fresh"  # noqa: S608 (constants)
-    )
+    fresh = f"fresh AS MATERIALIZED (SELECT * FROM usage_measure WHERE {chosen})"  # noqa: S608 (constants)
+    return f"WITH {fresh}, {steps} SELECT count(*) FROM fresh"  # noqa: S608 (constants)
 
 
 def _column(name: str) -> str:
@@ -108,7 +108,7 @@ def _tables() -> Iterator[str]:
     yield "CREATE INDEX usage_event_session ON usage_event (session, ts_ms) WHERE session IS NOT NULL"
     yield 'CREATE INDEX usage_event_user ON usage_event ("user", ts_ms) WHERE "user" IS NOT NULL'
     yield "CREATE INDEX usage_event_batch ON usage_event (batch)"
-    sums = ", ".join(f"{name} bigint NOT NULL DEFAULT 0" for name in SUMS)
+    sums = ", ".join(f"{name} bigint" for name in SUMS)
     for level in LEVELS:
         yield (
             f"CREATE TABLE {level} (apart smallint NOT NULL, label {_TEXT}, bucket bigint NOT NULL, value {_TEXT}, "
@@ -148,7 +148,9 @@ BEGIN
   END IF;
   {made_lock("{schema}").replace("SELECT", "PERFORM")};
   -- to_regclass may not know yet what another transaction made while this one waited
-  IF EXISTS (SELECT FROM pg_class WHERE relname = '{MONTHS}' || month AND relnamespace = '{{schema}}'::regnamespace) THEN
+  IF EXISTS (
+    SELECT FROM pg_class WHERE relname = '{MONTHS}' || month AND relnamespace = '{{schema}}'::regnamespace
+  ) THEN
     RETURN;
   END IF;
   EXECUTE format('CREATE TABLE %I (LIKE usage_event INCLUDING DEFAULTS INCLUDING INDEXES)', '{MONTHS}' || month);
@@ -186,8 +188,16 @@ $$"""  # noqa: S608 (constants)
 
 
 def _roll_up() -> str:
-    chosen = "batch >= first_batch AND batch <= last_batch AND batch = ANY(chosen)"
-    counted = summed(chosen, "+").replace("SELECT count(*) FROM fresh", "SELECT count(*) INTO waiting FROM fresh")
+    """Return the function that sums batches; sums that are 0 for all calls of them, which most are, are left alone."""
+    chosen = "batch BETWEEN first_batch AND last_batch AND batch = ANY(chosen)"
+    text = summed("batch BETWEEN $1 AND $2 AND batch = ANY($3)", "+", ("{sum}",))
+    text = text.replace("operation, {sum})", "operation<names>)").replace(", +sum({sum})", "<sums>")
+    replacing = ""
+    for level in LEVELS:
+        text = text.replace(f"{{sum}} = coalesce({level}.{{sum}}, 0) + excluded.{{sum}}", f"<{level}>")
+        each = f"format('%1$s = coalesce({level}.%1$s, 0) + excluded.%1$s', name)"
+        replacing += f"  statement := replace(statement, '<{level}>', ({_LISTED.format(each=each, between=', ')}));\n"
+    sums = ", ".join(f"sum({name}) AS {name}" for name in SUMS)
     return f"""
 CREATE OR REPLACE FUNCTION roll_up(most integer, OUT waiting bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {{schema}}, pg_temp SET jit = off AS $$
@@ -195,6 +205,8 @@ DECLARE
   chosen bigint[];
   first_batch bigint;
   last_batch bigint;
+  used text[];
+  statement text := $text${text}$text$;
 BEGIN
   waiting := 0;
   IF NOT pg_try_advisory_xact_lock({_ROLLUP_LOCK}, hashtext('{{schema}}')) THEN
@@ -204,8 +216,12 @@ BEGIN
     SELECT batch, sum(calls) OVER (ORDER BY batch) - calls AS calls_before
     FROM (SELECT * FROM usage_batch ORDER BY batch LIMIT {MOST_BATCHES}) AS oldest
   ) AS counted WHERE calls_before < most;
-  DELETE FROM usage_batch WHERE batch = ANY(chosen);
-  {counted};
+  SELECT array_agg(key) INTO used FROM (SELECT {sums} FROM usage_measure WHERE {chosen}) AS sums,
+    json_each_text(row_to_json(sums)) WHERE value <> '0' OR key = 'successful_requests';
+  statement := replace(statement, '<names>', ({_LISTED.format(each="', ' || name", between="")}));
+  statement := replace(statement, '<sums>', ({_LISTED.format(each="format(', sum(%s)', name)", between="")}));
+{replacing}  DELETE FROM usage_batch WHERE batch = ANY(chosen);
+  EXECUTE statement USING first_batch, last_batch, chosen;
   waiting := ({_WAITING});
 END
 $$"""  # noqa: S608 (constants)

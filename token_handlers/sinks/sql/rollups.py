@@ -47,7 +47,7 @@ def _statement(label: str, level: str, apart: int, used: Sequence[str], sign: st
     )
     groups = ", ".join(str(number) for number in range(2, 8 if apart else 5))
     sums = "".join(f", {sign}sum({measure})" for measure in used)
-    adding = ", ".join(f"{measure} = {level}.{measure} + excluded.{measure}" for measure in used)
+    adding = ", ".join(f"{measure} = coalesce({level}.{measure}, 0) + excluded.{measure}" for measure in used)
     return (
         f"INSERT INTO {level} ({', '.join((*ROLLUP_KEY, *used))}) SELECT {key}{sums} "  # noqa: S608 (constants)
         f"FROM {source.rows('fresh', tags)} WHERE {source.value} IS NOT NULL GROUP BY {groups} "
