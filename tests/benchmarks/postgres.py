@@ -18,6 +18,7 @@ import psycopg
 from tests.benchmarks.ledger import ask_all, make_call, make_rows
 from tests.support.postgres_servers import Postgres
 from token_handlers.sinks.postgres import SQLLedger
+from token_handlers.sinks.postgres.store import PostgresStore
 from token_handlers.usage import new_event_id
 
 SERVER = {"fsync": "on", "autovacuum": "on", "shared_buffers": "2GB", "max_wal_size": "8GB", "work_mem": "64MB"}
@@ -57,7 +58,7 @@ def server_seconds() -> float:
         for process in psutil.process_iter(["name", "cpu_times"])
         if process.info["name"] == "postgres"
     )
-    return sum(each.user + each.system for each in times)
+    return float(sum(sum(each) for each in times))
 
 
 def measure_writers(url: str, count: int, seconds: float) -> None:
@@ -85,8 +86,10 @@ def measure_writers(url: str, count: int, seconds: float) -> None:
 def load(url: str, first: int, end: int, rows: int, per_session: int) -> None:
     """Write a part of the calls."""
     with SQLLedger(url, "large", timeout=600) as ledger:
+        store = ledger._store
+        assert isinstance(store, PostgresStore)
         for number in range(first, end, CHUNK):
-            ledger._store._add(list(make_rows(number, min(number + CHUNK, end), rows, per_session)))
+            store._add(list(make_rows(number, min(number + CHUNK, end), rows, per_session)))
 
 
 def fill(url: str, first: int, end: int, rows: int, per_session: int) -> None:

@@ -141,7 +141,7 @@ class PostgresConnection:
         if self._connection is not None:
             try:
                 self._connection.execute(settings)
-            except (self._place.psycopg.OperationalError, TimeoutError):  # it was closed while it was not used
+            except self._place.psycopg.OperationalError:  # it was closed while it was not used
                 self._drop()
             else:
                 return OpenTransaction(self._connection)

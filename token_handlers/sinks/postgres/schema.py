@@ -3,7 +3,7 @@
 ``usage_event`` has the calls, in a partition for each month; ``usage_key`` their event ids, so that none is added
 twice, in whatever month. What one transaction added is a batch: ``usage_batch`` has the batches that are not in the
 rollups yet, and summing a batch takes it out, in one transaction. So it does not matter in which order transactions
-end. ``usage_measure`` and the rollups are those of the SQLite ledger.
+end. ``usage_measure`` and the rollups are those of the SQLite ledger, ``rollup_state`` says which sums are more than 0.
 
 Whoever only writes calls two functions, ``add_calls`` and ``roll_up``, which do it as the schema's owner.
 """
@@ -42,7 +42,7 @@ _MADE_LOCK, _ROLLUP_LOCK = 0x544F4B4C, 0x544F4B4D
 """The first half of the keys of advisory locks: while tables are made, and while calls are summed."""
 
 _TEXT = 'text COLLATE "C" NOT NULL'
-_LISTED = "SELECT string_agg({each}, '{between}') FROM unnest(used) AS name"
+_LISTED = "SELECT string_agg({each}, '{between}') FROM unnest(names) AS name"
 _WAITING = (
     f"SELECT coalesce(sum(b.calls), 0) FROM (SELECT usage_batch.calls FROM usage_batch LIMIT {MOST_BATCHES}) AS b"  # noqa: S608 (constants)
 )
@@ -72,12 +72,18 @@ def statements_since(version: int, columns: Sequence[str], sums: Sequence[str], 
         for name in (name for name in SUMS if name not in sums):
             yield from (f"ALTER TABLE {level} ADD COLUMN {name} bigint" for level in LEVELS)
         yield f"TRUNCATE {', '.join(LEVELS)}, usage_batch"
+        yield "UPDATE rollup_state SET used = '{}'"
         yield "INSERT INTO usage_batch SELECT batch, count(*) FROM usage_event GROUP BY batch"
     yield from _view()
     yield from (statement.replace("{schema}", schema) for statement in (_make_month(), _add_calls(), _roll_up()))
     for function in ("make_month(text)", "add_calls(json, text[])", "roll_up(integer)"):
         yield f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC"
     yield f"UPDATE ledger_version SET version = {VERSION}"  # noqa: S608 (a constant)
+
+
+def add_used(names: str) -> str:
+    """Return the statement that notes sums that are more than 0 in the rollups; ``names`` is an array of text."""
+    return f"UPDATE rollup_state SET used = used || {names} WHERE NOT used @> {names}"  # noqa: S608 (constants)
 
 
 def summed(chosen: str, sign: str, used: Sequence[str] = SUMS) -> str:
@@ -96,6 +102,8 @@ def _column(name: str) -> str:
 def _tables() -> Iterator[str]:
     yield "CREATE TABLE ledger_version (version integer NOT NULL)"
     yield "INSERT INTO ledger_version VALUES (0)"
+    yield "CREATE TABLE rollup_state (used text[] NOT NULL)"
+    yield "INSERT INTO rollup_state VALUES ('{}')"
     yield "CREATE SEQUENCE usage_event_id"
     yield "CREATE SEQUENCE usage_batch_number"
     yield "CREATE TABLE usage_batch (batch bigint PRIMARY KEY, calls integer NOT NULL)"
@@ -205,7 +213,7 @@ DECLARE
   chosen bigint[];
   first_batch bigint;
   last_batch bigint;
-  used text[];
+  names text[];
   statement text := $text${text}$text$;
 BEGIN
   waiting := 0;
@@ -216,12 +224,13 @@ BEGIN
     SELECT batch, sum(calls) OVER (ORDER BY batch) - calls AS calls_before
     FROM (SELECT * FROM usage_batch ORDER BY batch LIMIT {MOST_BATCHES}) AS oldest
   ) AS counted WHERE calls_before < most;
-  SELECT array_agg(key) INTO used FROM (SELECT {sums} FROM usage_measure WHERE {chosen}) AS sums,
+  SELECT array_agg(key) INTO names FROM (SELECT {sums} FROM usage_measure WHERE {chosen}) AS sums,
     json_each_text(row_to_json(sums)) WHERE value <> '0' OR key = 'successful_requests';
   statement := replace(statement, '<names>', ({_LISTED.format(each="', ' || name", between="")}));
   statement := replace(statement, '<sums>', ({_LISTED.format(each="format(', sum(%s)', name)", between="")}));
 {replacing}  DELETE FROM usage_batch WHERE batch = ANY(chosen);
   EXECUTE statement USING first_batch, last_batch, chosen;
+  {add_used("names")};
   waiting := ({_WAITING});
 END
 $$"""  # noqa: S608 (constants)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from token_handlers.errors import StoreRefused, StoreUnavailable, TokenHandlersError
 from token_handlers.sinks.postgres.connection import READ, WRITE, OpenTransaction, PostgresConnection, PostgresPlace
 from token_handlers.sinks.postgres.migrations import bring_up
-from token_handlers.sinks.postgres.schema import DIALECT, END_YEAR, FIRST_YEAR, rollup_lock, summed
+from token_handlers.sinks.postgres.schema import DIALECT, END_YEAR, FIRST_YEAR, add_used, rollup_lock, summed
 from token_handlers.sinks.sql import rollups
 from token_handlers.sinks.sql.dialect import RolledUp
 from token_handlers.sinks.sql.ledger import Written
@@ -21,6 +21,10 @@ MONTH_AHEAD = timedelta(days=20)
 
 _ADD = "SELECT added, waiting FROM add_calls(:calls::json, :months)"
 _ROLL_UP = "SELECT waiting FROM roll_up(:most::integer)"
+_NEW = f"SELECT {', '.join(f'sum({name})' for name in SUMS)} FROM usage_measure"  # noqa: S608 (constants)
+_MONEY = (*SUMS[-5:], "unpriced_requests")
+"""The sums that another cost may change."""
+
 _PENDING = "batch >= {first} AND batch IN (SELECT batch FROM usage_batch)"
 
 
@@ -63,6 +67,7 @@ class PostgresStore:
             transaction.execute(summed(chosen, "-"))
             transaction.execute_all(rollups.SET_COST, [cost._asdict() for cost in costs])
             transaction.execute(summed(chosen, "+"))
+            transaction.execute(add_used(f"ARRAY{list(_MONEY)}"))
 
     def is_outage(self, error: Exception) -> bool:
         """Return whether writing failed for a reason that may pass, rather than for one row."""
@@ -97,12 +102,16 @@ class PostgresStore:
 
 
 def _rolled_up(transaction: OpenTransaction) -> RolledUp:
-    """Return which batches the rollups have; which sums are more than 0 is not kept."""
-    ((first,),) = transaction.execute("SELECT min(batch) FROM usage_batch").fetchall()
+    """Return which batches the rollups have, and which sums are more than 0 there or in later calls."""
+    ((used, first),) = transaction.execute(
+        "SELECT used, (SELECT min(batch) FROM usage_batch) FROM rollup_state"
+    ).fetchall()
     if first is None:
-        return RolledUp("true", None, frozenset(SUMS))
+        return RolledUp("true", None, frozenset(used))
     pending = _PENDING.format(first=first)
-    return RolledUp(f"NOT ({pending})", pending, frozenset(SUMS))
+    (sums,) = transaction.execute(f"{_NEW} WHERE {pending}").fetchall()
+    later = {name for name, number in zip(SUMS, sums, strict=True) if number}
+    return RolledUp(f"NOT ({pending})", pending, frozenset({*used, *later}))
 
 
 def _months(rows: Iterable[Row]) -> list[str]:
