@@ -161,7 +161,7 @@ BEGIN
   ) THEN
     RETURN;
   END IF;
-  EXECUTE format('CREATE TABLE %I (LIKE usage_event INCLUDING DEFAULTS INCLUDING INDEXES)', '{MONTHS}' || month);
+  EXECUTE format('CREATE TABLE %I (LIKE usage_event INCLUDING ALL)', '{MONTHS}' || month);
   EXECUTE format('ALTER TABLE usage_event ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
     '{MONTHS}' || month, coalesce(first::text, 'MINVALUE'), coalesce(last::text, 'MAXVALUE'));
 END
