@@ -23,6 +23,7 @@ OPTIONAL = [
     "llama_index_instrumentation",
     "openai",
     "opentelemetry",
+    "psycopg",
     "redis",
     "rich",
     "tiktoken",

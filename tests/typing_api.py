@@ -58,6 +58,7 @@ from token_handlers.sessions import LLMTokenUsage
 from token_handlers.sinks import redis as redis_sink
 from token_handlers.sinks.agentsight import DEFAULT_ENDPOINT, AgentSightClient, SendFailed
 from token_handlers.sinks.otel import OTelMetrics
+from token_handlers.sinks.postgres import SQLLedger
 from token_handlers.sinks.redis import Backlog, RedisCounter, Reserved, Spent, StoreRefused, StoreUnavailable
 from token_handlers.sinks.sqlite import SQLiteLedger
 
@@ -270,6 +271,9 @@ def sinks(record: UsageRecord) -> None:
         assert_type(ledger.update_costs(lambda seen: seen.cost), tuple[int, int])
         assert_type((ledger.waiting, ledger.failed_writes, ledger.lost), tuple[int, int, int])
     backlog: Backlog = ledger
+    with SQLLedger(SecretStr("postgresql://host/db"), "shop", timeout=5, backlog=backlog) as server:
+        assert_type(server, SQLLedger)
+        assert_type((server.totals(user="u").cost, server.place, server.flush(1.0)), tuple[Decimal | None, str, bool])
     fleet = RedisCounter(SecretStr("redis://localhost"), namespace="n", backlog=backlog)
     assert_type((fleet.totals(user="u"), fleet.by("day")), tuple[UsageTotals, dict[str, UsageTotals]])
     assert_type((fleet.waiting, fleet.dropped, fleet.flush(1.0)), tuple[int, int, bool])

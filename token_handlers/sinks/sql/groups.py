@@ -12,8 +12,7 @@ from token_handlers.usage import UsageTotals
 
 _TIMES: dict[str, Callable[[int], str]] = {"day": day_of, "hour": hour_of}
 _MOST_EXPENSIVE = (
-    "{cost_nano} + {cost_atto} / 1000000000 DESC, {cost_atto} % 1000000000 DESC, "
-    "{prompt_tokens} + {completion_tokens} DESC"
+    "cost_nano + cost_atto / 1000000000 DESC, cost_atto % 1000000000 DESC, prompt_tokens + completion_tokens DESC"
 )
 
 
@@ -48,14 +47,19 @@ def _most_expensive(
     parts = [f"SELECT {', '.join((f'{key} AS key', *used))} FROM {rows}" for (key,), rows in query.parts]  # noqa: S608 (constants)
     if not parts:
         return {}, 0, UsageTotals()
-    calls, sums, order = " UNION ALL ".join(parts), ", ".join(query.sums.values()), _MOST_EXPENSIVE.format(**query.sums)
-    most = f"SELECT key, {sums} FROM ({calls}) AS calls GROUP BY key ORDER BY {order}, key LIMIT {number}"  # noqa: S608 (constants)
-    found = {key: each for key, *each in reader.rows(most, query.given)}
-    if len(found) < number:
-        return {key: totals_of(each) for key, each in found.items()}, 0, UsageTotals()
-    whole = f"SELECT count(DISTINCT key), {sums} FROM ({calls}) AS calls"  # noqa: S608 (constants)
-    count, *rest = reader.rows(whole, query.given)[0]
-    found.pop(OTHER, None)  # a value of that name is one of the others
-    for each in found.values():
-        rest = [a - b for a, b in zip(rest, each, strict=True)]
-    return {key: totals_of(each) for key, each in found.items()}, count - len(found), totals_of(rest)
+    sums = ", ".join(f"{expression} AS {name}" for name, expression in query.sums.items())
+    summed = f"SELECT key, {sums} FROM ({' UNION ALL '.join(parts)}) AS calls GROUP BY key"  # noqa: S608 (constants)
+    most = f"SELECT 0 AS count, * FROM summed ORDER BY {_MOST_EXPENSIVE}, key LIMIT {number}"  # noqa: S608 (constants)
+    whole = ", ".join(reader.dialect.total.format(name=name) for name in SUMS)
+    *rows, (count, _, *rest) = reader.rows(
+        f"WITH summed AS MATERIALIZED ({summed}) "  # noqa: S608 (constants)
+        f"SELECT * FROM ({most}) AS most UNION ALL SELECT count(*), NULL, {whole} FROM summed",
+        query.given,
+    )
+    found: dict[str | int, list[int]] = {key: each for _, key, *each in rows}
+    if count > len(found):
+        found.pop(OTHER, None)  # a value of that name is one of the others
+        for each in found.values():
+            rest = [a - b for a, b in zip(rest, each, strict=True)]
+    others = totals_of(rest) if count > len(found) else UsageTotals()
+    return {key: totals_of(each) for key, each in found.items()}, count - len(found), others
