@@ -14,6 +14,7 @@ MODULES = (
     "token_handlers.langchain",
     "token_handlers.llama_index",
     "token_handlers.sinks.sqlite.ledger",
+    "token_handlers.sinks.postgres.ledger",
     "token_handlers.sinks.redis.counter",
     "token_handlers.sinks.otel",
     "token_handlers.sinks.agentsight.client",

@@ -90,7 +90,7 @@ def test_the_bill(tmp_path, monkeypatch, capsys):
 
 def test_the_fleet_block_runs(environ, tmp_path):
     """What the guide says of a fleet counts a call on a real server."""
-    (block,) = blocks(guide.page("scaling"))
+    block, _ = blocks(guide.page("scaling"))
     told = (
         'model.invoke("Hello"), fleet.flush(10)\nprint(fleet.totals().successful_requests, fleet.spent("shop").spent)'
     )
@@ -100,6 +100,20 @@ def test_the_fleet_block_runs(environ, tmp_path):
 
     assert (0, "") == (done.returncode, done.stderr)
     assert re.match(r"1 Amounts\(cost=Decimal\('0\.0", done.stdout)
+
+
+def test_the_block_of_a_fleets_ledger_runs(environ, tmp_path, postgres, schema):
+    """What the guide says of a fleet's ledger keeps a call on a real server, and in the file beside it."""
+    _, block = blocks(guide.page("scaling"))
+    told = (
+        'model.invoke("Hello"), shared.flush(10)\nprint(shared.totals() == local.totals(), len(list(shared.records())))'
+    )
+    url = f"{postgres.url}?schema={schema}"
+    done = run(
+        "\n".join([GIVEN, block.replace("postgresql://usage@localhost:5432/usage", url), told]), environ, tmp_path
+    )
+
+    assert (0, "", "True 1\n") == (done.returncode, done.stderr, done.stdout)
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "token_handlers" / "guide").glob("*.md"))])

@@ -23,6 +23,9 @@ _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _SCHEMA_OPTION = re.compile(r"([?&])schema=([^&#]*)(&)?")
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
 _PREFIX = re.compile(r'^connection failed: connection to server at "[^"]*", port \d+ failed: (FATAL: )?')
+_LOOK_SECONDS = 0.1
+"""How often a wait looks whether its time is up."""
+
 _REFUSED = ("22", "23")
 """The classes of SQLSTATE for a row that can't be kept."""
 
@@ -197,8 +200,8 @@ def _timed_class(timeout: float) -> "type[Connection[Any]]":
             return last.value
 
     class TimedConnection(psycopg.Connection[Any]):
-        def wait(self, gen: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401 (psycopg's own)
-            return super().wait(ending(gen), *args, **options)
+        def wait(self, gen: Any, *args: object, **options: object) -> Any:  # noqa: ANN401 (psycopg's own)
+            return super().wait(ending(gen), _LOOK_SECONDS)
 
     return TimedConnection
 
