@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, overload
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, create_model, model_validator
@@ -70,6 +71,11 @@ class Usage(BaseModel):
     def total_tokens(self) -> int:
         """Input plus output tokens."""
         return self.input_tokens + self.output_tokens
+
+    @cached_property
+    def response_id(self) -> str | None:
+        """The id of the provider's answer that usage_from_payload() read; None where it read a usage alone."""
+        return None
 
     @model_validator(mode="before")
     @classmethod

@@ -1,14 +1,19 @@
 import asyncio
+import contextlib
+from typing import Any
 
+import httpx
 import openai
 import pytest
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.postprocessor import SentenceEmbeddingOptimizer
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from tests.support.llama_index_clients import make_embedder, no_swallowed_faults, run
+from tests.support.provider_servers import replying
 from token_handlers import Budget, BudgetExceeded, shared_counter, track_tokens
 from token_handlers.llama_index import LlamaIndexTokenHandler
 from token_handlers.tokenizer.vocabularies import load
@@ -48,6 +53,62 @@ class Letters(BaseEmbedding):
 
     async def _aget_query_embedding(self, query):
         return self._get_text_embedding(query)
+
+
+class Pictures(Letters, MultiModalEmbedding):
+    """A model whose server embeds the images that it is given by their files' names."""
+
+    url: str = ""
+
+    def _get_image_embedding(self, img_file_path):
+        with httpx.Client() as client:
+            return client.post(self.url, json={"input": [str(img_file_path)]}).json()["data"][0]["embedding"]
+
+    async def _aget_image_embedding(self, img_file_path):
+        async with httpx.AsyncClient() as client:
+            return (await client.post(self.url, json={"input": ["pixels"]})).json()["data"][0]["embedding"]
+
+
+IMAGES = [f"four-boats-left-in-the-harbour-{number}.png" for number in range(3)]
+SEEN = {
+    "image": lambda model: model.get_image_embedding(IMAGES[0]),
+    "batch": lambda model: model.get_image_embedding_batch(IMAGES),
+    "aimage": lambda model: run(model.aget_image_embedding(IMAGES[0])),
+    "abatch": lambda model: run(model.aget_image_embedding_batch(IMAGES)),
+}
+
+
+@pytest.mark.parametrize("way", SEEN)
+@pytest.mark.parametrize("in_block", [True, False], ids=["block", "handler"])
+def test_images_equal_the_bill(way, in_block):
+    """Images are counted by what the answer states, in a block and by a handler alone; a budget's refusal is kept."""
+    handler = LlamaIndexTokenHandler()
+    embedded: dict[str, Any] = {"object": "list", "model": "jina-clip-v2", "data": [{"index": 0, "embedding": [0.1]}]}
+    embedded["usage"] = {"prompt_tokens": 4000, "total_tokens": 4000}
+    with replying(embeddings=embedded) as server:
+        manager = CallbackManager([] if in_block else [handler])
+        model = Pictures(url=f"{server.url}/v1/embeddings", embed_batch_size=2, callback_manager=manager)
+        budget = Budget(max_requests=4)
+        with track_tokens(budget=budget) if in_block else contextlib.nullcontext(handler) as counter:
+            SEEN[way](model)
+            sent = len(server.asked)
+            assert (sent, 4000 * sent, 0) == (
+                counter.successful_requests, counter.embedding_tokens, counter.estimated_requests,
+            )  # fmt: skip
+            if in_block:
+                with pytest.raises(BudgetExceeded):
+                    list(map(SEEN[way], [model] * 5))
+                assert sent <= len(server.asked) <= 4
+
+
+def test_images_of_a_silent_server_are_flagged():
+    """What embedding an image used is not made of its file's name."""
+    handler = LlamaIndexTokenHandler()
+    with replying(embeddings={"data": [{"index": 0, "embedding": [0.1]}]}) as server:
+        model = Pictures(url=f"{server.url}/v1/embeddings", callback_manager=CallbackManager([handler]))
+        model.get_image_embedding(IMAGES[0])
+
+    assert (1, 1, 0) == (handler.successful_requests, handler.estimated_requests, handler.embedding_tokens)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -30,6 +30,12 @@ def asyncio_run(coro):
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as executor:
         return executor.submit(run_coro_in_thread).result()
 """
+# What llama-index-workflows has in its module workflows.context.context, at 1.3 and 2.6.
+STEPS = """
+import asyncio
+async def run_step(step):
+    return await asyncio.get_event_loop().run_in_executor(None, step)
+"""
 AWARE = "import contextvars\n"
 
 
@@ -66,6 +72,15 @@ def test_sync_tools_keep_their_blocks():
     with track_tokens():
         assert 1 == asyncio.run(tool())
     assert 0 == asyncio.run(tool())
+
+
+@pytest.mark.usefixtures("_restored")
+def test_sync_steps_of_workflows_keep_their_blocks():
+    """So do steps that are no coroutines."""
+    steps = module(STEPS)
+    executors.watch(steps)
+    with track_tokens():
+        assert 1 == asyncio.run(steps.run_step(lambda: len(active_scopes())))
 
 
 @pytest.mark.usefixtures("_restored")

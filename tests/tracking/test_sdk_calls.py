@@ -1,12 +1,18 @@
 import asyncio
+import functools
 import json
 import logging
 import threading
 from decimal import Decimal
+from types import ModuleType
+from typing import Any
 
 import anthropic
+import boto3
 import cohere
+import groq
 import httpx
+import ollama
 import openai
 import pytest
 from google import genai
@@ -14,7 +20,7 @@ from langchain_openai import ChatOpenAI
 from mistralai.client import Mistral
 from pydantic import BaseModel
 
-from tests.support.answer_server import Reply, body, events
+from tests.support.answer_server import Reply, body, events, lines
 from tests.support.provider_answers import (
     CHAT,
     CHAT_STREAM,
@@ -26,7 +32,19 @@ from tests.support.provider_answers import (
     RESPONSE_STREAM,
     chunk,
 )
-from token_handlers import Budget, BudgetExceeded, install, shared_counter, track_tokens, uninstall
+from token_handlers import (
+    Budget,
+    BudgetExceeded,
+    TokenCounter,
+    Usage,
+    UsageRecord,
+    install,
+    shared_counter,
+    track_tokens,
+    uninstall,
+    usage_from_payload,
+)
+from token_handlers.tracking import gates
 from token_handlers.tracking.call import open_calls
 from token_handlers.tracking.sdk_calls import left_out
 
@@ -178,14 +196,40 @@ def ask_cohere(server):
         client.chat(model="command-r-08-2024", messages=MESSAGES)
 
 
+def ask_groq(server, *, stream=False):
+    """Ask by the groq package, which states a stream's usage in a field of its own."""
+    with groq.Groq(api_key="key", base_url=server.url, max_retries=2) as client:
+        answer = client.chat.completions.create(model="llama-3.3-70b-versatile", messages=MESSAGES, stream=stream)
+        list(answer)
+
+
+def ask_ollama(server, *, stream=False):
+    """Ask by the ollama package."""
+    with ollama.Client(host=server.url) as client:
+        list(client.chat(model="llama3", messages=MESSAGES, stream=stream))
+
+
+def generate(server):
+    """Ask the ollama package for a completion."""
+    with ollama.Client(host=server.url) as client:
+        client.generate(model="llama3", prompt="Hi")
+
+
 def bare(server):
     """Ask without any SDK."""
     with httpx.Client() as client:
         client.post(server.url + "/v1/chat/completions", json=ASKED)
 
 
+GROQ_STREAM = [*CHAT_STREAM[:2], {**CHAT_STREAM[2], "x_groq": {"id": "req_1", "usage": CHAT_STREAM[3]["usage"]}}]
+SAID = {"model": "llama3", "created_at": "2026-11-29T10:00:00Z", "message": {"role": "assistant", "content": "Hello"}}
+ENDED = {**SAID, "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop"}
+ENDED |= {"prompt_eval_count": 100, "eval_count": 20}
+GENERATED = {**ENDED, "response": "Hello"}
 PARSED = {**CHAT, "choices": [{**CHAT["choices"][0], "message": {"role": "assistant", "content": '{"sea": "calm"}'}}]}
-CALLS = {  # the call, the answer, the prompt's tokens, and the cost, None: unpriced behind an unknown address
+CALLS: dict[
+    str, Any
+] = {  # the call, the answer, the prompt's tokens, and the cost, None: unpriced behind an unknown address
     "openai-chat": (chat, body(CHAT), 100, "0.000027"),
     "openai-raw": (raw, body(CHAT), 100, "0.000027"),
     "openai-parse": (parse, body(PARSED), 100, "0.000027"),
@@ -201,6 +245,11 @@ CALLS = {  # the call, the answer, the prompt's tokens, and the cost, None: unpr
     "google-stream": (gemini_stream, events(GEMINI_STREAM), 100, "0.00008"),
     "mistral": (mistral, body(MISTRAL), 100, "0.000027"),
     "cohere": (ask_cohere, body(COHERE), 130, None),
+    "groq": (ask_groq, body(CHAT), 100, "0.000027"),
+    "groq-stream": (functools.partial(ask_groq, stream=True), events(GROQ_STREAM, done=True), 100, "0.000027"),
+    "ollama": (ask_ollama, body({**ENDED, "message": SAID["message"]}), 100, None),
+    "ollama-stream": (functools.partial(ask_ollama, stream=True), lines([{**SAID, "done": False}, ENDED]), 100, None),
+    "ollama-generate": (generate, body(GENERATED), 100, None),
     "httpx": (bare, body(CHAT), 100, "0.000027"),
 }
 EVERY = pytest.mark.parametrize("name", CALLS)
@@ -241,6 +290,125 @@ def test_embeddings_in_a_block(answers):
         embed(answers)
 
     assert (1, 0, 100) == (counter.successful_requests, counter.estimated_requests, counter.embedding_tokens)
+
+
+EMBEDDED_BY_COHERE = {"id": "e1", "embeddings": [[0.1]], "texts": ["a"], "response_type": "embeddings_floats"}
+
+
+def cohere_embeddings(billed):
+    """Return Cohere's answer to a request for embeddings that bills this."""
+    return body({**EMBEDDED_BY_COHERE, "meta": {"api_version": {"version": "1"}, "billed_units": billed}})
+
+
+def test_requests_of_coheres_threads(answers):
+    """cohere's client embeds by threads of its own, in which the block and its budget hold too."""
+    answers.answer(cohere_embeddings({"input_tokens": 100}))
+    with httpx.Client() as own, track_tokens(user="ada") as counter:
+        client = cohere.Client(api_key="key", base_url=answers.url, httpx_client=own)
+        client.embed(texts=["a"] * 100, model="embed-english-v3.0", input_type="search_query")
+        sent = len(answers.asked)
+        with track_tokens(budget=Budget(max_requests=1)):
+            client.embed(texts=["a"], model="embed-english-v3.0", input_type="search_query")
+            with pytest.raises(BudgetExceeded):
+                client.embed(texts=["a"], model="embed-english-v3.0", input_type="search_query")
+
+    assert sent + 1 == len(answers.asked) == counter.successful_requests
+    assert {"ada": 100 * (sent + 1)} == {user: total.embedding_tokens for user, total in counter.by_user.items()}
+
+
+def test_embedded_images_are_flagged(answers):
+    """Cohere bills images by their number, which is no number of tokens: the request counts, and says so."""
+    answers.answer(cohere_embeddings({"images": 1}))
+    records = []
+    with httpx.Client() as own, track_tokens(budget=Budget(max_requests=1), sinks=[records.append]) as counter:
+        client = cohere.Client(api_key="key", base_url=answers.url, httpx_client=own)
+        image = {"images": ["data:image/png;base64,iVBORw0KGgo="], "model": "embed-english-v3.0", "input_type": "image"}
+        client.embed(**image)
+        with pytest.raises(BudgetExceeded):
+            client.embed(**image)
+
+    assert (1, 1, 1, 0) == (
+        len(answers.asked), counter.successful_requests, counter.estimated_requests, counter.embedding_tokens,
+    )  # fmt: skip
+    assert ("1 billed images",) == records[0].doubts
+
+
+def test_bedrocks_reranker(answers):
+    """Bedrock states nothing of what reranking is billed by, which is one search for each 100 documents, at least."""
+    answers.answer(body({"results": [{"index": 0, "relevanceScore": 0.5}]}))
+    keys = {"aws_access_key_id": "AK", "aws_secret_access_key": "made-up", "region_name": "us-east-1"}
+    client = boto3.client("bedrock-agent-runtime", endpoint_url=answers.url, **keys)
+    source = {"type": "INLINE", "inlineDocumentSource": {"type": "TEXT", "textDocument": {"text": "the sea"}}}
+    model = {"modelArn": "arn:aws:bedrock:us-west-2::foundation-model/cohere.rerank-v3-5:0"}
+    asked = {
+        "queries": [{"type": "TEXT", "textQuery": {"text": "boats"}}],
+        "sources": [source] * 101,
+        "rerankingConfiguration": {
+            "type": "BEDROCK_RERANKING_MODEL",
+            "bedrockRerankingConfiguration": {"modelConfiguration": model, "numberOfResults": 1},
+        },
+    }
+    with track_tokens(budget=Budget(max_requests=1)) as counter:
+        client.rerank(**asked)
+        with pytest.raises(BudgetExceeded):
+            client.rerank(**asked)
+    client.close()
+
+    assert (1, 1, 2) == (len(answers.asked), counter.estimated_requests, counter.rerank_searches)
+    assert Decimal("0.004") == counter.cost
+    assert ["cohere.rerank-v3-5:0"] == list(counter.by_model)
+
+
+def test_refusals_that_litellm_hides(answers):
+    """LiteLLM makes an error of its own of what its clients raise: the budget's comes out, from coroutines too."""
+    litellm: Any = ModuleType("litellm")
+
+    class APIError(Exception):
+        """LiteLLM's."""
+
+    def completion(server):
+        try:
+            chat(server)
+        except Exception as error:
+            raise APIError(str(error)) from error
+
+    async def acompletion(server):
+        completion(server)
+
+    litellm.completion, litellm.acompletion = completion, acompletion
+    answers.answer(body({"error": {}}, status=500))
+    gates._wrap(litellm)
+    with track_tokens(budget=Budget(max_tokens=1)):
+        with pytest.raises(BudgetExceeded):
+            litellm.completion(answers)
+        with pytest.raises(BudgetExceeded):
+            asyncio.run(litellm.acompletion(answers))
+    assert [] == answers.asked
+    with track_tokens(), pytest.raises(APIError):
+        litellm.completion(answers)
+    gates.restore()
+    gates.watch()
+    assert completion is litellm.completion
+
+
+def test_added_by_hand(answers):
+    """A record of an answer that a counter has counted adds nothing to it, by the answer's id."""
+    answers.answer(body(CHAT))
+    with track_tokens() as counter, openai_client(answers) as client:
+        answer = client.chat.completions.create(**ASKED)
+        counter.add(UsageRecord(usage=usage_from_payload(answer), model=answer.model))
+        counter.add(UsageRecord(usage=usage_from_payload(answer.model_dump()), model=answer.model))
+        counter.add(UsageRecord(usage=Usage(input_tokens=100), request_id=answer.id))
+        answers.answer(events(CHAT_STREAM, done=True))
+        chunks = list(client.chat.completions.create(**ASKED, stream=True, stream_options={"include_usage": True}))
+        counter.add(UsageRecord(usage=usage_from_payload(chunks)))
+
+    assert (2, 200) == (counter.successful_requests, counter.prompt_tokens)
+    counter.add(UsageRecord(usage=usage_from_payload({**CHAT, "id": "chatcmpl-2"})))
+    assert 3 == counter.successful_requests
+    other = TokenCounter()
+    other.add(UsageRecord(usage=usage_from_payload(answer)))
+    assert 1 == other.successful_requests
 
 
 @EVERY

@@ -1,6 +1,7 @@
 """TokenCounter: thread-safe cumulative totals, in all and by label."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
 from functools import partial
 from importlib import import_module
@@ -20,6 +21,7 @@ MAX_VALUES = 10_000
 OTHER = "(other)"
 
 _MAX_APART = 64
+_MOST_ANSWERS = 1_000
 """How many combinations of labels are summed apart before the oldest is added to the sums of its labels."""
 
 _LABELS_WITHOUT_CALLS = Warnings()
@@ -49,6 +51,7 @@ class TokenCounter(Measures):
         "_resets",
         "_shown",
         "_total",
+        "answers",
         "block",
         "listeners",
         "open_calls",
@@ -69,6 +72,7 @@ class TokenCounter(Measures):
         self.block: object = None
         self.listeners: tuple[Callable[[UsageRecord], object], ...] = ()
         self.open_calls: dict[Any, bool] = {}
+        self.answers: Collection[str] = ()
 
     def __dir__(self) -> Iterable[str]:
         return [name for name in super().__dir__() if name not in _INTERNAL]
@@ -76,10 +80,22 @@ class TokenCounter(Measures):
     def add(self, record: UsageRecord) -> None:
         """Add one call. A record is added each time that it is given: recognising one call that two handlers saw is
         the handlers' task, since a caller may reuse a run's id for two real calls.
+
+        Only a record of a provider's answer that this counter has just counted by itself adds nothing: one whose
+        ``request_id`` is the answer's id, or whose usage is usage_from_payload() of the whole answer.
         """
         if not isinstance(record, UsageRecord):
             raise TypeError(f"add() takes a UsageRecord, not {type(record).__name__}")
+        by_hand = {record.request_id, record.usage.response_id} - {None}
+        if by_hand and not by_hand.isdisjoint(tuple(self.answers)):
+            return
         self.apply(increment_of(record))
+
+    def note_answer(self, *ids: str | None) -> None:
+        """Remember the ids of an answer that was counted, so that a record of it that is added by hand adds nothing."""
+        if not isinstance(self.answers, deque):
+            self.answers = deque(maxlen=_MOST_ANSWERS)
+        self.answers.extend(each for each in ids if each)
 
     def apply(self, increment: Increment) -> None:
         """Add an increment: at once where the lock is free, else by whoever holds it."""
@@ -351,6 +367,19 @@ class TokenCounter(Measures):
 
 _LABELS = frozenset({"model", "session", "user", "langgraph_node", "tag"})
 _INTERNAL = frozenset(
-    {"apply", "block", "hide", "listen", "listeners", "numbers_by", "open_calls", "reading", "renew_lock", "settle"}
+    {
+        "answers",
+        "apply",
+        "block",
+        "hide",
+        "listen",
+        "listeners",
+        "note_answer",
+        "numbers_by",
+        "open_calls",
+        "reading",
+        "renew_lock",
+        "settle",
+    }
     | {"show", "show_open"}
 )

@@ -293,6 +293,7 @@ _OPERATIONS = {
     "ConverseStream": "converse-stream",
     "InvokeModel": "invoke",
     "InvokeModelWithResponseStream": "invoke-with-response-stream",
+    "Rerank": "rerank",
 }
 
 
@@ -371,13 +372,25 @@ def watch_async_attempts(send: AsyncSend, library: ModuleType) -> AsyncSend:
 
 
 def _read_call(client: Any, operation: str, params: Any) -> ProviderRequest | None:
-    if client.meta.service_model.service_name != "bedrock-runtime" or not isinstance(params, Mapping):
+    service = "bedrock-agent-runtime" if operation == "Rerank" else "bedrock-runtime"
+    if client.meta.service_model.service_name != service or not isinstance(params, Mapping):
         return None
+    if operation == "Rerank":
+        return _read_rerank(client.meta.endpoint_url, params)
     path = f"/model/{quote(str(params.get('modelId') or ''), safe='')}/{_OPERATIONS[operation]}"
     if "Invoke" not in operation:
         return read_parameters(client.meta.endpoint_url, path, params)
     body = params.get("body")
     return read_request("POST", client.meta.endpoint_url.rstrip("/") + path, body)
+
+
+def _read_rerank(url: str, params: Mapping[str, Any]) -> ProviderRequest | None:
+    setting: Any = params
+    for key in ("rerankingConfiguration", "bedrockRerankingConfiguration", "modelConfiguration"):
+        setting = setting.get(key) or {}
+    model = str(setting.get("modelArn") or "").rpartition("/")[2]
+    request = read_parameters(url, "/rerank", {"model": model, "documents": params.get("sources")})
+    return None if request is None else request._replace(provider="aws")
 
 
 def _follow_call(

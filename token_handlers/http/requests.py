@@ -49,7 +49,7 @@ APIS = (
         "invoke",
         "chat",
         r"/model/[^/]+/invoke(-with-response-stream)?",
-        "messages prompt inputText texts images inputs contents anthropic_version taskType",
+        "messages prompt inputText texts images inputs contents documents anthropic_version taskType",
     ),
     _api("ollama", "chat", r"/api/chat", "messages"),
     _api("ollama", "text_completion", r"/api/generate", "prompt"),
@@ -113,8 +113,9 @@ class ProviderRequest(NamedTuple):
 
     ``url`` has no query and no password, as keys stand there. ``provider`` is who the host belongs to, else who made
     the API (None: anybody's). ``model`` is the one that was asked for. ``size`` is in bytes (0: not known).
-    ``cache_lifetimes`` are the ttl values of its cache_control ("5m" where none is said), ``most_output_tokens``,
-    ``service_tier``, ``speed``, ``inference_geo`` and ``cache_retention`` what it asks for, not what is served.
+    ``documents`` is how many a reranker gets, ``cache_lifetimes`` are the ttl values of its cache_control ("5m" where
+    none is said), ``most_output_tokens``, ``service_tier``, ``speed``, ``inference_geo`` and ``cache_retention`` what it
+    asks for, not what is served.
     """
 
     url: str
@@ -134,6 +135,7 @@ class ProviderRequest(NamedTuple):
     inference_geo: str | None = None
     search_context_size: str | None = None
     cache_retention: str | None = None
+    documents: int = 0
     cache_lifetimes: frozenset[str] = frozenset()
 
 
@@ -222,6 +224,7 @@ def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *,
         inference_geo=_text(fields, "inference_geo"),
         search_context_size=_text(search, "search_context_size"),
         cache_retention=_text(fields, "prompt_cache_retention"),
+        documents=len(documents) if isinstance(documents := fields.get("documents"), list) else 0,
         cache_lifetimes=frozenset(_lifetimes(fields, 0)) if is_marked else frozenset(),
     )
 
@@ -237,6 +240,8 @@ def provider_of(host: str) -> str | None:
 
 
 def _invoked(path: str, fields: Mapping[str, object]) -> Operation:
+    if "rerank" in path.lower():
+        return "rerank"
     return "embeddings" if "embed" in path.lower() else "chat" if "messages" in fields else "text_completion"
 
 

@@ -497,7 +497,7 @@ class Events:
         if not events:
             return None
         reading = read_payload(events[0] if len(events) == 1 else events, provider)
-        if reading is None or not (any(reading.counts.values()) or reading.cost):
+        if reading is None or not (any(reading.counts.values()) or reading.cost or _is_billed_otherwise(reading)):
             return None  # a usage of zeros is none
         self._is_outdated |= is_empty(reading)  # tokens of 0 beside a fee
         self._is_read = self._stating is not None or self._is_whole
@@ -518,6 +518,11 @@ class Events:
         if self._sums.are_increments:
             events[-1] = {**events[-1], "usage": self._sums.total}
         return [*events[:-1], *self._fees, events[-1]]
+
+
+def _is_billed_otherwise(reading: ReportedUsage) -> bool:
+    """Return whether an answer without an output names what it is billed for, and no tokens, as Cohere's images."""
+    return bool(reading.doubts) and "output_tokens" not in reading.counts
 
 
 def _served(tier: str | None) -> str | None:

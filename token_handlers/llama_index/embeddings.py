@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from token_handlers.errors import shielded
@@ -14,7 +15,7 @@ from token_handlers.payloads import read_payload
 from token_handlers.tokenizer.estimates import estimate_tokens, prepare
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.failures import was_rejected, was_stopped
-from token_handlers.tracking.recorder import discard, evict_oldest, finish
+from token_handlers.tracking.recorder import discard, evict_oldest, finish, reserve
 from token_handlers.tracking.result import FAILED, CallResult, Incomplete
 
 # Integrations whose every request goes through openai's client, where `clients` sees it.
@@ -27,6 +28,7 @@ class EmbeddingBatch(Call):
 
     operation = "embeddings"
     tokenizer: Callable[[str], Sequence[object]] | None = None  # of the handler that counts the call
+    is_asked = False  # a request was sent for it; of images, which have no span
 
     def __init__(self, span: ModelSpan | None, facts: Any) -> None:
         super().__init__(tracked_context())
@@ -58,11 +60,41 @@ class EmbeddingBatch(Call):
         method = found[0].method if found else "none"
         return {"input_tokens": sum(one.tokens for one in found)}, method
 
+    def sending(self) -> None:
+        """Reserve in budgets what no event has let them see before: images."""
+        if self.span is None and self.budgets and self.reservations is None:
+            reserve(self)
+
     def forget(self) -> None:
         """Drop this call from its span."""
         for calls in (self.span.waiting, self.span.ahead) if self.span is not None else ():
             if self in calls:
                 calls.remove(self)
+
+
+images: ContextVar[tuple[EmbeddingBatch, ...]] = ContextVar("token_handlers_llama_index_images", default=())
+"""The batches of images that a handler of ours counts and that have started here: LlamaIndex has no span for them."""
+
+
+def open_images(facts: Any, event_id: str) -> EmbeddingBatch:
+    """Return the batch of images of an event, which the answers to its requests count: file names are no text of it."""
+    waiting = [call for call in images.get() if not call.settled]
+    call = next((call for call in waiting if call.event_id == event_id), None)
+    if call is None:
+        call = EmbeddingBatch(None, facts)
+        call.event_id = event_id
+        images.set((*waiting, call))
+        evict_oldest()
+    return call
+
+
+def images_here() -> EmbeddingBatch | None:
+    """Return the batch of images that a request is sent for here: async ones all start before the first is sent."""
+    waiting = [call for call in images.get() if not call.settled]
+    call = next((call for call in waiting if not call.is_asked), waiting[-1] if waiting else None)
+    if call is not None:
+        call.is_asked = True
+    return call
 
 
 def enter(span: ModelSpan) -> None:

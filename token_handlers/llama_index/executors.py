@@ -1,7 +1,8 @@
-"""Older versions of LlamaIndex run sync tools, and coroutines beside a running loop, without their caller's context.
+"""Older versions of LlamaIndex run sync tools and steps, and coroutines beside a running loop, without their context.
 
-What these ask an LLM would belong to no block and no budget. There the context is carried along; versions that carry it
-themselves, which is llama-index-core from 0.14.22 on (coroutines: somewhat earlier), are left as they are.
+What these ask an LLM would belong to no block and no budget. There the caller's context is carried along; versions that
+carry it themselves are left as they are: llama-index-core from 0.14.22 on (coroutines: somewhat earlier), and
+llama-index-workflows from 2.11 on or somewhat earlier.
 """
 
 import asyncio
@@ -34,6 +35,9 @@ class _CarryingAsyncio(ModuleType):
 
     def get_running_loop(self) -> "_CarryingLoop":
         return _CarryingLoop(asyncio.get_running_loop())
+
+    def get_event_loop(self) -> "_CarryingLoop":
+        return _CarryingLoop(asyncio.get_event_loop())
 
 
 class _CarryingLoop:

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
@@ -31,6 +32,8 @@ _MANAGERS = "llama_index.core.callbacks.base"
 Tokenizer = Callable[[str], Sequence[object]]
 
 _MOST_EVENTS = 10_000
+_MULTI_MODAL = "llama_index.core.embeddings.multi_modal_base"
+_NEAR = 12  # frames between an embedding model's method and a handler
 _LLM, _EMBEDDING = CBEventType.LLM, CBEventType.EMBEDDING
 _IGNORED = [kind for kind in CBEventType if kind not in (_LLM, _EMBEDDING)]
 
@@ -203,7 +206,8 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
             return
         if isinstance(call, EmbeddingBatch):
             if call.span is None:
-                embeddings.estimated(call, payload.get(EventPayload.CHUNKS) or ())
+                texts = () if call in embeddings.images.get() else payload.get(EventPayload.CHUNKS) or ()
+                embeddings.estimated(call, texts)
         elif EventPayload.EXCEPTION in payload:
             fail(call, payload[EventPayload.EXCEPTION])
         else:
@@ -291,6 +295,8 @@ def _llm_call(payload: dict[str, Any], event_id: str) -> ModelCall | None:
 
 def _embedding_call(payload: dict[str, Any], event_id: str) -> EmbeddingBatch:
     facts = payload.get(EventPayload.SERIALIZED) or {}
+    if any(frame.f_globals.get("__name__") == _MULTI_MODAL for frame in islice(callers(), _NEAR)):
+        return embeddings.open_images(facts, event_id)
     span = current.get()
     if span is None or span.span_id != active_span_id.get():
         call = EmbeddingBatch(None, facts)

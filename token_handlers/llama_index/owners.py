@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from token_handlers.http import ProviderRequest
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
+from token_handlers.llama_index.embeddings import images_here
 from token_handlers.llama_index.spans import ModelSpan, current
 from token_handlers.llama_index.uninstrumented import call_in
 from token_handlers.tracking.call import Call
@@ -20,7 +21,10 @@ sending: ContextVar[Call | None] = ContextVar("token_handlers_llama_index_sendin
 def owner_of(request: ProviderRequest) -> Call | None:
     """Return the open call of LlamaIndex's that sends a request here."""
     batch = sending.get()
-    return open_call_here() if batch is None or batch.settled else batch
+    if batch is not None and not batch.settled:
+        return batch
+    call = open_call_here()
+    return images_here() if call is None and request.operation == "embeddings" else call
 
 
 def open_call_here() -> Call | None:

@@ -1,7 +1,7 @@
 """Any provider's or framework's usage payload as a Usage: one small reader per shape, in an ordered tuple."""
 
 from token_handlers.payloads.anthropic import UNSTATED_LIFETIME
-from token_handlers.payloads.fields import entries, view, views
+from token_handlers.payloads.fields import entries, text, view, views
 from token_handlers.payloads.langchain import add_usage_metadata, read_usage_metadata
 from token_handlers.payloads.plain import read_plain
 from token_handlers.payloads.reported import NO_CONTEXT, ReportedUsage, hint_of, is_empty, is_whole, reported_cost
@@ -32,10 +32,30 @@ def usage_from_payload(payload: object, provider: str | None = None) -> Usage | 
     each a JSON-like dict or an SDK's object. ``provider`` settles shapes that two providers share.
 
     A number that the payload does not state, or that cannot be read, is 0 and not in ``model_fields_set``:
-    ``"output_tokens" in usage.model_fields_set`` tells a stated 0 from half a usage.
+    ``"output_tokens" in usage.model_fields_set`` tells a stated 0 from half a usage. A whole answer's id is kept as
+    ``response_id``, by which a counter knows one that it has counted already.
     """
     reading = read_payload(payload, provider)
-    return None if reading is None else Usage(**reading.counts)
+    if reading is None:
+        return None
+    usage = Usage(**reading.counts)
+    vars(usage)["response_id"] = _response_id(payload)  # a cached property, which equality leaves out
+    return usage
+
+
+def _response_id(payload: object) -> str | None:
+    """Return the id of the answer that a payload is, or of the stream whose chunks or last event it is."""
+    listed = entries(payload)
+    fields = view(payload) if listed is None else next(views(listed), None)
+    for holder in () if fields is None else (fields, *(view(fields.get(key)) for key in _ANSWERS)):
+        found = None if holder is None else text(holder, *_IDS)
+        if found is not None:
+            return found
+    return None
+
+
+_ANSWERS = ("response", "message", "raw", "ResponseMetadata")
+_IDS = ("id", "responseId", "response_id", "generation_id", "RequestId")
 
 
 def read_payload(payload: object, provider: str | None = None) -> ReportedUsage | None:

@@ -24,7 +24,9 @@ def billed_units(usage: Fields) -> Counts | None:
     images, searches = first(billed, "image_tokens", "imageTokens"), first(billed, "search_units", "searchUnits")
     tokens, output = add(_input(billed), images), first(billed, "output_tokens", "outputTokens")
     if tokens is None and output is None and searches is None:
-        return None
+        if first(billed, "images") is None:
+            return None
+        tokens = 0  # images alone, which `read_billed_extras` tells
     found = reported(
         input_tokens=tokens, output_tokens=output, input_image_tokens=images or None, rerank_searches=searches
     )

@@ -22,7 +22,7 @@ def was_rejected(error: BaseException) -> bool:
     """
     if isinstance(error, (GeneratorExit, asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
         return False
-    chain = list(_causes(error))
+    chain = list(causes(error))
     if any(_status(cause) is not None or _is(cause, NEVER_CONNECTED) for cause in chain):
         return True
     return any(map(_was_before_sending, chain))
@@ -45,7 +45,8 @@ def _was_before_sending(error: BaseException) -> bool:
     return any(map(_BEFORE_SENDING.search, names)) and not any(map(_READING.search, names))
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that it was raised from, or in the handling of."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

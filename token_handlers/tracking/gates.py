@@ -3,8 +3,9 @@
 A refusal below them would be taken for a lost connection, and sent again. They are wrapped from the first budget on.
 """
 
+import functools
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import isawaitable
 from types import ModuleType
@@ -12,12 +13,12 @@ from typing import Any, NamedTuple
 
 import wrapt
 
-from token_handlers.errors import shielded
+from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.http import read_parameters
 from token_handlers.tracking import recorder
 from token_handlers.tracking.answers import gated, owner_of_request
 from token_handlers.tracking.call import current_context
-from token_handlers.tracking.failures import was_rejected
+from token_handlers.tracking.failures import causes, was_rejected
 from token_handlers.tracking.result import FAILED, Incomplete
 from token_handlers.tracking.sdk_calls import SDKCall
 from token_handlers.tracking.state import budget_watchers, state
@@ -60,16 +61,21 @@ GATES = (
 )
 
 
+# LiteLLM takes whatever its clients raise for an error of the provider's: a refusal is taken out of that again.
+_LITELLM = ("completion", "text_completion", "embedding", "responses", "rerank")
+_LITELLM_NAMES = (*_LITELLM, *(f"a{name}" for name in _LITELLM))
+
+
 def watch() -> None:
     """Wrap the SDKs that are imported, and those that will be, once."""
-    for module in dict.fromkeys(gate.module for gate in GATES):
+    for module in (*dict.fromkeys(gate.module for gate in GATES), "litellm"):
         if module not in _watched:
             _watched.add(module)
             wrapt.register_post_import_hook(_wrap, module)
 
 
 _watched: set[str] = set()
-_wrapped: list[tuple[type, str, object, object]] = []
+_wrapped: list[tuple[type | ModuleType, str, object, object]] = []
 
 
 def restore() -> None:
@@ -91,6 +97,40 @@ def _wrap(module: ModuleType) -> None:
             ours = _gated(original, gate.read)
             setattr(owner, gate.method, ours)
             _wrapped.append((owner, gate.method, original, ours))
+    for name in _LITELLM_NAMES if module.__name__ == "litellm" else ():
+        function = module.__dict__.get(name)
+        if function is not None:
+            ours = _unhiding(function)
+            setattr(module, name, ours)
+            _wrapped.append((module, name, function, ours))
+
+
+def _unhiding(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that raises the BudgetExceeded which the function's own error stands for."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _refusal_alone():
+            answer = function(*args, **kwargs)
+        return _unhidden(answer) if isawaitable(answer) else answer
+
+    return call
+
+
+async def _unhidden(answer: Awaitable[Any]) -> Any:
+    with _refusal_alone():
+        return await answer
+
+
+@contextmanager
+def _refusal_alone() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        refusal = next((cause for cause in causes(error) if isinstance(cause, BudgetExceeded)), None)
+        if refusal is None or refusal is error:
+            raise
+        raise refusal from None
 
 
 def _gated(original: Callable[..., Any], read: Read) -> Callable[..., Any]:

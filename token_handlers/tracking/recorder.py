@@ -64,6 +64,9 @@ def _record(call: Call, verdict: Verdict, reached: list[None]) -> None:
         if parent.child_usages is not None:
             parent.child_usages.append(result.usage.counts)
     sinks = _count(call, added, reached)
+    for answer in call.answers:
+        for counter in call.context.counters:
+            counter.note_answer(answer.response_id, answer.request_id)
     if call.budgets:
         reservations.settle(call, result, None if price is None else price.cost)
     if sinks:

@@ -15,6 +15,7 @@ SDK = "sdk"
 """The name among those of the frameworks that are tracked automatically."""
 
 _BYTES_PER_TOKEN = 4  # of JSON and prose; what a request that no answer counts is estimated by
+_DOCUMENTS_PER_SEARCH = 100  # Bedrock's; one of more than 512 tokens counts as several
 _LEFT_OUT = "the SDK's client leaves the usage out of streams unless it is asked for"
 
 left_out = Warnings()
@@ -36,6 +37,7 @@ class SDKCall(Call):
         self.base_url = request.url
         self.size = request.size
         self._most_output = request.most_output_tokens or 0
+        self._documents = request.documents
         recorder.evict_oldest()
 
     def note_body(self, body: object) -> None:
@@ -71,6 +73,8 @@ class SDKCall(Call):
 
     def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
         """Return the tokens of the request, by its size; what was answered is not known."""
+        if self.operation == "rerank" and self.provider == "aws":  # which counts them nowhere
+            return {"rerank_searches": -(-self._documents // _DOCUMENTS_PER_SEARCH)}, "documents"
         counts = {"input_tokens": self.estimate_prompt()}
         if self.operation not in ("embeddings", "rerank"):
             counts["output_tokens"] = 0
@@ -78,7 +82,11 @@ class SDKCall(Call):
 
     def _verdict(self) -> Verdict:
         answer = self.answers[-1]
-        usage = None if answer.usage is None or is_empty(answer.usage) else answer.usage
+        usage = answer.usage
+        if usage is not None and is_empty(usage):
+            if usage.doubts and self.operation == "embeddings":
+                return CallResult(usage)  # of images, which the doubt counts
+            usage = None
         if answer.is_final and usage is not None and is_whole(usage, self.operation):
             return CallResult(usage)
         if answer.is_lost or usage is not None:

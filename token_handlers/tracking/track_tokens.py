@@ -11,7 +11,8 @@ from typing import Any, TypeVar, cast
 from token_handlers.budget.budget import Budget, check_budget
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import BARE
-from token_handlers.tracking import gates as _gates  # noqa: F401 (it registers itself)
+from token_handlers.tracking import gates as _gates  # noqa: F401 (they register themselves)
+from token_handlers.tracking import threads as _threads  # noqa: F401 (as above)
 from token_handlers.tracking.recorder import show_open
 from token_handlers.tracking.scopes import (
     NO_LABELS,
