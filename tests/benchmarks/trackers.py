@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 os.environ["LANGSMITH_TRACING"] = "false"
 from anthropic.types import Message
-from http_answers import serve
+from http_answers import serve  # type: ignore[import-not-found]  # beside this script
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
@@ -48,7 +48,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 warnings.simplefilter("ignore")
 from langchain_community.callbacks import get_openai_callback as community_callback  # noqa: E402
 
-REQUESTS, CHUNKS, REAL_REQUESTS = 16, 400, 8
+REQUESTS, WARM, REAL_REQUESTS, CHUNKS = 24, 4, 8, 400
 HOOKS = len(_configure_hooks)
 WORDS = "one more word " * 27
 ROLES = ("user", "assistant") * 3
@@ -259,13 +259,17 @@ class NoOpEvents:
 Block = Callable[[], AbstractContextManager[Any]]
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 class Tracker(NamedTuple):
     """One column: what is attached for good, and what is opened around each request and read after it."""
 
     attached: Callable[[Any], AbstractContextManager[object]]
     block: Block = nullcontext
     reads: tuple[str, ...] = ()
-    flush: Callable[[], object] = lambda: None
+    flush: Callable[[], object] = nothing
 
 
 @contextmanager
@@ -461,6 +465,7 @@ class Row(NamedTuple):
     trackers: dict[str, Tracker]
     pieces: int = 1
     requests: int = REQUESTS
+    warm: int = WARM
 
 
 def rows_of_langchain(trackers: dict[str, Tracker]) -> list[Row]:
@@ -480,8 +485,8 @@ def rows_of_langchain(trackers: dict[str, Tracker]) -> list[Row]:
         *(Row(f"invoke, {name}", models[name], invoked(name), one_by_one, trackers) for name in SHAPES),
         Row("invoke, many in a block", first, invoked(OPENAI), in_one_block, blocks),
         *(Row(f"ainvoke, {name}", models[name], ainvoked(name), awaited, trackers) for name in SHAPES),
-        Row("chunk of stream", first, lambda: list(first.stream(PROMPT)), one_by_one, few, CHUNKS, 1),
-        Row("chunk of astream", first, lambda: _read(first), awaited, few, CHUNKS, 1),
+        Row("chunk of stream", first, lambda: list(first.stream(PROMPT)), one_by_one, few, CHUNKS, 1, 1),
+        Row("chunk of astream", first, lambda: _read(first), awaited, few, CHUNKS, 1, 1),
     ]
 
 
@@ -495,7 +500,7 @@ def rows_of_llama_index(trackers: dict[str, Tracker]) -> list[Row]:
     first = next(iter(llms.values()))
     return [
         *(Row(f"chat, {name}", llms[name], chatted(name), one_by_one, trackers) for name in RAWS),
-        Row("chunk", first, lambda: list(first.stream_chat(CHAT)), one_by_one, trackers, CHUNKS, 1),
+        Row("chunk", first, lambda: list(first.stream_chat(CHAT)), one_by_one, trackers, CHUNKS, 1, 1),
     ]
 
 
@@ -511,7 +516,7 @@ def measure(rows: list[Row], rounds: int) -> dict[tuple[str, str], list[Taken]]:
         for row, name in cells:
             tracker = row.trackers[name]
             with tracker.attached(row.target):
-                row.measure(row.call, tracker, 1)  # warm
+                row.measure(row.call, tracker._replace(flush=nothing), row.warm)  # waiting makes the next ones slow
                 taken.setdefault((row.name, name), []).append(row.measure(row.call, tracker, row.requests))
             gc.collect()
     gc.enable()

@@ -154,7 +154,11 @@ class TokenCounter(Measures):
     def _add_up(self, labels: Iterable[tuple[str, str]], total: RunningTotal) -> None:
         self._total.add_total(total)
         for label, value in labels:
-            self._sum_of(label, value).add_total(total)
+            values = self._labels.setdefault(label, {})
+            if value not in values and len(values) < MAX_VALUES:  # such as a new session's
+                values[value] = total.copy()
+            else:
+                self._sum_of(label, value).add_total(total)
 
     def _add_all_up(self) -> None:
         for labels, total in self._apart.items():

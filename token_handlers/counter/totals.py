@@ -91,10 +91,18 @@ class RunningTotal:
         """Add another sum."""
         numbers = self.numbers
         for name, number in other.numbers.items():
-            numbers[name] = numbers.get(name, 0) + number
+            if number or name not in numbers:
+                numbers[name] = numbers.get(name, 0) + number
         self.cost = _add(self.cost, other.cost)
-        self.saved = _add(self.saved, other.saved)
+        if other.saved:
+            self.saved = _add(self.saved, other.saved)
         self.priced += other.priced
+
+    def copy(self) -> "RunningTotal":
+        """Return another sum of the same."""
+        other = RunningTotal()
+        other.numbers, other.cost, other.saved, other.priced = dict(self.numbers), self.cost, self.saved, self.priced
+        return other
 
     def subtract(self, increment: Increment) -> None:
         """Subtract an increment that was added."""

@@ -4,6 +4,7 @@ Whatever is not plain, in one field or another, is None here, and is left to the
 an SDK's own object, whose fields can be asked for without running anybody's code.
 """
 
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from token_handlers.payloads.reported import MOST_TOKENS, Counts, ReportedUsage
@@ -60,23 +61,25 @@ def read_plain_message(
     if type(usage_metadata) is not dict or not _is_plain_answer(metadata, content, additional_kwargs):
         return None
     kind = metadata.get("model_provider") if provider is None else provider
-    counts = _side_counts(usage_metadata, _LANGCHAIN) if kind is None or _is_plain_provider(kind) else None
+    if kind is not None and (type(kind) is not str or "vercel" in kind.lower()):  # see _is_plain_provider
+        return None
+    counts, raw = _side_counts(usage_metadata, _LANGCHAIN), metadata.get("token_usage")
     if counts is None:
         return None
     tier, model = metadata.get("service_tier"), metadata.get("model_name")
     model = metadata.get("model") if model is None else model
-    raw = metadata.get("token_usage")
     raw = metadata.get("usage") if raw is None else raw
     if raw is not None:
         own = _raw_counts(raw, kind)
-        if own is None or own["input_tokens"] != counts["input_tokens"]:
-            return None
-        if own["output_tokens"] != counts["output_tokens"]:
+        if own is None or _sides(own) != _sides(counts):
             return None
         counts, tier = own | counts, raw.get("service_tier") if tier is None else tier
     elif counts.get("cache_write_tokens") or (kind is not None and kind.lower().startswith(_LOSSY)):
         return None  # LangChain's streams leave out how long these are kept, and what else these bill by
     return _reported(counts, tier, model)
+
+
+_sides = itemgetter("input_tokens", "output_tokens")
 
 
 def _is_plain_answer(metadata: Any, content: Any, additional_kwargs: Any) -> bool:
@@ -157,13 +160,17 @@ def _is_plain_provider(provider: Any) -> bool:
     return provider is None or (type(provider) is str and "vercel" not in provider.lower())
 
 
+_sdk_types: set[type] = set()
+"""The types of the SDKs that were met, of which there are a few."""
+
+
 def _is_plain_object(value: Any, names: Any) -> bool:
     kind = type(value)
-    return (
-        kind.__name__ in names
-        and kind.__module__.startswith(("openai.", "anthropic."))
-        and not (value.__pydantic_extra__)
-    )
+    if kind not in _sdk_types:
+        if not kind.__module__.startswith(("openai.", "anthropic.")):
+            return False
+        _sdk_types.add(kind)
+    return kind.__name__ in names and not value.__pydantic_extra__
 
 
 def _are_plain(content: Any) -> bool:

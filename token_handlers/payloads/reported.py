@@ -49,7 +49,8 @@ class ReportedUsage(NamedTuple):
 
 def is_empty(reported: ReportedUsage) -> bool:
     """Whether the payload states tokens, and 0 of them all: no bill of an answer that has text."""
-    return not any(reported.counts.get(name, 0) for name in ("input_tokens", "output_tokens", "rerank_searches"))
+    counts = reported.counts
+    return not (counts.get("input_tokens") or counts.get("output_tokens") or counts.get("rerank_searches"))
 
 
 _INPUT_ALONE = frozenset({"embeddings", "rerank"})

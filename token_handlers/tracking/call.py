@@ -8,7 +8,6 @@ from token_handlers.budget.budget import Budget
 from token_handlers.budget.limits import Reservation
 from token_handlers.budget.tool_fees import NO_FEES, AllowedFees
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.counter.totals import Labelled, label_pairs
 from token_handlers.errors import shielded
 from token_handlers.http import ProviderAnswer
 from token_handlers.payloads import NO_CONTEXT
@@ -20,8 +19,6 @@ from token_handlers.usage import Operation
 MAX_OPEN_CALLS = 10_000
 """How many calls may be open at once; beyond it the oldest is recorded as an estimate."""
 
-_PAIRS_KEPT = 256
-
 open_calls: "dict[Call, bool]" = {}
 """The calls that have started and not yet ended, the oldest first. Whoever takes a call out is the one to record it."""
 
@@ -29,11 +26,10 @@ open_calls: "dict[Call, bool]" = {}
 class CallContext:
     """The counters, labels, sinks and budgets of the calls that start in the same blocks."""
 
-    __slots__ = ("_extended", "_pairs", "budgets", "counters", "labels", "own", "scopes", "sinks")
+    __slots__ = ("_extended", "budgets", "counters", "labels", "own", "scopes", "sinks")
 
     def __init__(self, scopes: tuple[Scope, ...], *more: TokenCounter) -> None:
         self.scopes = scopes
-        self._pairs: dict[tuple[str | None, str | None, str | None], Labelled] = {}
         self._extended: CallContext | None = None
         if len(scopes) == 1 and not more and scopes[0].counter is not state.counter:  # one block, as nearly always
             (scope,) = scopes
@@ -56,20 +52,6 @@ class CallContext:
         if self._extended is None or self._extended.own[-1] is not counter:
             self._extended = CallContext(self.scopes, *self.own, counter)
         return self._extended
-
-    def label_pairs(self, call: "Call", model: str | None) -> Labelled:
-        """Return the labels under which a call is summed."""
-        labels = call.labels
-        if labels is not self.labels:
-            return label_pairs(model, labels.session, labels.user, call.node, labels.tags, call.provider)
-        key = model, call.node, call.provider
-        pairs = self._pairs.get(key)
-        if pairs is None:
-            if len(self._pairs) >= _PAIRS_KEPT:
-                self._pairs.clear()
-            pairs = label_pairs(model, labels.session, labels.user, call.node, labels.tags, call.provider)
-            self._pairs[key] = pairs
-        return pairs
 
 
 _process_context = CallContext(())

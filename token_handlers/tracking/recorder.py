@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from token_handlers.budget.limits import Amounts
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.counter.totals import Increment, increment, increment_of
+from token_handlers.counter.totals import Increment, increment, increment_of, label_pairs
 from token_handlers.errors import WHY, BudgetExceeded, absorb, shielded
 from token_handlers.http import ProviderAnswer
 from token_handlers.lifecycle import Warnings, after_fork, at_exit
@@ -229,8 +229,9 @@ def _price(call: Call, result: CallResult) -> Price | None:
 def _increment(call: Call, result: CallResult, price: Price | None) -> Increment:
     usage, cost, doubted = result.usage, None, bool(result.usage.doubts)
     if price is not None:
-        cost, doubted = price.cost, doubted or bool(price.doubts)
-    labels = call.context.label_pairs(call, usage.model or call.model)
+        cost, doubted = price.cost, bool(price.doubts or usage.doubts)
+    session, user, tags = call.labels
+    labels = label_pairs(usage.model or call.model, session, user, call.node, tags, call.provider)
     return increment(
         usage.counts, call.operation, result.outcome, result.source, cost, cost, result.requests, labels, doubted
     )
