@@ -13,7 +13,7 @@ from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.langchain.cache import has_answer
 from token_handlers.langchain.labels import INTERNAL_KEYS, with_metadata
 from token_handlers.langchain.text import message_text
-from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, has_own_tokenizer, prepare
+from token_handlers.tokenizer.estimates import Estimate, bound_tokens, estimate_prompt, estimate_tokens, prepare
 from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, CallContext, open_calls, watch_task
 from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import evict_oldest, task_ended
@@ -160,23 +160,20 @@ class Run(Call):
         return self.estimate_input().tokens
 
     def prompt_bound(self) -> int | None:
-        """Return the bytes of a prompt of plain text, which has fewer tokens; None with tools, images, a counter.
-
-        16 a message are more than its role and markup.
-        """
+        """Return what a prompt of plain text can't exceed; None with tools or images."""
         invocation, first = self.invocation or {}, self.prompt[0] if self.prompt else ""
-        if has_own_tokenizer() or invocation.get("tools") or invocation.get("functions"):
+        if invocation.get("tools") or invocation.get("functions"):
             return None
         if isinstance(first, str):
-            return len(first) if first.isascii() else 4 * len(first)
-        bound = 16 * len(first)
+            return bound_tokens([first])
+        texts = []
         for message in first:
             fields = vars(message)  # pydantic takes long to say that a message has no attribute
             text = fields["content"]
             if type(text) is not str or fields.get("tool_calls"):
                 return None
-            bound += len(text) if text.isascii() else 4 * len(text)
-        return bound
+            texts.append(text)
+        return bound_tokens(texts)
 
     def allowed_fees(self) -> AllowedFees:
         """Return what the bound tools may be billed for."""

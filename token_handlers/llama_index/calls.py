@@ -1,13 +1,24 @@
 """The LLM calls that have started: what their start and their chunks carried, until they end."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import FrameType
 from typing import Any
 from weakref import ref
 
+from pydantic import BaseModel
+
 from token_handlers.llama_index.model_names import base_url, model_name
-from token_handlers.llama_index.text import message_pairs, response_text, sent_tools, split_tokens, states_usage
-from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
+from token_handlers.llama_index.text import (
+    SENT_BESIDE,
+    message_pairs,
+    plain_texts,
+    response_text,
+    sent_tools,
+    split_tokens,
+    states_usage,
+)
+from token_handlers.tokenizer.estimates import Estimate, bound_tokens, estimate_prompt, estimate_tokens, prepare
 from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, open_calls
 from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import evict_oldest
@@ -103,13 +114,24 @@ class ModelCall(Call):
         """Return the prompt's estimated tokens."""
         return self.estimate_input().tokens
 
+    def prompt_bound(self) -> int | None:
+        """Return what a prompt of plain text can't exceed; None with tools, schemas, images, a handler's tokenizer."""
+        kwargs = self.kwargs or {}
+        if self.tokenizer is not None or any(kwargs.get(name) for name in SENT_BESIDE):
+            return None
+        texts = [self.prompt] if isinstance(self.prompt, str) else plain_texts(self.prompt)
+        return None if texts is None else bound_tokens(texts)
+
     def max_output(self) -> int:
         """Return the most output tokens that the call, or else its LLM, allows; 0 where neither says."""
-        own = (getattr(self.instance, name, None) for name in _SETTINGS)
-        settings = [said for said in (self.kwargs, *own) if isinstance(said, Mapping)]
-        stated = (said.get(name) for said in settings for name in _MAX_TOKENS)
-        fields = (getattr(self.instance, name, None) for name in _MAX_TOKENS)
-        return next((number for number in (*stated, *fields) if type(number) is int and number > 0), 0)
+        for said in (self.kwargs, *(_field(self.instance, name) for name in _SETTINGS)):
+            if isinstance(said, Mapping):
+                for name in _MAX_TOKENS:
+                    number = said.get(name)
+                    if type(number) is int and number > 0:
+                        return number
+        fields = (_field(self.instance, name) for name in _MAX_TOKENS)
+        return next((number for number in fields if type(number) is int and number > 0), 0)
 
     def asks_by_options(self) -> bool:
         """Return whether report_stream_usage makes this LLM report usage in streams: it speaks OpenAI's chat API."""
@@ -243,6 +265,22 @@ def read_here() -> list[ModelCall]:
 def reading(frame: FrameType) -> ModelCall | None:
     """Return the open call whose stream this frame reads."""
     return _streams.get(frame)
+
+
+def _field(instance: Any, name: str) -> Any:
+    fields = getattr(instance, "__dict__", None)
+    if fields is not None and name in fields:
+        return fields[name]
+    return getattr(instance, name, None) if _may_have(type(instance), name) else None
+
+
+@lru_cache(maxsize=1_000)
+def _may_have(kind: type, name: str) -> bool:
+    """Return whether instances may have an attribute beside their fields: pydantic takes 3 µs to say no."""
+    if not issubclass(kind, BaseModel) or kind.model_config.get("extra") == "allow":
+        return True
+    is_own = "__getattr__" in (key for base in kind.__mro__ if base is not BaseModel for key in vars(base))
+    return is_own or name in kind.__private_attributes__ or any(name in vars(base) for base in kind.__mro__)
 
 
 def _same(one: object, other: object) -> bool:

@@ -45,6 +45,24 @@ def response_text(response: Any) -> str:
     return text if isinstance(text, str) else ""
 
 
+def plain_texts(messages: Any) -> list[str] | None:
+    """Return the texts of messages that are text alone, as `message_text` has them; None where one is not."""
+    texts: list[str] = []
+    for message in messages if isinstance(messages, Sequence) else ():
+        kwargs, blocks = getattr(message, "additional_kwargs", None), getattr(message, "blocks", None)
+        if not isinstance(blocks, list) or (kwargs and "tool_calls" in kwargs):
+            return None
+        own = [block.text for block in blocks if block.block_type == "text"]
+        if len(own) != len(blocks):
+            return None
+        texts.append("\n".join(own) if len(own) != 1 else own[0])
+    return texts
+
+
+SENT_BESIDE = ("tools", "functions", "response_format")
+"""The arguments whose tools and schemas are sent with a prompt; see `sent_tools`."""
+
+
 def sent_tools(kwargs: Mapping[str, Any]) -> Sequence[Any]:
     """Return the tools that are sent with a prompt, and the schema of a structured answer as one."""
     tools = kwargs.get("tools") or kwargs.get("functions") or ()

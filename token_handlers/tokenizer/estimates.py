@@ -77,9 +77,17 @@ def set_tokenizer(count: Callable[[str], int] | None) -> None:
     _counter, _warned = count, False
 
 
-def has_own_tokenizer() -> bool:
-    """Return whether a counter was given to set_tokenizer, which may return any number."""
-    return _counter is not None
+def bound_tokens(texts: Sequence[str]) -> int | None:
+    """Return more tokens than messages of these texts have: their bytes, and 16 each for its role and markup.
+
+    None where a counter was given to set_tokenizer, which may return any number.
+    """
+    if _counter is not None:
+        return None
+    bound = 16 * len(texts)
+    for text in texts:
+        bound += len(text) if text.isascii() else 4 * len(text)
+    return bound
 
 
 def prepare(model: str | None = None) -> None:

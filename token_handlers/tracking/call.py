@@ -8,7 +8,7 @@ from token_handlers.budget.budget import Budget
 from token_handlers.budget.limits import Reservation
 from token_handlers.budget.tool_fees import NO_FEES, AllowedFees
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.errors import shielded
+from token_handlers.errors import absorb
 from token_handlers.http import ProviderAnswer
 from token_handlers.payloads import NO_CONTEXT
 from token_handlers.tracking.scopes import NO_LABELS, Budgets, Labels, Scope, active, active_scopes, unusual
@@ -104,7 +104,10 @@ class Call:
         self.context = context
         self.labels = context.labels
         if activity.get() is not None or (run_labels and not self.is_labelled_by_run):
-            shielded(self._label)()
+            try:
+                self._label()
+            except Exception as error:  # noqa: BLE001 - as `shielded`, whose wrapper takes longer than this
+                absorb(error, "labelling a call")
         if context.budgets or state.budgets:
             self.budgets = tuple(dict.fromkeys((*state.budgets, *context.budgets)))
         for counter in context.own:

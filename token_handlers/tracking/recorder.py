@@ -28,6 +28,7 @@ _MOST_SHOWN = 1_000
 """How many open calls a counter shows at once as estimates."""
 
 _unreported = Warnings()
+_bill = shielded(billed_by_answers)
 
 
 def finish(call: Call, verdict: Verdict) -> None:
@@ -55,7 +56,7 @@ def _record(call: Call, verdict: Verdict, reached: list[None]) -> None:
     """Record the end of a call that is closed, and note in ``reached`` which counters have it."""
     unlink(call)
     if call.answers:
-        verdict = shielded(billed_by_answers)(call, verdict) or verdict
+        verdict = _bill(call, verdict) or verdict
     if isinstance(verdict, Discard):
         _undo(call)
         return
