@@ -71,7 +71,7 @@ class RunRecorder(BaseCallbackHandler):
                 if kwargs.get("name") is not None:
                     run.name = kwargs["name"]
                 calls.begin(run, kwargs.get("batch_size") or 1)
-                if len(open_calls) > 1 or len(open_runs) > 1:  # none of which makes this one, as nearly always
+                if len(open_calls) > 1 or len(open_runs) > 1:  # otherwise none makes this one
                     nested.join(run, last_run.get())
                 last_run.set(run)
             run.handlers.append(self)

@@ -8,7 +8,7 @@ from typing import Any
 
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
-from token_handlers.tracking.call import Call, CallContext, parent_finders
+from token_handlers.tracking.call import Call, CallContext, open_calls, parent_finders
 
 _NONE: list[Call] = []
 _EMBEDDING_METHODS = ("get_", "aget_")
@@ -106,8 +106,9 @@ def begin(
     if span is not None:
         _place(call, span)
     calls.add(call)
-    for find_parents in parent_finders:
-        find_parents(call)
+    if len(open_calls) > 1:  # otherwise none makes this one
+        for find_parents in parent_finders:
+            find_parents(call)
     return call
 
 
