@@ -162,7 +162,8 @@ class LocalStore:
         try:
             return self._book(reservation, amounts)
         finally:
-            lock.leave()
+            lock.depth = 0
+            lock.rlock.release()
             if lock.waiting:
                 lock.catch_up()
 

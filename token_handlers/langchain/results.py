@@ -42,7 +42,8 @@ def read_end(run: Run, response: Any) -> Verdict:
     if output is None and run.chunk is None and _is_cache_hit(run, message):
         return _read_hit(run, message)
     metadata, output = message.response_metadata or {}, output or {}
-    run.describe()
+    if not run.described:
+        run.describe()
     stated = add_usage_metadata(_chunks(run)) if len(run.usages) > 1 else message.usage_metadata
     said = metadata if "token_usage" in metadata or "usage" in metadata else {**output, **metadata}
     content, more = message.content, message.additional_kwargs

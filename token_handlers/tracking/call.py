@@ -215,21 +215,19 @@ def watch_task(call: Call, on_end: Callable[[Call, bool], object]) -> None:
     task.add_done_callback(ended)
 
 
+def unwatch_task(call: Call) -> None:
+    """Undo `watch_task`."""
+    if call.task is not None:
+        task, ended = call.task
+        task.remove_done_callback(ended)
+        call.task = None
+
+
 def close(call: Call) -> bool:
     """Close a call, and return whether this is the first to do so; from then on no estimate of it is shown."""
     # Atomic, and without a lock, which the garbage collector might find taken. A call that is no longer shown but still
     # open would be nobody's, so nothing is to come between the two.
     call.settled = True; return open_calls.pop(call, False)  # fmt: skip # noqa: E702
-
-
-def unlink(call: Call) -> None:
-    """Take a closed call out of its task and its counters."""
-    if call.task is not None:
-        task, ended = call.task
-        task.remove_done_callback(ended)
-        call.task = None
-    for counter in call.context.own:
-        counter.open_calls.pop(call, None)
 
 
 def oldest_beyond_limit() -> Sequence[Call]:

@@ -17,7 +17,7 @@ from token_handlers.payloads import ReportedUsage
 from token_handlers.pricing.calculator import Price, price_by, price_call
 from token_handlers.tracking import reservations
 from token_handlers.tracking.answers import billed_by_answers
-from token_handlers.tracking.call import Call, close, oldest_beyond_limit, open_calls, unlink
+from token_handlers.tracking.call import Call, close, oldest_beyond_limit, open_calls, unwatch_task
 from token_handlers.tracking.result import DISCARD, CallResult, Discard, Incomplete, Verdict
 from token_handlers.tracking.scopes import Budgets, Labels, Sinks
 from token_handlers.tracking.state import renew_locks as renew_state
@@ -54,7 +54,10 @@ def finish(call: Call, verdict: Verdict) -> None:
 
 def _record(call: Call, verdict: Verdict, reached: list[None]) -> None:
     """Record the end of a call that is closed, and note in ``reached`` which counters have it."""
-    unlink(call)
+    if call.task is not None:
+        unwatch_task(call)
+    for counter in call.context.own:
+        counter.open_calls.pop(call, None)
     if call.answers:
         verdict = _bill(call, verdict) or verdict
     if isinstance(verdict, Discard):

@@ -121,7 +121,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
             before, other_sinks, other_budgets, others = counter.block
             labels, sinks, budgets = before.merged(labels), (*other_sinks, *sinks), (*other_budgets, *budgets)
             outer = (*outer, *(scope for scope in others if scope not in outer and not scope.left))
-        if budgets:
+        if budgets and not state.checked:
             check_budgets()
         scope = Scope(counter, labels, sinks, budgets, outer)
         scope.recorder = self._recorder
