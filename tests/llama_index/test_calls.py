@@ -2,14 +2,18 @@ import asyncio
 
 import pytest
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+from llama_index.core.llms import ChatMessage, ImageBlock
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 from llama_index.llms.openai_like import OpenAILike
+from pydantic import PrivateAttr
 
 from tests.support.bills import billed, counted
 from tests.support.llama_index_clients import MESSAGES, PROMPT, drain, make_llm, no_swallowed_faults
 from token_handlers import track_tokens
 from token_handlers.llama_index import report_stream_usage
+from token_handlers.llama_index.calls import ModelCall
+from token_handlers.tracking.recorder import discard
 
 
 @pytest.fixture(autouse=True)
@@ -173,3 +177,64 @@ def test_report_stream_usage_leaves_others_alone(ledger):
     assert responses is report_stream_usage(responses)
     with pytest.raises(TypeError, match="takes a LlamaIndex LLM, not str"):
         report_stream_usage("gpt-4o")  # type: ignore[type-var]
+
+
+def opened(prompt, llm, **kwargs):
+    """Return a call of an LLM as its start event leaves it."""
+    call = ModelCall()
+    call.prompt, call.kwargs, call.instance = prompt, kwargs, llm
+    discard(call)
+    return call
+
+
+@pytest.mark.parametrize("text", ["", "a", "one more word " * 50, "žluťoučký kůň", "日本語 " * 20, "🦜🔗" * 9])
+def test_a_bound_is_no_less_than_the_estimate(text):
+    """What a budget reserves while its limit is far is never less than what it would reserve near it."""
+    llm = OpenAI(model="gpt-4o-mini", api_key="sk-1")
+    messages = [ChatMessage(role=role, content=text) for role in ("system", "user", "assistant")]
+    for call in (opened(messages, llm), opened(text, llm)):
+        assert call.prompt_bound() >= call.estimate_prompt()
+
+
+@pytest.mark.parametrize(
+    ("message", "kwargs"),
+    [
+        (ChatMessage(role="user", blocks=[ImageBlock(url="http://127.0.0.1/a.png")]), {}),
+        (ChatMessage(role="assistant", content="", additional_kwargs={"tool_calls": [{"function": {}}]}), {}),
+        (ChatMessage(role="user", content="hi"), {"tools": [{"type": "function"}]}),
+        (ChatMessage(role="user", content="hi"), {"response_format": {"type": "json_schema", "json_schema": {}}}),
+    ],
+)
+def test_what_is_not_plain_text_has_no_bound(message, kwargs):
+    """Images, tool calls, tools and schemas are estimated."""
+    assert opened([message], None, **kwargs).prompt_bound() is None
+
+
+class Limited(OpenAI):
+    """An LLM that says its limit in an attribute that pydantic does not know."""
+
+    _generation_config: dict = PrivateAttr(default_factory=lambda: {"max_output_tokens": 31})
+
+
+class Computed(OpenAI):
+    """An LLM that computes its limit."""
+
+    @property
+    def max_completion_tokens(self):
+        return 37
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "kwargs", "expected"),
+    [
+        (OpenAI, {}, {}, 0),
+        (OpenAI, {"max_tokens": 7}, {}, 7),
+        (OpenAI, {"max_tokens": 7}, {"max_tokens": 5}, 5),
+        (OpenAI, {"additional_kwargs": {"max_completion_tokens": 9}}, {}, 9),
+        (Limited, {}, {}, 31),
+        (Computed, {}, {}, 37),
+    ],
+)
+def test_the_output_that_a_call_allows(kind, settings, kwargs, expected):
+    """The call's own limit goes first, then the LLM's: a field, a private attribute or a property."""
+    assert expected == opened("hi", kind(model="gpt-4o-mini", api_key="sk-1", **settings), **kwargs).max_output()
