@@ -125,12 +125,17 @@ class harmless:  # noqa: N801 (a context manager, read as a word; contextlib's t
         """Begin."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, BudgetExceeded):  # absorb() lets it pass, which is right anywhere else
-            error = TokenHandlersError(f"a budget cannot refuse what was sent: {error}")
         if not isinstance(error, Exception):
             return False
-        absorb(error, self._where)
+        contain(error, self._where)
         return True
+
+
+def contain(error: Exception, where: str) -> None:
+    """Do what `harmless` does, in an except clause: for what every request passes, as that makes three calls."""
+    if isinstance(error, BudgetExceeded):  # absorb() lets it pass, which is right anywhere else
+        error = TokenHandlersError(f"a budget cannot refuse what was sent: {error}")
+    absorb(error, where)
 
 
 class Exchange:
@@ -176,11 +181,13 @@ class Exchange:
 
     def respond(self, status: int, headers: Headers, *, streamed: bool) -> bool:
         """Take the answer's head; return whether its body is to be watched, which that of an error is not."""
-        with harmless("reading an answer's head"):
+        try:
             self._status, self._headers, self.streamed = status, headers, streamed
             if 200 <= status < 300:
                 self._usage = ResponseUsage(self.request.api, self.request.provider, headers.get("content-type"))
                 return True
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is not the client's
+            contain(error, "reading an answer's head")
         self.close()
         return False
 
@@ -239,10 +246,14 @@ class Exchange:
         # What stands where our own reading fails: nobody knows what the request was billed.
         is_lost = self._status is None or 200 <= self._status < 300
         answer = ProviderAnswer(self.request, self._status, is_lost=is_lost)
-        with harmless("reading an answer"):
+        try:
             answer = self._answer(is_whole=is_whole, error=error)
-        with harmless("recording an answer"):
+        except Exception as fault:  # noqa: BLE001 - as above
+            contain(fault, "reading an answer")
+        try:
             self._observer.answered(owner, answer)
+        except Exception as fault:  # noqa: BLE001 - as above
+            contain(fault, "recording an answer")
         self._usage = None
 
     def _answer(self, *, is_whole: bool, error: BaseException | None) -> ProviderAnswer:
@@ -256,9 +267,11 @@ class Exchange:
         headers: Headers = {} if self._headers is None else self._headers
         usage, reading = self._usage, None
         if usage is not None:
-            with harmless("reading an answer"):
+            try:
                 usage.end(is_whole=is_whole)
                 reading = usage.read()
+            except Exception as fault:  # noqa: BLE001 - as above
+                contain(fault, "reading an answer")
         is_final = usage is not None and reading is not None and usage.is_final
         if reading is None and self.request.api == "invoke" and 200 <= self._status < 300:
             reading = _counted_in_headers(headers)
@@ -386,9 +399,11 @@ def is_watched() -> bool:
     observer = _Watch.observer
     if observer is None:
         return False
-    with harmless("asking what is tracked"):
+    try:
         return observer.wants()
-    return False
+    except Exception as error:  # noqa: BLE001 - as above
+        contain(error, "asking what is tracked")
+        return False
 
 
 def _opened(observer: Observer, request: ProviderRequest) -> Exchange | None:
@@ -413,8 +428,10 @@ def open_exchange(read: Callable[[], ProviderRequest | None]) -> Exchange | None
     if observer is None or (outer is not None and outer.is_here()):
         return None
     request: ProviderRequest | None = None
-    with harmless("reading a request"):
+    try:
         request = read()
+    except Exception as error:  # noqa: BLE001 - as above
+        contain(error, "reading a request")
     if request is None:
         return None
     if outer is not None:

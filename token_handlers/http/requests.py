@@ -203,9 +203,7 @@ def _has_marks(body: object) -> bool:
 
 
 def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *, is_marked: bool) -> ProviderRequest:
-    config = _mapping(fields, "generationConfig", "inferenceConfig", "options")
-    search = _mapping(fields, "web_search_options")
-    return ProviderRequest(
+    plain = ProviderRequest(
         url=place.url,
         host=place.host,
         path=place.path,
@@ -215,8 +213,14 @@ def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *,
         model=_text(fields, "model", "model_id", "modelId") or place.model,
         streamed=place.streamed or fields.get("stream") is True,
         size=size,
-        most_output_tokens=_number(fields, "max_output_tokens", "max_completion_tokens", "max_tokens")
-        or _number(config, "maxOutputTokens", "maxTokens", "num_predict"),
+        most_output_tokens=_number(fields, "max_output_tokens", "max_completion_tokens", "max_tokens"),
+    )
+    if not is_marked and _PLAIN.issuperset(fields):  # as nearly always
+        return plain
+    config = _mapping(fields, "generationConfig", "inferenceConfig", "options")
+    search = _mapping(fields, "web_search_options")
+    return plain._replace(
+        most_output_tokens=plain.most_output_tokens or _number(config, "maxOutputTokens", "maxTokens", "num_predict"),
         tools=tuple(_tools(fields)),
         most_tool_calls=_number(fields, "max_tool_calls"),
         service_tier=_text(fields, "service_tier", "serviceTier") or _text(_mapping(fields, "serviceTier"), "type"),
@@ -227,6 +231,14 @@ def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *,
         documents=len(documents) if isinstance(documents := fields.get("documents"), list) else 0,
         cache_lifetimes=frozenset(_lifetimes(fields, 0)) if is_marked else frozenset(),
     )
+
+
+_PLAIN = frozenset({
+    "model", "messages", "input", "prompt", "system", "instructions", "stream", "stream_options", "temperature",
+    "top_p", "top_k", "n", "stop", "seed", "user", "max_tokens", "max_completion_tokens", "max_output_tokens",
+    "frequency_penalty", "presence_penalty", "logprobs", "top_logprobs", "response_format", "encoding_format",
+})  # fmt: skip
+"""What a request's body may have that says nothing of what else is billed."""
 
 
 def provider_of(host: str) -> str | None:
