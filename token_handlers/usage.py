@@ -1,6 +1,7 @@
 """What one call used (Usage), one call (UsageRecord), and a sum of calls (UsageTotals)."""
 
 import itertools
+import os
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
@@ -9,8 +10,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, overload
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, create_model, model_validator
-
-from token_handlers.lifecycle import after_fork
 
 Count = Annotated[int, Field(strict=True, ge=0)]
 Operation = Literal["chat", "text_completion", "embeddings", "rerank", "tool"]
@@ -126,20 +125,20 @@ def new_event_id() -> str:
 
     Not from ``random``, which a seeded program repeats; a forked child begins again under a prefix of its own.
     """
+    global _process_ids  # noqa: PLW0603 (the one that there is)
+    if _process_ids.process != os.getpid():
+        _process_ids = _ProcessIds()
     return f"{_process_ids.prefix}{next(_process_ids.numbers):x}"
 
 
 class _ProcessIds:
     def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
+        self.process = os.getpid()
         self.prefix = f"{uuid.uuid4().hex}-"
         self.numbers = itertools.count(1)
 
 
 _process_ids = _ProcessIds()
-after_fork(_process_ids.renew)
 
 
 class UsageRecord(BaseModel):
