@@ -210,3 +210,13 @@ def test_no_text_is_left_after_an_answer_was_read():
 def test_other_bodies_have_no_usage(data):
     """A proxy's error page is none."""
     assert (None, False) == fed(data)
+
+
+def test_moonshots_search_is_in_a_chunk_of_its_own():
+    """The call of its built-in tool comes before the usage."""
+    called = {"tool_calls": [{"index": 0, "function": {"name": "$web_search", "arguments": "{}"}}]}
+    asked = {**chunk(), "choices": [{"index": 0, "delta": called, "finish_reason": None}]}
+    usage = ResponseUsage("chat", "moonshotai", SSE)
+    usage.feed(sse([chunk("Hel"), asked, chunk(finish="tool_calls"), chunk(usage=USAGE)], done=True))
+    usage.end()
+    assert 1 == usage.read().counts["web_searches"]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_openai import ChatOpenAI
 
+from tests.support.answer_server import answering, events
 from tests.support.bills import billed, counted
-from token_handlers import TokenCounter, get_openai_callback, install, shared_counter, track_tokens, uninstall
+from tests.support.provider_answers import USAGE, chunk
+from token_handlers import TokenCounter, get_openai_callback, http, install, shared_counter, track_tokens, uninstall
 from token_handlers.counter.tables import usd
 from token_handlers.langchain import LangChainTokenHandler, report_stream_usage
 from token_handlers.langchain import calls as open_runs
+from token_handlers.tracking.state import state
 
 ROOT = Path(__file__).parents[2]
 
@@ -307,3 +311,15 @@ def test_a_counter_that_is_none():
     """counter takes a TokenCounter and nothing else."""
     with pytest.raises(TypeError, match="counter must be a TokenCounter, not 3"):
         LangChainTokenHandler(3)
+
+
+def test_a_handler_alone_sees_what_the_event_leaves_out(monkeypatch):
+    """Without a block or automatic tracking the provider's own answer is the bill, too: a stream's stated cost."""
+    http.detach()
+    monkeypatch.setattr(state, "watched", False)
+    usage = {**USAGE, "cost": 0.00204, "is_byok": False}
+    mine = LangChainTokenHandler()
+    with answering(events([chunk("Hel"), chunk(finish="stop"), chunk(usage=usage)], done=True)) as server:
+        model = ChatOpenAI(model="openai/gpt-4o", base_url=f"{server.url}/v1", api_key="x", stream_usage=True)
+        list(model.stream("hi", config={"callbacks": [mine]}))
+    assert (Decimal("0.00204"), 0) == (mine.cost, mine.estimated_requests)

@@ -9,6 +9,7 @@ from token_handlers.pricing.adjustments import TIER_FACTORS
 
 MILLION = {"input_tokens": 1_000_000}
 TENTH = {"input_tokens": 100_000}
+ROUTE = "http://127.0.0.1:80/v1/projects/p/locations/{}/publishers/google/models/m:generateContent"
 EUROPE, CENTRAL = "https://eu.api.openai.com/v1", "https://us-central1-aiplatform.googleapis.com/v1"
 
 
@@ -28,6 +29,8 @@ EUROPE, CENTRAL = "https://eu.api.openai.com/v1", "https://us-central1-aiplatfor
         ("gemini-3.8-flash", "google_vertexai", None, {"region": "europe-west4"}, "0.0825"),
         ("gemini-3.8-flash", "google_vertexai", "https://aiplatform.eu.rep.googleapis.com", {}, "0.0825"),
         ("gemini-3.8-flash", "google_vertexai", "https://aiplatform.googleapis.com", {}, "0.075"),
+        ("gemini-3.8-flash", "google_genai", ROUTE.format("us-central1"), {}, "0.0825"),
+        ("gemini-3.8-flash", "google_genai", ROUTE.format("global"), {}, "0.075"),
         ("gemini-3.8-flash", "google_genai", None, {}, "0.075"),
         ("gemini-3.8-flash", "google_genai", "https://generativelanguage.googleapis.com", {}, "0.075"),
         ("gemini-2.5-flash", "google_vertexai", CENTRAL, {}, "0.03"),

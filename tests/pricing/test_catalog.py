@@ -4,7 +4,7 @@ import pytest
 from genai_prices.data_snapshot import DataSnapshot, get_snapshot, set_custom_snapshot
 from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice, Provider
 
-from tests.support.prices import CALL, genai_cost, our_cost
+from tests.support.prices import CALL, genai_cost, our_cost, price
 from token_handlers.pricing import Price, price_call
 from token_handlers.pricing.catalog import sellers
 
@@ -242,3 +242,27 @@ def test_sellers_are_told_maker_first():
     assert "openai" == sellers(get_snapshot(), "gpt-4.1")[0]
     assert ["groq"] == sellers(get_snapshot(), "llama-3.3-70b-versatile")
     assert [] == sellers(get_snapshot(), "nobodys")
+
+
+@pytest.mark.parametrize(
+    ("model", "usd"),
+    [
+        ("us.anthropic.claude-haiku-4-5-20251001-v1:0", "0.0011"),
+        ("global.anthropic.claude-haiku-4-5-20251001-v1:0", "0.001"),
+        ("anthropic.claude-haiku-4-5-20251001-v1:0", "0.0011"),
+        ("eu.amazon.nova-lite-v1:0", "0.00006"),
+        ("my.amazon-model", None),
+    ],
+)
+def test_bedrocks_ids_are_its_own_at_any_address(model, usd):
+    """A private endpoint or a proxy changes no price: nobody else has such names."""
+    found = price({"input_tokens": 1000}, model, "amazon_bedrock", base_url="http://127.0.0.1:4566")
+    assert (usd and Decimal(usd)) == (found and found.cost)
+
+
+@pytest.mark.parametrize(("asked", "usd"), [("global", "0.001"), ("us", "0.0011")])
+def test_bedrocks_profile_is_in_the_id_that_was_asked_for(asked, usd):
+    """InvokeModel's answer has its maker's name for the model."""
+    requested = f"{asked}.anthropic.claude-haiku-4-5-20251001-v1:0"
+    found = price({"input_tokens": 1000}, "claude-haiku-4-5-20251001", "amazon_bedrock", requested=requested)
+    assert Decimal(usd) == found.cost

@@ -215,3 +215,11 @@ def test_the_long_prompts_of_a_beta_are_in_doubt(tokens, doubts):
     found = price({"input_tokens": tokens}, "claude-sonnet-4-5", "anthropic")
     assert doubts == len(found.doubts)
     assert () == price({"input_tokens": tokens}, "claude-sonnet-4-6", "anthropic").doubts
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens", "doubts"), [("grok-4", 128_001, 1), ("grok-4", 9, 0), ("grok-4.6", 150_000, 0)]
+)
+def test_long_prompts_of_xai_are_in_doubt_where_no_table_has_their_rate(model, tokens, doubts):
+    """xAI's page has twice the rates for long prompts of every model, the table for the newer ones alone."""
+    assert doubts == len(price({"input_tokens": tokens}, model, "xai").doubts)

@@ -95,6 +95,11 @@ def test_sonar_is_an_estimate_since_its_end():
     assert [0, 1] == [len(each) for each in doubts]
 
 
+def test_openrouter_without_its_own_cost_is_an_estimate():
+    """The route of a call decides what it cost, and the key that paid for it."""
+    assert 1 == len(price(CALL, "openai/gpt-4o", "openrouter").doubts)
+
+
 @pytest.mark.parametrize(
     ("model", "usd"),
     [("gpt-4o-search-preview", "0.025"), ("gpt-4o-mini-search-preview", "0.025"), ("gpt-5-search-api", "0.01")],

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from token_handlers.pricing.served import Served, host_of, tier_name, version
+from token_handlers.pricing.served import Served, host_of, location_of, tier_name, version
 
 SERVED = Served("google", "google", "gemini-3.8-flash", "gemini-3.8-flash", datetime(2026, 11, 25, tzinfo=UTC))
 
@@ -93,3 +93,21 @@ def test_a_place_is_said_or_in_the_host(host, context, place):
 def test_vertex_is_told_from_the_gemini_api(provider, host, expected):
     """By the host where it is known, else by the client's name."""
     assert expected is SERVED._replace(provider=provider, host=host).on_vertex
+
+
+@pytest.mark.parametrize(
+    ("base_url", "location"),
+    [
+        (
+            "http://127.0.0.1:9/v1/projects/p/locations/US-Central1/publishers/google/models/m:generateContent",
+            "us-central1",
+        ),
+        ("https://aiplatform.googleapis.com/v1/projects/p/locations/global", "global"),
+        ("https://generativelanguage.googleapis.com/v1beta/models/m", ""),
+        (None, ""),
+    ],
+)
+def test_a_location_is_read_from_an_address(base_url, location):
+    """Vertex AI's addresses name it wherever they lead, and so tell it from the Gemini API."""
+    served = SERVED._replace(host="127.0.0.1", location=location_of(base_url))
+    assert (location, location, bool(location)) == (served.location, served.place, served.on_vertex)

@@ -8,6 +8,7 @@ from contextvars import ContextVar, Token
 from typing import Any, NamedTuple, Protocol
 
 from token_handlers.errors import BudgetExceeded, TokenHandlersError, absorb
+from token_handlers.http.completion import Headers, completed
 from token_handlers.http.requests import ProviderRequest
 from token_handlers.http.responses import ResponseUsage
 from token_handlers.payloads import ReportedUsage, read_payload
@@ -62,13 +63,6 @@ class Observer(Protocol):
         Called where the body was read to its end or closed; of a body that was dropped by the garbage collector, in
         any thread and in the middle of anything, so it must not wait for a lock.
         """
-
-
-class Headers(Protocol):
-    """Headers of a response; names are in lower case or their case does not matter."""
-
-    def get(self, key: str, /) -> Any:  # noqa: ANN401 (each library has its own mapping)
-        """Return a header's value, None where there is none."""
 
 
 class RawAnswer(NamedTuple):
@@ -276,10 +270,13 @@ class Exchange:
         if reading is None and self.request.api == "invoke" and 200 <= self._status < 300:
             reading = _counted_in_headers(headers)
             is_final = reading is not None
+        if reading is not None:
+            with harmless("reading a request"):
+                reading = completed(reading, self.request, headers)
         return ProviderAnswer(
             self.request,
             self._status,
-            _with_tier(reading, headers) if self.request.provider == "google" else reading,
+            reading,
             is_final=is_final,
             is_lost=200 <= self._status < 300 and reading is None and (usage is None or usage.is_empty),
             lost_attempts=self.flow.lost_attempts,
@@ -317,14 +314,6 @@ def _first(headers: Headers, *names: str) -> str | None:
         if value:
             return str(value)
     return None
-
-
-def _with_tier(reading: ReportedUsage | None, headers: Headers) -> ReportedUsage | None:
-    """Return a reading with the tier that Gemini states in a header alone."""
-    tier = _first(headers, "x-gemini-service-tier")
-    if reading is None or tier is None or reading.service_tier is not None:
-        return reading
-    return reading._replace(service_tier=tier.lower())
 
 
 def _counted_in_headers(headers: Headers) -> ReportedUsage | None:

@@ -258,6 +258,7 @@ def is_telling(data: bytes) -> bool:
         or b"url_citation" in data
         or b"content_block_start" in data
         or b"executed_tools" in data
+        or b'"$' in data
     )
 
 
@@ -387,6 +388,10 @@ def _shown_fees(event: Event) -> Event | None:
     for choice in _dicts(event.get("choices")):
         delta = choice.get("delta") or {}
         shown = {key: delta[key] for key in ("annotations", "executed_tools") if delta.get(key)}
+        called = [{"function": {"name": name}} for each in _dicts(delta.get("tool_calls"))
+                  if str(name := (each.get("function") or {}).get("name")).startswith("$")]  # fmt: skip
+        if called:  # a tool of the provider's own: Moonshot's web search
+            shown["tool_calls"] = called
         if shown:
             return {"choices": [{"delta": shown}]}
     return None

@@ -101,8 +101,8 @@ class Run(Call):
         self.provider = metadata.get("ls_provider") or _maker(serialized)
         if not _BASE_URLS.keys().isdisjoint(kwargs):
             self.base_url = next((kwargs[key] for key in _BASE_URLS if isinstance(kwargs.get(key), str)), None)
-        if isinstance(kwargs.get("location"), str):  # Vertex: its places have prices of their own
-            self.served = {"region": kwargs["location"]}
+        if isinstance(kwargs.get("location"), str) and kwargs.get("vertexai") is not False:
+            self.served = {"region": kwargs["location"]}  # Vertex: its places have prices of their own
         self.node = metadata.get("langgraph_node")
         if self.name is not None or not INTERNAL_KEYS.issuperset(metadata):
             self.labels = shielded(with_metadata)(self.labels, metadata, self.name) or self.labels

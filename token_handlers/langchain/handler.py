@@ -16,13 +16,12 @@ from token_handlers.langchain.owners import last_run
 from token_handlers.langchain.results import read_decision, read_end, read_error
 from token_handlers.langchain.text import message_text
 from token_handlers.langchain.usage_metadata import usage_metadata
-from token_handlers.pricing.calculator import load_prices
 from token_handlers.tracking import recorder
 from token_handlers.tracking.call import current_context, open_calls
 from token_handlers.tracking.reservations import book_reserved
 from token_handlers.tracking.result import CallResult, Incomplete, Verdict
 from token_handlers.tracking.scopes import active, active_scopes, unusual
-from token_handlers.tracking.state import state
+from token_handlers.tracking.state import state, watch_frameworks
 
 if TYPE_CHECKING:
     from langchain_core.messages.ai import UsageMetadata
@@ -267,7 +266,7 @@ class LangChainTokenHandler(UsageAttributes, RunRecorder):
     def __init__(self, counter: TokenCounter | None = None) -> None:
         if counter is not None and not isinstance(counter, TokenCounter):
             raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
-        load_prices()  # slow, so now rather than inside the first call
+        watch_frameworks()  # the providers' own answers: an event leaves out what they bill beside the tokens
         self.counter: TokenCounter = counter if counter is not None else TokenCounter()
         super().__init__(self.counter)
 

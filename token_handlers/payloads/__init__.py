@@ -3,6 +3,7 @@
 from token_handlers.payloads.anthropic import UNSTATED_LIFETIME
 from token_handlers.payloads.fields import entries, text, view, views
 from token_handlers.payloads.langchain import add_usage_metadata, read_usage_metadata
+from token_handlers.payloads.openai import UNNAMED_IMAGES
 from token_handlers.payloads.plain import read_plain
 from token_handlers.payloads.reported import NO_CONTEXT, ReportedUsage, hint_of, is_empty, is_whole, reported_cost
 from token_handlers.payloads.search import COMPOSITES, READERS, PayloadSearch, read_chunks, read_message, read_model_map
@@ -11,6 +12,7 @@ from token_handlers.usage import Usage
 __all__ = [
     "NO_CONTEXT",
     "READERS",
+    "UNNAMED_IMAGES",
     "UNSTATED_LIFETIME",
     "ReportedUsage",
     "add_usage_metadata",

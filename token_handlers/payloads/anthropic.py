@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from token_handlers.payloads.fields import Fields, items, part, text, view
+from token_handlers.payloads.fields import Fields, items, named, part, text, view
 from token_handlers.payloads.openai import inclusive, lifetimes
 from token_handlers.payloads.reported import Hint, ReportedUsage, add, count, first, reported
 
@@ -22,6 +22,10 @@ def read_messages(usage: Fields, hint: Hint) -> ReportedUsage | None:
     return found if found is None or not iterations else _with_iterations(found, iterations, hint)
 
 
+_ATTEMPTS = frozenset({"message", "fallback_message"})
+_BILLED_ALWAYS = frozenset({"compaction", "advisor_message"})
+
+
 def _with_iterations(found: ReportedUsage, iterations: list[Fields], hint: Hint) -> ReportedUsage:
     counts, beside, doubts = dict(found.counts), [], []
     fallbacks = [text(each, "model") for each in iterations if text(each, "type") == "fallback_message"]
@@ -31,12 +35,14 @@ def _with_iterations(found: ReportedUsage, iterations: list[Fields], hint: Hint)
         kind, own = text(each, "type"), text(each, "model")
         other = own is not None and own.lower() != served
         reading = _read_fields(each, hint)
-        if reading is None or (kind in ("message", "fallback_message") and not (other and fallbacks)):
+        if reading is None or (kind in _ATTEMPTS and not (other and fallbacks)):
             continue
-        if kind not in {"compaction", "advisor_message"} and not reading.counts.get("output_tokens"):
+        if kind not in _BILLED_ALWAYS and not reading.counts.get("output_tokens"):
             continue  # an attempt that declined before it wrote anything costs nothing
         for name, number in reading.counts.items():
             counts[name] = counts.get(name, 0) + number
+        if kind not in _BILLED_ALWAYS and kind not in _ATTEMPTS:
+            doubts.append("an iteration of a kind that is not known here, counted beside the others")
         if kind == "advisor_message" or other:
             beside.append((own, reading.counts))
             if own is None:
@@ -65,11 +71,23 @@ def _read_fields(usage: Fields, hint: Hint) -> ReportedUsage | None:
 
 
 def read_server_tools(usage: Fields, hint: Hint) -> ReportedUsage | None:
-    """Server tools that are billed per call, as Anthropic and OpenRouter count them; fetching pages is free."""
+    """Server tools that are billed per call, as Anthropic and OpenRouter count them; one that is not known is a doubt.
+
+    Fetching pages and searching for tools cost the tokens that they add alone.
+    """
     tools = part(usage, "server_tool_use", "server_tool_use_details")
-    return reported(
+    found = reported(
         web_searches=first(tools, "web_search_requests"), code_executions=first(tools, "code_execution_requests")
     )
+    others = tuple(
+        f"{number} {name}"
+        for name, value in named(tools)
+        if name.endswith("_requests") and name not in _TOOLS and (number := count(value))
+    )
+    return (found or ReportedUsage({}))._replace(doubts=others) if others else found
+
+
+_TOOLS = frozenset({"web_search_requests", "code_execution_requests", "web_fetch_requests", "tool_search_requests"})
 
 
 _BESIDE = {

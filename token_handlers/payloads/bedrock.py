@@ -1,8 +1,9 @@
 """Amazon Bedrock: Converse, whose input tokens leave cache reads and writes out, and what InvokeModel's models say."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from token_handlers.payloads.fields import Fields, items, named, part, text
+from token_handlers.payloads.fields import Fields, entries, items, named, part, text, views
 from token_handlers.payloads.openai import inclusive
 from token_handlers.payloads.reported import Hint, ReportedUsage, add, count, first, reported
 
@@ -80,11 +81,19 @@ def read_llama(response: Fields, hint: Hint) -> ReportedUsage | None:
 def read_bedrock_extras(response: Fields, hint: Hint) -> ReportedUsage | None:
     """Guardrails and server tools, which Bedrock bills beside the model."""
     doubts = []
-    guardrail = part(part(response, "trace"), "guardrail")
-    assessed = [*items(guardrail, "inputAssessment", "outputAssessments"), guardrail]
-    units = [part(part(each, "invocationMetrics"), "usage") for each in assessed]
+    units = [part(part(each, "invocationMetrics"), "usage") for each in _assessments(response)]
     if any(count(value) and name.endswith("Units") for unit in units for name, value in named(unit)):
         doubts.append("a guardrail's units, which Bedrock bills beside the model")
     if any(count(value) for _, value in named(part(response, "serverToolUsage"))):
         doubts.append("server tools, which Bedrock bills beside the model")
     return ReportedUsage({}, doubts=tuple(doubts)) if doubts else None
+
+
+def _assessments(response: Fields) -> Iterator[Fields]:
+    """What each guardrail made of the prompt and of the answers, by its id."""
+    guardrail = part(part(response, "trace"), "guardrail")
+    yield guardrail
+    for _, assessed in named(part(guardrail, "inputAssessment")):
+        yield from views([assessed])
+    for _, assessed in named(part(guardrail, "outputAssessments")):
+        yield from views(entries(assessed) or [])

@@ -30,11 +30,11 @@ class ReportedUsage(NamedTuple):
     ``cost`` is USD that the biller itself stated; ``billed`` are the counts that price the call where they are
     others than those it used, which is so at Cohere.
 
-    ``context`` is what was served and changes the price, beside the tier: ``speed`` ("fast"), ``inference_geo``,
-    ``region``, ``search_context_size`` ("low", "medium", "high"), ``latency`` ("optimized"), ``web_search_tool``
-    ("web_search" or "web_search_preview"), ``cache_retention`` ("24h"). ``beside`` are the parts of ``counts`` that
-    another model is billed for, as (model, counts). ``doubts`` say, for people, what was billed but cannot be
-    counted or read exactly: each makes the call an estimate.
+    ``context`` is what was served and changes the price, beside the tier: ``speed`` (such as "fast"),
+    ``inference_geo``, ``region``, ``search_context_size`` ("low", "medium", "high"), ``latency`` (such as
+    "optimized"), ``web_search_tool`` ("web_search" or "web_search_preview"), ``cache_retention`` ("24h"). ``beside``
+    are the parts of ``counts`` that another model is billed for, as (model, counts). ``doubts`` say, for people, what
+    was billed but cannot be counted or read exactly: each makes the call an estimate.
     """
 
     counts: Counts
@@ -268,11 +268,15 @@ def served_tier(fields: Fields) -> str | None:
     return None if tier is None or tier == "auto" else tier.lower()
 
 
+_STANDARD = frozenset({"standard", "default", "normal"})
+
+
 def served_context(fields: Fields) -> dict[str, str]:
     """What a usage or response says of place, speed and size where it has a price; see `ReportedUsage`."""
     found: dict[str, str] = {}
-    if text(fields, "speed") == "fast":
-        found["speed"] = "fast"
+    speed = text(fields, "speed")
+    if speed is not None and speed.lower() not in _STANDARD:
+        found["speed"] = speed.lower()
     geo = text(fields, "inference_geo")
     if geo is not None and geo not in ("global", "not_available"):
         found["inference_geo"] = geo.lower()
@@ -281,6 +285,7 @@ def served_context(fields: Fields) -> dict[str, str]:
         found["search_context_size"] = size
     if text(fields, "prompt_cache_retention") == "24h":
         found["cache_retention"] = "24h"
-    if text(part(fields, "performanceConfig"), "latency") == "optimized":
-        found["latency"] = "optimized"
+    latency = text(part(fields, "performanceConfig"), "latency")
+    if latency is not None and latency.lower() not in _STANDARD:
+        found["latency"] = latency.lower()
     return found

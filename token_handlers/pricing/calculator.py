@@ -23,7 +23,7 @@ from token_handlers.pricing.overrides import (
     own_price,
 )
 from token_handlers.pricing.providers import provider_id
-from token_handlers.pricing.served import Served, host_of, tier_name
+from token_handlers.pricing.served import Served, host_of, location_of, tier_name
 from token_handlers.settings import Settings
 from token_handlers.usage import CostPart
 
@@ -398,10 +398,12 @@ def _plan(key: PlanKey, now: float) -> "Plan":
 
 
 def _find_plan(book: PriceBook, call: _Call, now: float) -> "Plan":
-    from token_handlers.pricing.catalog import is_alias
+    from token_handlers.pricing.catalog import is_alias, is_bedrocks_name
     from token_handlers.pricing.plans import UNPRICED
 
     names = list(dict.fromkeys(name for name in (call.model, call.requested) if name))
+    if len(names) > 1 and is_bedrocks_name(names[1], names[0]):
+        names.reverse()  # the id that was asked for has the profile, by which it is billed
     unpriced = UNPRICED
     for name in names:
         plan = _own_plan(book, call._replace(model=name), now)
@@ -495,6 +497,7 @@ def _served(entry: "Entry", call: _Call, now: float) -> Served:
         at=datetime.fromtimestamp(now, UTC),
         provider=call.provider,
         host=host_of(call.base_url),
+        location=location_of(call.base_url),
         service_tier=call.service_tier,
         context=dict(call.context),
     )

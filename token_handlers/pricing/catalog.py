@@ -38,6 +38,10 @@ _OWN_HOSTS = {  # as well as genai-prices' patterns: regional, private and newer
 _WRAPPED = re.compile(r"(?:models|publishers|projects)/|arn:")
 _DATED = re.compile(r"[-@](?:20\d\d-?[01]\d-?[0-3]\d|latest)$")
 _SNAPSHOT = re.compile(r"[-@](?:20\d\d-?[01]\d-?[0-3]\d|\d{3,4}|latest|default)$")
+_BEDROCK = re.compile(
+    r"(?:[a-z]{2,8}(?:-gov)?\.)?((?:ai21|amazon|anthropic|cohere|deepseek|google|meta|minimax|mistral|moonshotai|nvidia"
+    r"|openai|qwen|writer|zai)\.[a-z0-9.-]+?)(?:-20\d{6})?(?:-v\d+)?(?::\d+k?)*"
+)
 _OPEN_WEIGHTS = re.compile(
     r"gpt-oss|gemma|llama|qwen|phi-|mixtral|ministral|devstral|voxtral|pixtral|codestral|magistral-small"
     r"|mistral-(7b|nemo|small-\d|large-\d)|open-mi|deepseek-(r\d|v\d|coder)|kimi-k|glm-|minimax-m|command-(a|r)"
@@ -210,7 +214,20 @@ def spellings(model: str) -> tuple[str, ...]:
 
 def _is_literal(model: ModelInfo, name: str) -> bool:
     known = {model.id.lower(), *_literals(model.match)}
-    return name in known or _DATED.sub("", name) in known
+    return name in known or _DATED.sub("", name) in known or _is_of_bedrock(name, known)
+
+
+def is_bedrocks_name(asked: str, answered: str) -> bool:
+    """Whether a name is Bedrock's id of a model that answers under its maker's own name."""
+    found = _BEDROCK.fullmatch(asked.lower().rsplit("/", 1)[-1])
+    return found is not None and _base(answered) == found[1].partition(".")[2]
+
+
+def _is_of_bedrock(name: str, known: Iterable[str]) -> bool:
+    """Whether a name is one of Bedrock's ids, whatever its profile, date and version: nobody else has such names."""
+    found = _BEDROCK.fullmatch(name)
+    others = map(_BEDROCK.fullmatch, known)
+    return found is not None and any(other[1] == found[1] for other in others if other is not None)
 
 
 def _literals(match: MatchLogic) -> Iterator[str]:

@@ -278,8 +278,13 @@ def correct(sheet: RateSheet, correction: Correction | None) -> None:
 
 
 def doubt_long_prompts(sheet: RateSheet, served: Served) -> None:
-    """Doubt the second step of Claude Sonnet 4 and 4.5, the rates of a beta that Anthropic's page lists no more."""
+    """Doubt long prompts of Claude Sonnet 4 and 4.5, whose beta is listed no more, and of the Grok 4 of 2025.
+
+    xAI's page has twice the rates from 200,000 input tokens on for every model, of 2025 from 128,000 on.
+    """
     steps = sheet.rates.get("input_mtok")
+    if served.maker == "x-ai" and isinstance(steps, Decimal) and "grok-4" in served.name:
+        sheet.long_prompts = (128_000, "prompts this long cost twice as much with xAI, by a rate that no table has")
     if isinstance(steps, TieredPrices) and re.search(r"claude-sonnet-4(?!-[6-9])", served.name):
         sheet.long_prompts = (steps.tiers[0].start, "whether prompts this long still cost more is not certain")
 

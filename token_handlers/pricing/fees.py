@@ -68,6 +68,7 @@ _ONE_SEARCH = "one web search a request is assumed: the answer does not count th
 _FREE_QUOTA = "at most: a daily or monthly number of searches is free of charge"
 _CONTAINER = "one session of a 1 GB container for 20 minutes is assumed"
 _SONAR_ENDED = "since 27 September 2026 only the cost that Perplexity states is its bill"
+_ROUTED = "OpenRouter's own cost is its bill, and is not in the answer: the price of the model's usual route is used"
 _SIZE = "the search context size is not known: low is assumed"
 _PRO_SEARCH = "the fee of Pro Search is not on Perplexity's page any more"
 _EVERY_CLAUDE = ("google", "aws", "azure")
@@ -186,6 +187,8 @@ def add_fees(sheet: RateSheet, served: Served) -> None:
         seen.add(fee.key)
         if fee.key not in sheet.rates or fee.instead:
             sheet.set(fee.key, _with_tokens(fee, sheet), _note(fee), fee.doubt)
+    if served.seller == "openrouter":
+        sheet.doubt(_ROUTED)
     if served.seller == "perplexity" and re.match("sonar", served.name) and served.at.date() >= _SONAR_END:
         sheet.doubt(_SONAR_ENDED)
 

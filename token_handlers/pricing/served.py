@@ -14,6 +14,7 @@ _TIERS = {  # Vertex AI's traffic types, and what the clients make of them
     "on_demand_flex": "flex",
     "batches": "batch",
 }
+_LOCATION = re.compile(r"/projects/[^/]+/locations/([^/?]+)")
 _VERTEX_HOST = re.compile(
     r"(?:([a-z]+-[a-z]+\d+)-)?aiplatform\.googleapis\.com|aiplatform\.([a-z]+)\.rep\.googleapis\.com"
 )
@@ -23,7 +24,7 @@ class Served(NamedTuple):
     """One call, as far as its rates depend on it.
 
     ``seller`` is genai-prices' id of the provider that bills, ``maker`` of the one whose row it is, ``name`` the
-    model's name in the call, ``model`` the row's id.
+    model's name in the call, ``model`` the row's id, ``location`` what a URL of Vertex AI's names.
     """
 
     seller: str
@@ -33,6 +34,7 @@ class Served(NamedTuple):
     at: datetime
     provider: str | None = None
     host: str | None = None
+    location: str = ""
     service_tier: str | None = None
     context: Mapping[str, str] = {}
 
@@ -48,14 +50,17 @@ class Served(NamedTuple):
     @property
     def place(self) -> str:
         """The region or location that served, in lower case; "" where it is not known."""
-        return self.said("region") or self.said("location") or self.said("inference_geo") or self._vertex_place()
+        said = (self.said(key) for key in ("region", "location", "inference_geo"))
+        return next(filter(None, said), "") or self.location or self._vertex_place()
 
     @property
     def on_vertex(self) -> bool:
         """Whether Google's Vertex AI served, and not the Gemini API."""
         if self.seller != "google":
             return False
-        return bool(self.host and "aiplatform" in self.host) or (not self.host and is_vertex(self.provider))
+        if self.host and ("aiplatform" in self.host or "generativelanguage" in self.host):
+            return "aiplatform" in self.host
+        return bool(self.location or self.said("region")) or is_vertex(self.provider)
 
     def _vertex_place(self) -> str:
         found = _VERTEX_HOST.fullmatch(self.host or "")
@@ -76,6 +81,12 @@ def host_of(base_url: str | None) -> str | None:
         return urlsplit(base_url if "//" in base_url else f"//{base_url}").hostname
     except ValueError:
         return None
+
+
+def location_of(base_url: str | None) -> str:
+    """Return the location in an address of Google's Vertex AI, in lower case; "" where it has none."""
+    found = _LOCATION.search(base_url or "")
+    return found[1].lower() if found else ""
 
 
 def version(model: str) -> tuple[int, int] | None:

@@ -211,7 +211,8 @@ def _price(call: Call, result: CallResult) -> Price | None:
         return None
     if usage.cost is not None:
         return Price(usage.cost, "reported")
-    counts, context = usage.counts if usage.billed is None else usage.billed, usage.context or call.served
+    counts = usage.counts if usage.billed is None else usage.billed
+    context = {**call.served, **usage.context} if call.served else usage.context
     # the address that was asked, as an environment variable or a client's own may have set another one
     url = call.answers[-1].request.url if call.answers else call.base_url
     model = usage.model or call.model

@@ -1,0 +1,100 @@
+"""What an answer's body leaves out and its headers or its request say."""
+
+from decimal import Decimal
+
+import pytest
+
+from token_handlers.http.completion import completed
+from token_handlers.http.requests import BilledTool, ProviderRequest
+from token_handlers.payloads import UNNAMED_IMAGES, UNSTATED_LIFETIME, ReportedUsage
+
+COUNTS = {"input_tokens": 100, "output_tokens": 10}
+WRITTEN = {**COUNTS, "cache_write_tokens": 50}
+
+
+def request(api="chat", provider=None, **asked):
+    """Return a request that asks for this."""
+    return ProviderRequest("https://x/v1", "x", "/v1", api, "chat", provider, **asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "headers", "stated", "tier", "doubts"),
+    [
+        (request("gemini", "google"), {"x-gemini-service-tier": "Flex"}, None, "flex", 0),
+        (request("gemini", "google", service_tier="flex"), {"x-gemini-service-tier": "standard"}, None, "standard", 0),
+        (request("gemini", "google", service_tier="FLEX"), {}, None, "flex", 1),
+        (request("invoke"), {"x-amzn-bedrock-service-tier": "priority"}, "standard", "priority", 0),
+        (request(service_tier="priority"), {}, None, "priority", 1),
+        (request(service_tier="priority"), {}, "default", "default", 0),
+        (request(service_tier="auto"), {}, None, None, 0),
+        (request(), {"x-gemini-service-tier": "flex"}, None, None, 0),
+    ],
+)
+def test_the_tier_that_served_is_in_a_header_else_the_asked_one_is_assumed(asked, headers, stated, tier, doubts):
+    """What the body says of a tier comes first, but for Bedrock's, where the body's word is the model maker's."""
+    usage = completed(ReportedUsage(COUNTS, service_tier=stated), asked, headers)
+    assert (tier, doubts) == (usage.service_tier, len(usage.doubts))
+
+
+def test_bedrocks_latency_is_in_a_header():
+    """InvokeModel's answer has it beside the model's own body."""
+    headers = {"x-amzn-bedrock-performanceconfig-latency": "optimized"}
+    assert {"latency": "optimized"} == completed(ReportedUsage(COUNTS), request("invoke"), headers).context
+
+
+@pytest.mark.parametrize(
+    ("model", "lifetimes", "counts", "expected", "doubts"),
+    [
+        ("claude-opus-4-8", {"1h"}, WRITTEN, {**WRITTEN, "cache_write_1h_tokens": 50}, ()),
+        ("anthropic/claude-opus-4.8", {"5m"}, WRITTEN, {**WRITTEN, "cache_write_5m_tokens": 50}, ()),
+        ("claude-opus-4-8", {"5m", "1h"}, WRITTEN, WRITTEN, (UNSTATED_LIFETIME,)),
+        ("claude-opus-4-8", set(), WRITTEN, WRITTEN, (UNSTATED_LIFETIME,)),
+        ("claude-opus-4-8", {"1h"}, {**WRITTEN, "cache_write_5m_tokens": 50}, None, ()),
+        ("claude-opus-4-8", {"1h"}, COUNTS, None, ()),
+        ("gpt-5.6-sol", set(), WRITTEN, None, ()),
+    ],
+)
+def test_the_lifetime_of_claudes_cache_writes_is_that_of_the_prompts_marks(model, lifetimes, counts, expected, doubts):
+    """Where the marks have several, or cannot be seen, the cost is an estimate."""
+    asked = request("messages", model=model, cache_lifetimes=frozenset(lifetimes))
+    usage = completed(ReportedUsage(counts), asked, {})
+    assert (counts if expected is None else expected, doubts) == (usage.counts, usage.doubts)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "context"),
+    [
+        (["web_search_preview_2025_03_11"], {"web_search_tool": "web_search_preview"}),
+        (["web_search", "file_search"], {"web_search_tool": "web_search"}),
+        (["web_search", "web_search_preview"], {}),
+        ([], {}),
+    ],
+)
+def test_which_web_search_it_was_is_what_was_declared(kinds, context):
+    """An answer need not repeat its tools."""
+    asked = request("responses", tools=tuple(map(BilledTool, kinds)))
+    assert context == completed(ReportedUsage({**COUNTS, "web_searches": 1}), asked, {}).context
+    assert {} == completed(ReportedUsage(COUNTS), asked, {}).context
+
+
+def test_what_the_answer_says_comes_first():
+    """The size of a search's context and the cache's retention are the request's where the answer has none."""
+    asked = request(search_context_size="high", cache_retention="24h")
+    stated = ReportedUsage(COUNTS, context={"search_context_size": "low"})
+    assert {"search_context_size": "low"} == completed(stated, asked, {}).context
+    expected = {"search_context_size": "high", "cache_retention": "24h"}
+    assert expected == completed(ReportedUsage(WRITTEN), asked, {}).context
+
+
+def test_the_images_model_is_what_was_declared():
+    """The tokens of images have a model's price; a request that names none leaves it open."""
+    usage = ReportedUsage(COUNTS, beside=((None, {"output_tokens": 5}),), doubts=(UNNAMED_IMAGES,))
+    asked = request("responses", tools=(BilledTool("image_generation", model="gpt-image-1.5"),))
+    named = completed(usage, asked, {})
+    assert ((("gpt-image-1.5", {"output_tokens": 5}),), ()) == (named.beside, named.doubts)
+    assert usage == completed(usage, request("responses", tools=(BilledTool("image_generation"),)), {})
+
+
+def test_litellms_cache_is_free():
+    """Its proxy sends the key of what its cache answers, and with it the usage of the call that filled the cache."""
+    assert Decimal(0) == completed(ReportedUsage(COUNTS), request(), {"x-litellm-cache-key": "a1"}).cost

@@ -1,0 +1,95 @@
+"""What the price of an answer depends on and its body leaves out: its headers say it, or what was asked for."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Protocol
+
+from token_handlers.http.requests import ProviderRequest
+from token_handlers.payloads import UNNAMED_IMAGES, UNSTATED_LIFETIME, ReportedUsage
+
+
+class Headers(Protocol):
+    """Headers of a response; names are in lower case or their case does not matter."""
+
+    def get(self, key: str, /) -> Any:  # noqa: ANN401 (each library has its own mapping)
+        """Return a header's value, None where there is none."""
+
+
+_FROM_LITELLMS_CACHE = "x-litellm-cache-key"  # LiteLLM's proxy sends it with what its own cache answers
+_TIERS = {"google": "x-gemini-service-tier", "invoke": "x-amzn-bedrock-service-tier"}  # by provider or API
+_LATENCY = "x-amzn-bedrock-performanceconfig-latency"
+_STANDARD = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
+_LIFETIMES = {"5m": "cache_write_5m_tokens", "1h": "cache_write_1h_tokens"}
+
+
+def completed(usage: ReportedUsage, request: ProviderRequest, headers: Headers) -> ReportedUsage:
+    """Return what an answer reports with what its headers and its request say besides.
+
+    The body comes first. A tier that was asked for need not be the one that served: the usage has a doubt.
+    """
+    if headers.get(_FROM_LITELLMS_CACHE):
+        return usage._replace(cost=Decimal(0))
+    if (usage.service_tier or "") in _STANDARD:
+        usage = _with_tier(usage, request, headers)
+    asked = {"search_context_size": request.search_context_size}
+    if usage.counts.get("cache_write_tokens"):
+        asked["cache_retention"] = request.cache_retention
+        usage = _with_lifetime(usage, request)
+    if usage.counts.get("web_searches") and "web_search_tool" not in usage.context:
+        asked["web_search_tool"] = _search_tool(request)
+    if any(asked.values()):
+        usage = _with_context(usage, asked)
+    return usage if all(model for model, _ in usage.beside) else _with_image_model(usage, request)
+
+
+_WRITES = frozenset({"cache_write_5m_tokens", "cache_write_1h_tokens", "cache_write_12h_tokens"})
+
+
+def _with_tier(usage: ReportedUsage, request: ProviderRequest, headers: Headers) -> ReportedUsage:
+    header = _TIERS.get(request.api) or _TIERS.get(request.provider or "")
+    stated = headers.get(header) if header is not None else None
+    latency = headers.get(_LATENCY) if request.api == "invoke" else None
+    if latency:
+        usage = _with_context(usage, {"latency": str(latency).lower()})
+    if stated:
+        return usage._replace(service_tier=str(stated).lower())
+    asked = (request.service_tier or "").lower()
+    if usage.service_tier is not None or asked in _STANDARD:
+        return usage
+    return _doubted(usage._replace(service_tier=asked), f"the service tier {asked!r} was asked for: which one served "
+                    "it, the answer does not say")  # fmt: skip
+
+
+def _with_context(usage: ReportedUsage, more: Mapping[str, str | None]) -> ReportedUsage:
+    said = {key: value for key, value in more.items() if value}
+    return usage._replace(context={**said, **usage.context})
+
+
+def _search_tool(request: ProviderRequest) -> str | None:
+    kinds = {tool.kind for tool in request.tools if tool.kind.startswith("web_search")}
+    names = {"web_search_preview" if kind.startswith("web_search_preview") else "web_search" for kind in kinds}
+    return names.pop() if len(names) == 1 else None
+
+
+def _with_lifetime(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
+    """Return a usage with the lifetime of Claude's cache writes where every mark of the prompt has the same one."""
+    if not _WRITES.isdisjoint(usage.counts) or "claude" not in f"{usage.model} {request.model}".lower():
+        return usage
+    lifetimes = request.cache_lifetimes
+    if len(lifetimes) != 1 or not lifetimes <= _LIFETIMES.keys():
+        return _doubted(usage, UNSTATED_LIFETIME)
+    (lifetime,) = lifetimes
+    return usage._replace(counts={**usage.counts, _LIFETIMES[lifetime]: usage.counts["cache_write_tokens"]})
+
+
+def _with_image_model(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
+    """Return a usage with the model of the images that were generated beside an answer."""
+    asked = next((tool.model for tool in request.tools if tool.kind == "image_generation" and tool.model), None)
+    if asked is None:
+        return usage
+    beside = tuple((model or asked, counts) for model, counts in usage.beside)
+    return usage._replace(beside=beside, doubts=tuple(doubt for doubt in usage.doubts if doubt != UNNAMED_IMAGES))
+
+
+def _doubted(usage: ReportedUsage, doubt: str) -> ReportedUsage:
+    return usage._replace(doubts=tuple(dict.fromkeys((*usage.doubts, doubt))))
