@@ -165,7 +165,7 @@ class UsageRecord(BaseModel):
     )
     saved_cost: Decimal | None = Field(default=None, ge=0, description="USD that an answer from a cache did not cost.")
     doubts: tuple[str, ...] = Field(default=(), description="Why usage or cost is an estimate, for people.")
-    cost_breakdown: tuple[CostPart, ...] = Field(default=(), description="What each part cost, where it was asked for.")
+    cost_breakdown: tuple[CostPart, ...] = Field(default=(), description="What each part cost and by which rate.")
     service_tier: str | None = Field(default=None, description="The tier that served the call.")
     region: str | None = Field(default=None, description="The place that served the call, where it has a price.")
     host: str | None = Field(default=None, description="The host that answered.")

@@ -9,7 +9,7 @@ from tests.support.usage_ledgers import CALLS, fill
 from token_handlers.cli import main
 from token_handlers.pricing import price_call, reset_prices
 from token_handlers.sinks.sqlite import SQLiteLedger
-from token_handlers.usage import UsageRecord
+from token_handlers.usage import CostPart, Usage, UsageRecord
 
 
 @pytest.fixture
@@ -250,6 +250,36 @@ def test_csv(path, capsys):
         rows[0]["cost"], rows[0]["cache_read_tokens"], rows[0]["tags"], rows[0]["session"]
     )  # fmt: skip
     assert ("", "") == (rows[1]["cost"], rows[1]["cache_read_tokens"])
+
+
+def test_a_costs_parts_in_csv_and_json(tmp_path, capsys):
+    """A record's cost says what each part was, by which rate and why."""
+    part = CostPart("input_tokens", 1000, Decimal("2.75"), 10**6, Decimal("0.00275"), "x1.1 for host eu", "o3")
+    path = fill(tmp_path / "parts.db", UsageRecord(cost=part.cost, cost_breakdown=(part,)))
+    main(["export", "--csv", "--ledger", str(path)])
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert "1000 input_tokens of o3 at 2.75 per 1000000 = 0.00275 (x1.1 for host eu)" == row["cost_breakdown"]
+    main(["export", "--json", "--ledger", str(path)])
+    assert [["input_tokens", 1000, "2.75", 10**6, "0.00275", "x1.1 for host eu", "o3"]] == [
+        list(each.values()) if isinstance(each, dict) else each
+        for each in json.loads(capsys.readouterr().out)["cost_breakdown"]
+    ]
+
+
+def test_reprice_knows_what_served(tmp_path, capsys):
+    """The tier, the host and the place of a record are those of its new price; parts of other models keep theirs."""
+    usage = Usage(input_tokens=100_000, output_tokens=0)
+    served = UsageRecord(usage=usage, model="gpt-5.4", provider="openai", host="eu.api.openai.com", service_tier="flex")
+    other = CostPart("input_tokens", 9, Decimal(1), 10**6, Decimal("0.000009"), "", "claude-opus-4-8")
+    apart = UsageRecord(
+        usage=usage, model="claude-sonnet-4-6", provider="anthropic", cost=Decimal(1), cost_breakdown=(other,)
+    )
+    path = fill(tmp_path / "served.db", served, apart)
+    main(["reprice", "--ledger", str(path)])
+    with SQLiteLedger(path) as ledger:
+        records = {record.model: record for record in ledger.records()}
+    assert (Decimal("0.1375"), ()) == (records["gpt-5.4"].cost, records["gpt-5.4"].cost_breakdown)
+    assert (Decimal(1), (other,)) == (records["claude-sonnet-4-6"].cost, records["claude-sonnet-4-6"].cost_breakdown)
 
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'=1", "''@x"]

@@ -40,12 +40,12 @@ def lenient():
     raise_faults(True)
 
 
-def ended(verdict, *, answers=(), **block):
+def ended(verdict, *, answers=(), provider="openai", **block):
     """Return the counter and the records of a block in which one call ends so."""
     records: list[UsageRecord] = []
     with track_tokens(sinks=[records.append], **block) as counter:
         call = Chat()
-        call.answers = answers
+        call.answers, call.provider = answers, provider
         recorder.finish(call, verdict)
     return counter, records
 
@@ -200,3 +200,19 @@ def test_a_record_is_numbers_names_and_labels():
     text = json.loads(record.model_dump_json())
 
     assert ("s1", "gpt-4o-mini", 100) == (text["session"], text["model"], text["usage"]["input_tokens"])
+
+
+def test_a_records_cost_has_its_parts():
+    """Each part says what it was, its rate and its model, and together they are the cost, at the prices of the call."""
+    advisor = "claude-opus-4-8", {"input_tokens": 100, "output_tokens": 10}
+    counts = {"input_tokens": 1100, "output_tokens": 110, "web_searches": 1}
+    usage = ReportedUsage(counts, model="claude-sonnet-4-6", beside=(advisor,), context={"inference_geo": "us"})
+    (priced,) = ended(CallResult(usage), provider="anthropic")[1]
+    (stated,) = ended(CallResult(STATED))[1]
+    assert sum(part.cost for part in priced.cost_breakdown) == priced.cost
+    assert [("input_tokens", 1000, None), ("output_tokens", 100, None), ("web_searches", 1, None)] == [
+        (part.unit, part.number, part.model) for part in priced.cost_breakdown[:3]
+    ]
+    assert ["claude-opus-4-8"] * 2 == [part.model for part in priced.cost_breakdown[3:]]
+    assert "x1.1 for inference_geo us" == priced.cost_breakdown[0].note
+    assert () == stated.cost_breakdown

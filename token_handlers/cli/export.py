@@ -8,13 +8,13 @@ import re
 from token_handlers.cli.options import Commands, add_ledger, add_window, open_ledger, shown
 from token_handlers.counter.tables import money
 from token_handlers.sinks.escapes import escaped
-from token_handlers.usage import Usage, UsageRecord
+from token_handlers.usage import CostPart, Usage, UsageRecord
 
 COUNTS = tuple(Usage.model_fields)
 LABELS = ("event_id", "started_at", "ended_at", "session", "user", "node", "model", "provider")
 KINDS = ("operation", "outcome", "source", "method", "requests")
 ORIGINS = ("requested_model", "service_tier", "region", "host", "request_id", "organization", "project")
-COLUMNS = (*LABELS, "tags", *KINDS, "cost", "cost_source", "saved_cost", *COUNTS, "doubts", *ORIGINS)
+COLUMNS = (*LABELS, "tags", *KINDS, "cost", "cost_source", "saved_cost", *COUNTS, "cost_breakdown", "doubts", *ORIGINS)
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]")
 """How a text begins that a spreadsheet takes for a formula, by a full-width sign too, or that looks protected."""
@@ -72,9 +72,17 @@ def csv_row(record: UsageRecord) -> list[object]:
     values["cost"] = None if record.cost is None else money(record.cost)
     values["saved_cost"] = None if record.saved_cost is None else money(record.saved_cost)
     values["tags"] = json.dumps(_escaped(dict(record.tags)), ensure_ascii=False) if record.tags else None
+    values["cost_breakdown"] = "; ".join(map(_told, record.cost_breakdown)) or None
     values["doubts"] = "; ".join(map(escaped, record.doubts)) or None
     values.update(record.usage.model_dump(exclude={"total_tokens"}, exclude_unset=True))
     return [values.get(name) for name in COLUMNS]
+
+
+def _told(part: CostPart) -> str:
+    """Return one part of a cost in words: 1000 input_tokens at 2.50 per 1000000 = 0.0025."""
+    made_by = f" of {escaped(part.model)}" if part.model else ""
+    note = f" ({part.note})" if part.note else ""
+    return f"{part.number} {part.unit}{made_by} at {money(part.rate)} per {part.per} = {money(part.cost)}{note}"
 
 
 def _plain(record: UsageRecord) -> dict[str, object]:

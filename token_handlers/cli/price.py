@@ -252,7 +252,6 @@ def _price(options: argparse.Namespace, sold: Sold, counts: Mapping[str, int]) -
             service_tier=options.tier,
             at=_epoch(options),
             context=dict(options.context),
-            explain=True,
         )
     if price is None:
         raise TokenHandlersError(warnings[0] if warnings else f"no price is known for {options.model!r}")

@@ -68,10 +68,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def price_of(record: UsageRecord) -> Decimal | None:
-    """Return what a past call costs now, None where that can't be known."""
+    """Return what a past call costs now, None where that can't be known, as where other models had a part of it."""
+    if any(part.model is not None for part in record.cost_breakdown):
+        return None
     counts = record.usage.model_dump(exclude={"total_tokens"}, exclude_unset=True)
     started = record.started_at
-    price = price_call(counts, record.model, record.provider, at=None if started is None else started.timestamp())
+    price = price_call(
+        counts,
+        record.model,
+        record.provider,
+        base_url=f"https://{record.host}" if record.host else None,
+        service_tier=record.service_tier,
+        at=None if started is None else started.timestamp(),
+        requested=record.requested_model,
+        context={"region": record.region, "inference_geo": record.region} if record.region else None,
+    )
     return None if price is None else price.cost
 
 

@@ -48,14 +48,27 @@ _WARNINGS_KEPT = 1024
 class Price(NamedTuple):
     """USD, whose price it is, and why the cost is an estimate, if it is.
 
-    ``source`` is "user" for `set_price`, "genai-prices", or "token_handlers" where the rates are our own. ``parts`` are
-    what each unit cost, where `price_call` was asked to explain.
+    ``source`` is "user" for `set_price`, "genai-prices", or "token_handlers" where the rates are our own. ``priced``
+    has what was priced by which plan: (plan, counts, the model where that is another one).
     """
 
     cost: Decimal
     source: str
     doubts: tuple[str, ...] = ()
-    parts: tuple[CostPart, ...] = ()
+    priced: "tuple[tuple[Plan, Mapping[str, int], str | None], ...]" = ()
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same price, whatever was priced."""
+        return isinstance(other, Price) and self[:3] == other[:3]
+
+    def __hash__(self) -> int:
+        """Of what makes it equal."""
+        return hash(self[:3])
+
+    @property
+    def parts(self) -> tuple[CostPart, ...]:
+        """What each unit cost and by which rate; together that is the cost, but for one that a provider stated."""
+        return tuple(part for plan, counts, model in self.priced for part in plan.parts(counts, model))
 
 
 class _Call(NamedTuple):
@@ -104,7 +117,6 @@ def price_call(
     requested: str | None = None,
     context: Mapping[str, str] | None = None,
     beside: Sequence[tuple[str | None, Mapping[str, int]]] = (),
-    explain: bool = False,
 ) -> Price | None:
     """Return what one call cost, or None where that cannot be known; never raises, warns once per provider and model.
 
@@ -127,15 +139,15 @@ def price_call(
             one = partial(
                 price_call, provider=provider, base_url=base_url, service_tier=service_tier, at=at, context=context
             )
-            return _price_apart(counts, beside, model, requested, partial(one, explain=explain))
+            return _price_apart(counts, beside, model, requested, one)
         served = tuple(sorted(context.items())) if context else ()
     except _JUNK as error:
         _warn_unpriced(model, provider, str(error))
         return None
-    return price_by((model, provider, base_url, service_tier, requested, served), counts, at, explain)
+    return price_by((model, provider, base_url, service_tier, requested, served), counts, at)
 
 
-def price_by(key: PlanKey, counts: Mapping[str, int], at: float | None, explain: bool = False) -> Price | None:  # noqa: FBT001, FBT002 (keywords cost calls a microsecond)
+def price_by(key: PlanKey, counts: Mapping[str, int], at: float | None) -> Price | None:
     """As `price_call`, by what it finds the plan by, in one tuple: for the calls that are recorded."""
     model, provider, requested = key[0], key[1], key[4]
     try:
@@ -151,7 +163,7 @@ def price_by(key: PlanKey, counts: Mapping[str, int], at: float | None, explain:
     cost, doubts = found
     if doubts:
         _warn_of_doubts(model or requested, provider, doubts)
-    return Price(cost, plan.source, doubts, plan.parts(counts) if explain else ())
+    return Price(cost, plan.source, doubts, ((plan, counts, None),))
 
 
 def explain_call(
@@ -177,7 +189,6 @@ def explain_call(
         requested=requested,
         context=context,
         beside=beside,
-        explain=True,
     )
     return price.parts if price is not None else ()
 
@@ -198,8 +209,7 @@ def _price_apart(
         own = price(part, other or model, requested=None if other else requested)
         if own is None:
             return None
-        named = tuple(cost._replace(model=other) for cost in own.parts)
-        prices.append(own._replace(parts=named))
+        prices.append(own._replace(priced=tuple((plan, counted, other) for plan, counted, _ in own.priced)))
     if any(rest.values()) or not prices:
         whole = price(rest, model, requested=requested)
         if whole is None:
@@ -209,7 +219,7 @@ def _price_apart(
         sum((each.cost for each in prices), Decimal(0)),
         prices[0].source,
         tuple(dict.fromkeys(doubt for each in prices for doubt in each.doubts)),
-        tuple(part for each in prices for part in each.parts),
+        tuple(part for each in prices for part in each.priced),
     )
 
 

@@ -6,6 +6,7 @@ from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from itertools import combinations
 from math import inf
+from operator import mul
 from typing import Any, NamedTuple
 
 from genai_prices import Usage as GenaiUsage
@@ -193,7 +194,18 @@ class Plan:
     cannot express (hours, contradictions, more than 28 digits) is left to genai-prices. Without rates, no price.
     """
 
-    __slots__ = ("_compiled", "_left_out", "_model_price", "_sheet", "_tiers", "_unrated", "end", "source", "start")
+    __slots__ = (
+        "_compiled",
+        "_left_out",
+        "_model_price",
+        "_sheet",
+        "_tiers",
+        "_unrated",
+        "_weights",
+        "end",
+        "source",
+        "start",
+    )
 
     def __init__(
         self, sheet: RateSheet, *, start: float = -inf, end: float = inf, left_out: frozenset[str] = frozenset()
@@ -209,6 +221,7 @@ class Plan:
         self._tiers = _compile(sheet.rates)
         self._left_out = left_out | self._tiers.uneven
         self._compiled: dict[tuple[str, ...], _Compiled] = {}
+        self._weights: dict[tuple[str, ...], tuple[tuple[Unit, list[int]], ...]] = {}
 
     @property
     def priced(self) -> bool:
@@ -266,30 +279,32 @@ class Plan:
 
     def parts(self, counts: Mapping[str, int], model: str | None = None) -> tuple[CostPart, ...]:
         """Return what each counted unit cost and by which rate; together that is the cost."""
-        units = [UNITS.get(_GENAI_NAMES.get(name, name)) for name in counts]
+        names = tuple(counts)
+        weighted = self._weights.get(names)
+        if weighted is None:
+            weighted = self._weigh(names)
         tokens = counts.get("input_tokens", 0)
-        found = []
-        for unit, weights in _rests(self._sheet_units(), units).items():
-            number = sum(weight * count for weight, count in zip(weights, counts.values(), strict=True))
-            found.append(self._part(unit, number, tokens, model))
+        numbers = ((unit, sum(map(mul, weights, counts.values()))) for unit, weights in weighted)
+        found = [self._part(unit, number, tokens, model) for unit, number in numbers if number]
         if _PER_CALL.price_key in self._sheet.rates:
             found.append(self._part(_PER_CALL, 1, tokens, model))
-        order = [*_USAGE_UNITS, _PER_CALL.key]
-        return tuple(sorted((part for part in found if part.number), key=lambda part: order.index(part.unit)))
+        return tuple(found)
+
+    def _weigh(self, names: tuple[str, ...]) -> tuple[tuple[Unit, list[int]], ...]:
+        """Return the rated units in the order of Usage's fields, each as so many times each of the counts."""
+        if len(self._weights) >= _SUMS_KEPT:
+            self._weights.clear()
+        units = [UNITS.get(_GENAI_NAMES.get(name, name)) for name in names]
+        order = [*_USAGE_UNITS.values()]
+        rests = _rests(self._sheet_units(), units).items()
+        made = self._weights[names] = tuple(sorted(rests, key=lambda rest: order.index(rest[0])))
+        return made
 
     def _part(self, unit: Unit, number: int, tokens: int, model: str | None) -> CostPart:
         rate = _price_at(self._sheet.rates[unit.price_key], tokens)
-        with localcontext(_CONTEXT):
-            cost = number * rate / unit.per
-        return CostPart(
-            _NAMES.get(unit.key, unit.key),
-            number,
-            rate,
-            unit.per,
-            cost,
-            self._sheet.notes.get(unit.price_key, ""),
-            model,
-        )
+        cost = _CONTEXT.divide(_CONTEXT.multiply(number, rate), unit.per)
+        note = self._sheet.notes.get(unit.price_key, "")
+        return CostPart(_NAMES.get(unit.key, unit.key), number, rate, unit.per, cost, note, model)
 
     def _sheet_units(self) -> list[Unit]:
         units = [_BY_PRICE_KEY[key] for key in self._sheet.rates if key in _BY_PRICE_KEY]

@@ -22,7 +22,7 @@ from token_handlers.tracking.result import DISCARD, CallResult, Discard, Incompl
 from token_handlers.tracking.scopes import Budgets, Labels, Sinks
 from token_handlers.tracking.state import renew_locks as renew_state
 from token_handlers.tracking.state import state
-from token_handlers.usage import Operation, Usage, UsageRecord, new_event_id
+from token_handlers.usage import CostPart, Operation, Usage, UsageRecord, new_event_id
 
 _MOST_SHOWN = 1_000
 """How many open calls a counter shows at once as estimates."""
@@ -288,6 +288,7 @@ class EndedCall(NamedTuple):
             cost_source=cost_source,
             saved_cost=cost if cached else None,
             doubts=(*usage.doubts, *(() if self.price is None else self.price.doubts)),
+            cost_breakdown=() if self.price is None or cached else shielded(_breakdown)(self.price) or (),
             service_tier=usage.service_tier,
             region=usage.context.get("region") or usage.context.get("inference_geo"),
             host=_host(self.base_url) if answer is None else answer.request.host,
@@ -298,6 +299,10 @@ class EndedCall(NamedTuple):
             started_at=datetime.fromtimestamp(self.started_at, UTC),
             ended_at=datetime.fromtimestamp(self.ended_at, UTC),
         )
+
+
+def _breakdown(price: Price) -> tuple[CostPart, ...]:
+    return price.parts
 
 
 def _host(url: str | None) -> str | None:

@@ -21,7 +21,7 @@ UPDATE usage_event SET
   cost_atto = CASE WHEN outcome = 'cached' THEN cost_atto ELSE :atto END,
   saved_nano = CASE WHEN outcome = 'cached' THEN :nano ELSE saved_nano END,
   saved_atto = CASE WHEN outcome = 'cached' THEN :atto ELSE saved_atto END,
-  cost_source = 'repriced'
+  cost_source = 'repriced', cost_breakdown = NULL
 WHERE ts_ms = :ts_ms AND id = :id
 """
 
