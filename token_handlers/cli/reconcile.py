@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     source, now = SOURCES[options.provider], datetime.now(UTC)
     tolerance = options.tolerance or Tolerance()
     with open_ledger(options, read_only=True) as ledger:
-        path, first = ledger.path, _first_day(ledger.by("day"))
+        place, first = ledger.place, _first_day(ledger.by("day"))
         bill, since, until = _bill(options, *_window(options, first, now))
         # with those of the day before, as some may have ended on the first day
         records = ledger.records(since=since - timedelta(days=1), until=until)
@@ -80,9 +80,9 @@ def run(options: argparse.Namespace) -> int:
     notes = [*bill.notes, *_notes(calls, result, first), *_accounts(bill, calls, source.ACCOUNT)]
     if options.json:
         compared = reconciliation_json(result, options.by, tolerance)
-        print_json({"ledger": str(path), "provider": options.provider, **compared, "notes": notes})
+        print_json({"ledger": place, "provider": options.provider, **compared, "notes": notes})
     else:
-        _print(options.by, f"{source.TITLE}'s bill", path.name, result, tolerance, notes)
+        _print(options.by, f"{source.TITLE}'s bill", Path(place).name, result, tolerance, notes)
     return 1 if result.off(tolerance) else 0
 
 

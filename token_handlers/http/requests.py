@@ -114,8 +114,8 @@ class ProviderRequest(NamedTuple):
     ``url`` has no query and no password, as keys stand there. ``provider`` is who the host belongs to, else who made
     the API (None: anybody's). ``model`` is the one that was asked for. ``size`` is in bytes (0: not known).
     ``documents`` is how many a reranker gets, ``cache_lifetimes`` are the ttl values of its cache_control ("5m" where
-    none is said), ``most_output_tokens``, ``service_tier``, ``speed``, ``inference_geo`` and ``cache_retention`` what it
-    asks for, not what is served.
+    none is said), ``most_output_tokens``, ``service_tier``, ``speed``, ``inference_geo`` and ``cache_retention`` what
+    it asks for, not what is served.
     """
 
     url: str
