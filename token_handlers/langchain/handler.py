@@ -86,8 +86,15 @@ class RunRecorder(BaseCallbackHandler):
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID | None = None, **kwargs: Any) -> None:
         """Keep the text, for an estimate, and the usage that the chunk carries."""
         try:
-            run = calls.find(run_id, self)
-            if run is None or run.handlers[0] is not self or (chunk is not None and chunk is run.chunk):
+            run = None if run_id is None else open_runs.get(run_id.int)
+            if run is not None and run.next_same_id is not None:  # as nearly never
+                run = calls.find(run_id, self)
+            if (
+                run is None
+                or not run.handlers
+                or run.handlers[0] is not self
+                or (chunk is not None and chunk is run.chunk)
+            ):
                 return
             run.chunk = chunk
             if token:
