@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from langchain_core.callbacks import UsageMetadataCallbackHandler
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_openai import ChatOpenAI
 
@@ -20,6 +20,7 @@ from token_handlers import TokenCounter, get_openai_callback, http, install, sha
 from token_handlers.counter.tables import usd
 from token_handlers.langchain import LangChainTokenHandler, report_stream_usage
 from token_handlers.langchain import calls as open_runs
+from token_handlers.tracking.recorder import discard
 from token_handlers.tracking.state import state
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +87,20 @@ def test_two_calls_with_one_run_id(ledger):
 
     assert billed(ledger) == counted(counter)
     assert 4 == counter.successful_requests
+
+
+def test_of_two_calls_with_one_run_id_the_answered_one_ends():
+    """An end event belongs to the call whose answer was seen, whichever of them was started last."""
+    handler, run_id = LangChainTokenHandler(), uuid.uuid4()
+    for prompt in ("a", "b c"):
+        handler.on_chat_model_start({}, [[HumanMessage(prompt)]], run_id=run_id, invocation_params={"prompt": prompt})
+    second = open_runs.newest(run_id)
+    first = second.next_same_id
+    first.answers = (http.ProviderAnswer(http.read_parameters("http://127.0.0.1", "/v1/messages", {"messages": []})),)
+
+    assert [first, second] == [open_runs.leave(run_id, handler), open_runs.leave(run_id, handler)]
+    for run in (first, second):
+        discard(run)
 
 
 def test_a_stream_begun_inside_and_drained_outside(ledger):

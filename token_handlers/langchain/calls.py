@@ -266,7 +266,10 @@ def leave(run_id: UUID | None, handler: object) -> Run | None:
         run.handlers.clear()
         open_runs.pop(run_id.int, None)
         return run
-    run = find(run_id, handler)
+    run = answered = find(run_id, handler)
+    while answered is not None and not (answered.answers and handler in answered.handlers):
+        answered = answered.next_same_id
+    run = answered or run  # of two calls at once that have one id, the one that ends has its answer
     if run is not None:
         run.handlers.remove(handler)
         if not run.handlers:
