@@ -97,7 +97,7 @@ PUBLIC = {
     "token_handlers.errors": [
         *("BudgetExceeded", "MissingDependency", "StoreRefused", "StoreUnavailable", "TokenHandlersError"),
     ],
-    "token_handlers.guide": ["PAGES", "WHY", "page"],
+    "token_handlers.guide": ["DASHBOARDS", "PAGES", "WHY", "page"],
     "token_handlers.install": ["Settings", "install", "parse_handler_type", "uninstall"],
     "token_handlers.langchain": [
         *("BudgetMiddleware", "LangChainTokenHandler", "TrackedEmbeddings", "get_bedrock_anthropic_callback"),

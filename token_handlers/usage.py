@@ -175,6 +175,12 @@ class UsageRecord(BaseModel):
     event_id: str = Field(default_factory=new_event_id, description="Tells the record from all others.")
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    chunk_seconds: tuple[float, ...] = Field(
+        default=(),
+        exclude=True,
+        repr=False,
+        description="When each piece of a stream came, from the request on, where a sink measures it; never stored.",
+    )
 
 
 class Measure:

@@ -2,18 +2,21 @@ import http.server
 import sys
 import threading
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from langchain_openai import ChatOpenAI
 from opentelemetry import metrics
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
 
-from token_handlers import MissingDependency, Usage, UsageRecord
+from token_handlers import MissingDependency, Usage, UsageRecord, record_cost, track_tokens
 from token_handlers.counter.counter import OTHER
-from token_handlers.sinks.otel import BOUNDARIES, LATEST, MAX_SERIES, OPT_IN, OTelMetrics, provider_name
+from token_handlers.http import times_chunks
+from token_handlers.sinks.otel import BOUNDARIES, LATEST, MAX_SERIES, OPT_IN, SECONDS, OTelMetrics, provider_name
 
 SECRETS = {"session": "s-secret", "user": "u-secret", "tags": {"t-secret": "v-secret"}, "node": "n-secret"}
 
@@ -21,6 +24,13 @@ SECRETS = {"session": "s-secret", "user": "u-secret", "tags": {"t-secret": "v-se
 @pytest.fixture(autouse=True)
 def _dialect(monkeypatch):
     monkeypatch.delenv(OPT_IN, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _untimed():
+    """No sink of a test times the streams of another."""
+    yield
+    times_chunks.clear()
 
 
 @pytest.fixture
@@ -428,3 +438,103 @@ def test_doubts_are_estimates(provider, reader):
     _, ((attributes, _, _),) = points(reader)["token_handlers.cost"]
 
     assert (True, "\u241bd800") == (attributes["token_handlers.estimated"], attributes["gen_ai.response.model"])
+
+
+ENDED = {"started_at": datetime(2026, 11, 1, tzinfo=UTC), "ended_at": datetime(2026, 11, 1, 0, 0, 2, tzinfo=UTC)}
+PLACES = [("", "gen_ai.client.operation."), (LATEST, "gen_ai.client.inference.")]
+
+
+@pytest.mark.parametrize(("opted_in", "place"), PLACES)
+def test_how_long_a_call_took(provider, reader, monkeypatch, opted_in, place):
+    """Seconds are measured of calls that failed too, with an error type, and of a stream's chunks."""
+    monkeypatch.setenv(OPT_IN, opted_in)
+    sink = OTelMetrics(provider)
+    sink(record(**ENDED, chunk_seconds=(0.5, 0.75, 1.75)))
+    sink(record(**ENDED, outcome="failed", cost=None))
+    sink(record(**ENDED, outcome="cached", cost=None))
+    sink(record(**ENDED, source="manual"))
+    found = points(reader)
+
+    assert ("s", [(CALLED, 2.0, 1), ({**CALLED, "error.type": "_OTHER"}, 2.0, 1)]) == found[f"{place}duration"]
+    assert ("s", [(CALLED, 0.5, 1)]) == found[f"{place}time_to_first_chunk"]
+    assert ("s", [(CALLED, 1.25, 2)]) == found[f"{place}time_per_output_chunk"]
+
+
+@pytest.mark.usefixtures("latest")
+def test_how_long_embeddings_took(provider, reader):
+    """In the newest conventions embeddings have a duration of their own."""
+    OTelMetrics(provider)(record(**ENDED, operation="embeddings"))
+
+    embedded = {**CALLED, "gen_ai.operation.name": "embeddings"}
+    assert ("s", [(embedded, 2.0, 1)]) == points(reader)["gen_ai.client.embeddings.duration"]
+    assert "gen_ai.client.inference.duration" not in points(reader)
+
+
+def test_the_buckets_of_seconds(provider, reader):
+    """The buckets of seconds are those that the conventions ask for, from 10 ms on each twice the last."""
+    OTelMetrics(provider)(record(**ENDED))
+    (resource,) = reader.get_metrics_data().resource_metrics
+    (metric,) = [one for one in resource.scope_metrics[0].metrics if one.name.endswith("duration")]
+
+    assert SECONDS == metric.data.data_points[0].explicit_bounds
+    assert (0.01, 0.02, 0.04, 81.92) == (*SECONDS[:3], SECONDS[-1])
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_the_chunks_of_a_real_stream(ledger, provider, reader, mode):
+    """The chunks of a stream are timed as they come from the connection, those of another answer are not."""
+    sink = OTelMetrics(provider)
+    model = ChatOpenAI(model="gpt-4o-mini", base_url=ledger.url(close=1), api_key="none", stream_usage=True)
+    with track_tokens(sinks=[sink]):
+        if mode == "sync":
+            chunks = list(model.stream("Hello"))
+            model.invoke("Hello")
+        else:
+            chunks = [chunk async for chunk in model.astream("Hello")]
+            await model.ainvoke("Hello")
+    found = points(reader)
+    ((_, first, number),) = found["gen_ai.client.operation.time_to_first_chunk"][1]
+    ((_, between, later),) = found["gen_ai.client.operation.time_per_output_chunk"][1]
+    took = found["gen_ai.client.operation.duration"][1]
+
+    assert len(chunks) > 2
+    assert 1 == number
+    assert later > 0
+    assert 2 == sum(count for *_, count in took)
+    assert 0 < first + between < sum(seconds for _, seconds, _ in took)
+
+
+def test_nobody_times_chunks(ledger, provider):
+    """Without such a sink, and after it is closed, no time is taken."""
+    records = []
+    model = ChatOpenAI(model="gpt-4o-mini", base_url=ledger.url(close=1), api_key="none", stream_usage=True)
+    sink = OTelMetrics(provider)
+    sink.close()
+    with track_tokens(sinks=[records.append]):
+        list(model.stream("Hello"))
+    times_chunks.add(sink)
+    with track_tokens(sinks=[records.append]):
+        list(model.stream("Hello"))
+    times_chunks.discard(sink)
+
+    assert [False, True] == [bool(one.chunk_seconds) for one in records]
+    assert "chunk_seconds" not in records[1].model_dump()
+
+
+def test_what_a_tool_cost(provider, reader):
+    """A tool's own cost is a cost of its name, and no tokens."""
+    with track_tokens(sinks=[OTelMetrics(provider)]):
+        record_cost("search API", "0.25")
+
+    tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search API"}
+    assert {"token_handlers.cost": ("{USD}", [(tool, 0.25, None)])} == points(reader)
+
+
+def test_tools_are_bounded(provider, reader):
+    """Past MAX_SERIES tools the rest is one series."""
+    sink = OTelMetrics(provider)
+    for number in range(MAX_SERIES + 20):
+        sink(UsageRecord(operation="tool", source="manual", requests=0, cost=Decimal(1), tags={"tool": f"t{number}"}))
+
+    found = {attributes["gen_ai.tool.name"]: cost for attributes, cost, _ in points(reader)["token_handlers.cost"][1]}
+    assert (MAX_SERIES + 1, 20.0) == (len(found), found[OTHER])

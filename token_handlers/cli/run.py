@@ -12,6 +12,7 @@ from types import FrameType
 
 from token_handlers.budget.budget import Budget
 from token_handlers.cli.child_processes import ChildRun, Others, begin, collect, make_folder
+from token_handlers.cli.live_line import LiveLine
 from token_handlers.cli.options import Commands, WrongUsage, add_json, add_ledger, ledger_name
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import BARE
@@ -23,7 +24,7 @@ from token_handlers.tracking.track_tokens import RESERVED
 LAST_SECONDS = 5.0
 """How long a program that is ended by SIGTERM goes on, to write its records and the table."""
 
-OWN_OPTIONS = ("--ledger", "--budget", "--session", "--user", "--tag", "--report-stream-usage")
+OWN_OPTIONS = ("--ledger", "--budget", "--session", "--user", "--tag", "--report-stream-usage", "--live")
 """Options that are ours; after the program's name they are the program's, which is hinted at."""
 
 
@@ -56,6 +57,11 @@ def add_parser(commands: Commands) -> None:
         "--report-stream-usage",
         action="store_true",
         help="make each stream of ChatOpenAI and LlamaIndex's OpenAI ask for its usage, which is then exact",
+    )
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="on a terminal, show what its calls have used so far in the last row; those of other processes at its end",
     )
     parser.add_argument("-m", dest="module", metavar="MODULE ...", nargs=argparse.REMAINDER, help="run a module")
     parser.add_argument("-c", dest="code", metavar="CODE ...", nargs=argparse.REMAINDER, help="run a line of code")
@@ -114,7 +120,8 @@ def _misplaced(words: list[str]) -> list[str]:
 def _track(options: argparse.Namespace, misplaced: list[str]) -> None:
     """Start tracking; what is registered first at exit is called last, after the program's own functions."""
     counter = TokenCounter()
-    closing = _Closing(counter, misplaced, as_json=options.json)
+    live = LiveLine(counter) if options.live else None
+    closing = _Closing(counter, misplaced, live, as_json=options.json)
     atexit.register(closing)
     if options.ledger:
         # So that a ConversationTracker in the program, and programs that it starts, have the same ledger.
@@ -133,6 +140,8 @@ def _track(options: argparse.Namespace, misplaced: list[str]) -> None:
     except BaseException:
         atexit.unregister(closing)
         raise
+    if live is not None:
+        live.start()
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, closing.terminate)
 
@@ -150,13 +159,17 @@ class _Closing:
 
     run: ChildRun | None = None
 
-    def __init__(self, counter: TokenCounter, misplaced: list[str], *, as_json: bool) -> None:
-        self._counter, self._misplaced, self._as_json = counter, misplaced, as_json
+    def __init__(
+        self, counter: TokenCounter, misplaced: list[str], live: LiveLine | None = None, *, as_json: bool
+    ) -> None:
+        self._counter, self._misplaced, self._live, self._as_json = counter, misplaced, live, as_json
         self._process, self._stream = os.getpid(), sys.stderr
 
     def __call__(self) -> None:
         process, self._process = self._process, -1
         if os.getpid() == process and self.run is not None:
+            if self._live is not None:
+                self._live.stop()
             sinks = [sink for sink in (configured_ledger(), configured_fleet()) if sink is not None]
             others = collect(self.run, [self._counter.add, *sinks])
             with contextlib.suppress(OSError, ValueError):  # the program may have closed it

@@ -22,7 +22,7 @@ and an SDK's client that sends by another client is seen once. What an observer 
 An answer's ``usage`` is the whole bill only if it ``is_final``. The text of prompts and answers is not kept.
 """
 
-from token_handlers.http.exchange import NEVER_CONNECTED, Observer, ProviderAnswer
+from token_handlers.http.exchange import NEVER_CONNECTED, Observer, ProviderAnswer, times_chunks
 from token_handlers.http.requests import BilledTool, ProviderRequest, read_parameters
 from token_handlers.http.responses import ResponseUsage
 from token_handlers.http.taps import attach, detach, tapped
@@ -38,4 +38,5 @@ __all__ = [
     "detach",
     "read_parameters",
     "tapped",
+    "times_chunks",
 ]

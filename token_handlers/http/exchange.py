@@ -1,11 +1,14 @@
 """One request to a provider and its answer: opened where it is sent, answered once."""
 
 import threading
+from array import array
 from asyncio import _get_running_loop, current_task
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar, Token
+from time import monotonic
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakSet
 
 from token_handlers.errors import BudgetExceeded, TokenHandlersError, absorb
 from token_handlers.http.completion import Headers, completed
@@ -22,7 +25,8 @@ class ProviderAnswer(NamedTuple):
     of the answer was read, so the provider may have billed what nobody saw. ``lost_attempts`` were lost before it and
     made again by botocore; other SDKs' retries are requests of their own. ``is_relayed``: it went to a server in this
     process that asked a provider itself, which has an answer of its own; this one is to be dropped. ``model`` is the
-    one that answered. ``error`` is the name of the exception's class that ended it.
+    one that answered. ``error`` is the name of the exception's class that ended it. ``chunk_seconds`` is when each
+    piece of a stream came, from the sending of the request on; empty unless somebody `times_chunks`.
     """
 
     request: ProviderRequest
@@ -39,6 +43,7 @@ class ProviderAnswer(NamedTuple):
     project: str | None = None
     streamed: bool = False
     error: str | None = None
+    chunk_seconds: tuple[float, ...] = ()
 
 
 class Observer(Protocol):
@@ -132,10 +137,20 @@ def contain(error: Exception, where: str) -> None:
     absorb(error, where)
 
 
+MOST_CHUNKS = 10_000
+"""How many pieces of a stream are timed."""
+
+times_chunks: WeakSet[object] = WeakSet()
+"""Who wants to know when the pieces of streams come; with nobody no time is taken."""
+
+
 class Exchange:
     """A request that was sent and that somebody owns, until its answer was read, closed, dropped or failed."""
 
-    __slots__ = ("_headers", "_observer", "_owner", "_status", "_token", "_usage", "flow", "request", "streamed")
+    __slots__ = (
+        *("_chunks", "_headers", "_observer", "_owner", "_sent_at", "_status", "_token", "_usage"),
+        *("flow", "request", "streamed"),
+    )
 
     def __init__(self, observer: Observer, owner: object, request: ProviderRequest) -> None:
         self._observer = observer
@@ -147,6 +162,8 @@ class Exchange:
         self.request = request
         self.flow = Flow()
         self.streamed = False
+        self._chunks: array[float] | None = None
+        self._sent_at = monotonic() if times_chunks else 0.0
 
     def __enter__(self) -> None:
         """Send: what is sent below this, by another client, is the same request."""
@@ -177,6 +194,8 @@ class Exchange:
         """Take the answer's head; return whether its body is to be watched, which that of an error is not."""
         try:
             self._status, self._headers, self.streamed = status, headers, streamed
+            if times_chunks and streamed and self.request.streamed:
+                self._chunks = array("d")
             if 200 <= status < 300:
                 self._usage = ResponseUsage(self.request.api, self.request.provider, headers.get("content-type"))
                 return True
@@ -189,6 +208,8 @@ class Exchange:
         """Take the next bytes of the body."""
         usage = self._usage
         if usage is not None:
+            if self._chunks is not None:
+                self._note_chunk(self._chunks)
             try:
                 usage.feed(data)
             except Exception as error:  # noqa: BLE001 - no `with`: this runs for each piece
@@ -198,6 +219,8 @@ class Exchange:
         """Take the next event of a stream that its client parses itself."""
         usage = self._usage
         if usage is not None:
+            if self._chunks is not None:
+                self._note_chunk(self._chunks)
             try:
                 usage.feed_event(event)
             except Exception as error:  # noqa: BLE001 - as above
@@ -207,10 +230,16 @@ class Exchange:
         """Take the next event of a stream whose frames its client parses, as JSON."""
         usage = self._usage
         if usage is not None:
+            if self._chunks is not None:
+                self._note_chunk(self._chunks)
             try:
                 usage.feed_line(data)
             except Exception as error:  # noqa: BLE001 - as above
                 self._give_up(error)
+
+    def _note_chunk(self, chunks: "array[float]") -> None:
+        if len(chunks) < MOST_CHUNKS:
+            chunks.append(monotonic() - self._sent_at)
 
     def end(self) -> None:
         """The body was read to its end."""
@@ -287,6 +316,7 @@ class Exchange:
             project=_first(headers, *_PROJECTS.get(self.request.provider, ())),
             streamed=self.streamed,
             error=name,
+            chunk_seconds=() if self._chunks is None else tuple(self._chunks),
         )
 
     def _id_headers(self) -> tuple[str, ...]:

@@ -6,11 +6,13 @@ which the environment chooses one. https://github.com/open-telemetry/semantic-co
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from token_handlers.counter.counter import OTHER
 from token_handlers.counter.totals import UNKNOWN_MODEL
 from token_handlers.errors import MissingDependency
+from token_handlers.http import times_chunks
 from token_handlers.pricing.providers import COMPATIBLE, flat, provider_id
 from token_handlers.sinks.escapes import escaped
 from token_handlers.usage import Operation, Usage, UsageRecord
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 OPT_IN, LATEST = "OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental"
 BOUNDARIES = tuple(4**power for power in range(14))
+SECONDS = tuple(0.01 * 2**power for power in range(14))
 MAX_SERIES = 1_000
 """How many sets of attributes there may be; in what comes later the model is OTHER."""
 
@@ -47,10 +50,16 @@ class OTelMetrics:
     Input includes the cache, output reasoning. In both, ``token_handlers.cost`` is USD, and
     ``token_handlers.unpriced_requests`` counts the requests that are not in it.
 
+    Seconds are the histograms ``gen_ai.client.operation.duration``, of calls that failed too, with an ``error.type``,
+    and of streams ``gen_ai.client.operation.time_to_first_chunk`` and ``.time_per_output_chunk``, as far as the
+    provider's own answer was seen; in the newest conventions ``gen_ai.client.inference.*`` and, for embeddings,
+    ``gen_ai.client.embeddings.duration``.
+
     Attributes are the operation, the provider, the model, the host (``server.address``), ``token_handlers.estimated``
     where usage or cost is an estimate, and, as far as the answer says, ``token_handlers.service_tier``, ``.region``,
     ``.organization`` and ``.project``; never a session, a user, a tag or a request's id. Calls that failed or that a
-    cache answered used nothing.
+    cache answered used nothing. What `record_cost` books is a cost whose operation is ``execute_tool``, under the
+    ``gen_ai.tool.name`` that was paid for.
     """
 
     def __init__(self, meter_provider: "MeterProvider | None" = None) -> None:
@@ -62,7 +71,10 @@ class OTelMetrics:
         self._own_provider = meter_provider
         meter = metrics.get_meter("token_handlers", meter_provider=meter_provider)
         opted_in = {name.strip() for name in os.environ.get(OPT_IN, "").split(",")}
-        self._emit = _latest(meter) if LATEST in opted_in else _token_usage(meter)
+        is_latest = LATEST in opted_in
+        self._emit = _latest(meter) if is_latest else _token_usage(meter)
+        self._emit_times = _times(meter, is_latest=is_latest)
+        times_chunks.add(self)
         self._cost = meter.create_counter("token_handlers.cost", unit="{USD}", description="Cost of GenAI calls.")
         self._unpriced = meter.create_counter(
             "token_handlers.unpriced_requests", unit="{request}", description="GenAI requests whose cost is not known."
@@ -70,11 +82,16 @@ class OTelMetrics:
         self._series: dict[tuple[object, ...], Attributes] = {}
 
     def __call__(self, record: UsageRecord) -> None:
-        """Emit what a call used and cost."""
-        if record.outcome != "success":
+        """Emit what a call used and cost, and how long it took."""
+        if record.outcome == "cached":
             return
         attributes = self._attributes(record)
-        self._emit(record.operation, record.usage, attributes)
+        if record.source != "manual":
+            self._emit_times(record, attributes)
+        if record.outcome == "failed":
+            return
+        if record.operation != "tool":
+            self._emit(record.operation, record.usage, attributes)
         if record.cost is not None:
             self._cost.add(float(record.cost), attributes)
         else:
@@ -88,9 +105,12 @@ class OTelMetrics:
 
     def close(self) -> None:
         """Flush; the meter provider is the application's, which shuts it down."""
+        times_chunks.discard(self)
         self.flush()
 
     def _attributes(self, record: UsageRecord) -> Attributes:
+        if record.operation == "tool":
+            return self._attributes_of_tool(record.tags.get("tool", OTHER))
         model = record.model or UNKNOWN_MODEL
         call = record.operation, record.provider, model, record.requested_model or model
         estimated = record.source == "estimated" or bool(record.doubts)
@@ -103,6 +123,16 @@ class OTelMetrics:
             else:
                 attributes = attributes_of(record.operation, OTHER, OTHER, OTHER, estimated)
         return attributes
+
+    def _attributes_of_tool(self, name: str) -> Attributes:
+        series = "tool", name
+        if series not in self._series:
+            named = escaped(name) if len(self._series) < MAX_SERIES else OTHER
+            attributes: Attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": named}
+            if named == OTHER:
+                return attributes
+            self._series[series] = attributes
+        return self._series[series]
 
 
 def attributes_of(
@@ -188,6 +218,34 @@ def _latest(meter: "Meter") -> Emit:
         received(usage.output_tokens, attributes)
 
     return emit
+
+
+def _times(meter: "Meter", *, is_latest: bool) -> Callable[[UsageRecord, Attributes], None]:
+    place = "gen_ai.client.inference." if is_latest else "gen_ai.client.operation."
+    took = _seconds(meter, f"{place}duration", "GenAI operation duration.")
+    embedded = _seconds(meter, "gen_ai.client.embeddings.duration", "Embeddings duration.") if is_latest else took
+    first = _seconds(meter, f"{place}time_to_first_chunk", "Time to receive the first chunk of a stream.")
+    later = _seconds(meter, f"{place}time_per_output_chunk", "Time between two chunks of a stream.")
+
+    def emit(record: UsageRecord, attributes: Attributes) -> None:
+        if record.started_at is not None and record.ended_at is not None:
+            seconds = max(0.0, (record.ended_at - record.started_at).total_seconds())
+            failed: Attributes = {"error.type": "_OTHER"} if record.outcome == "failed" else {}
+            (embedded if record.operation == "embeddings" else took)(seconds, {**attributes, **failed})
+        chunks = record.chunk_seconds
+        if chunks and record.outcome == "success":
+            first(chunks[0], attributes)
+            for before, after in pairwise(chunks):
+                later(after - before, attributes)
+
+    return emit
+
+
+def _seconds(meter: "Meter", name: str, description: str) -> Callable[[float, Attributes], None]:
+    histogram = meter.create_histogram(
+        name, unit="s", description=description, explicit_bucket_boundaries_advisory=SECONDS
+    )
+    return histogram.record
 
 
 def _histogram(meter: "Meter", name: str, description: str) -> Callable[[int, Attributes], None]:

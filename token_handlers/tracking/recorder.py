@@ -295,6 +295,7 @@ class EndedCall(NamedTuple):
             request_id=None if answer is None else answer.request_id or answer.response_id,
             organization=None if answer is None else answer.organization,
             project=None if answer is None else answer.project,
+            chunk_seconds=() if answer is None else answer.chunk_seconds,
             event_id=self.event_id,
             started_at=datetime.fromtimestamp(self.started_at, UTC),
             ended_at=datetime.fromtimestamp(self.ended_at, UTC),
