@@ -1,6 +1,7 @@
 import json
 import logging
 import threading
+from datetime import UTC, datetime
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -9,7 +10,7 @@ import pytest
 from tests.support.reservations import spend
 from token_handlers import Budget
 from token_handlers.budget import BudgetWarning
-from token_handlers.budget.webhook import Webhook
+from token_handlers.budget.webhook import RETRIES, Webhook
 
 
 def test_several_shares():
@@ -53,7 +54,7 @@ def hook():
             length = int(self.headers["Content-Length"])
             server.got.append((self.path, json.loads(self.rfile.read(length))))
             server.let_go.wait(30)
-            self.send_response(server.status)
+            self.send_response(server.statuses.pop(0) if server.statuses else server.status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -62,7 +63,7 @@ def hook():
     class Server(ThreadingHTTPServer):
         def __init__(self):
             super().__init__(("127.0.0.1", 0), Handler)
-            self.got, self.status, self.let_go = [], 200, threading.Event()
+            self.got, self.status, self.statuses, self.let_go = [], 200, [], threading.Event()
             self.let_go.set()
             self.url = f"http://127.0.0.1:{self.server_port}/T000/B000/secret"
 
@@ -145,6 +146,44 @@ def test_a_url_that_refuses(hook, caplog, status):
     assert [
         f"an alert was not sent to 127.0.0.1 (HTTP status {status}): the budget has spent 0.8 of max_cost=1 USD"
     ] == caplog.messages
+
+
+@pytest.mark.parametrize("statuses", [[503], [429, 500, 502]])
+def test_a_url_that_takes_it_later(hook, caplog, statuses):
+    """What a server can't take now is sent again, and nothing is logged; the next alert has tries of its own."""
+    webhook = Webhook(hook.url)
+    for spent in ("0.8", "0.9"):
+        hook.statuses = list(statuses)
+        webhook(BudgetWarning("the budget", "max_cost", Decimal(1), Decimal(spent)))
+        assert webhook.flush(30)
+
+    assert [] == caplog.messages
+    assert ["0.8"] * (len(statuses) + 1) + ["0.9"] * (len(statuses) + 1) == [body["spent"] for _, body in hook.got]
+
+
+@pytest.mark.parametrize(("status", "tries"), [(404, 1), (302, 1), (500, 1 + RETRIES)])
+def test_how_often_it_is_tried(hook, status, tries):
+    """An alert that a server will never take is sent once."""
+    hook.status = status
+    webhook = Webhook(hook.url)
+    webhook(BudgetWarning("the budget", "max_cost", Decimal(1), Decimal("0.8")))
+    assert webhook.flush(30)
+
+    assert tries == len(hook.got)
+
+
+def test_shares_in_each_window(monkeypatch):
+    """Each share is warned of once in each window."""
+    warnings = []
+    budget = Budget(max_requests=10, per="day", warn_at=(0.5, 0.8, 0.95), on_warning=warnings.append)
+    for day in (1, 2):
+        monkeypatch.setattr(
+            "token_handlers.budget.local_store.now", lambda day=day: datetime(2026, 11, day, tzinfo=UTC)
+        )
+        for _ in range(10):
+            spend(budget)
+
+    assert [5, 8, 10] * 2 == [warning.spent for warning in warnings]
 
 
 def test_a_url_where_nobody_listens(caplog):

@@ -127,3 +127,21 @@ def test_a_runs_name_labels_it():
         model().invoke("how many boats?")
     assert {"summary": 27, "draft": 27} == tokens_by(tokens, "run_name")
     assert {"acme": 27} == tokens_by(tokens, "customer")
+
+
+def test_budgets_go_by_a_graphs_thread():
+    """A budget for each thread goes by the thread that a graph is configured with."""
+
+    def ask(state):
+        return {"messages": [model().invoke(state["messages"])]}
+
+    graph = StateGraph(MessagesState).add_node("ask", ask).add_edge(START, "ask").add_edge("ask", END).compile()
+    budget = Budget(max_requests=1, each="thread_id")
+    question = {"messages": [("user", "how many boats?")]}
+    with track_tokens(budget=budget):
+        for thread in ("a", "b"):
+            graph.invoke(question, {"configurable": {"thread_id": thread}})
+        with pytest.raises(BudgetExceeded, match="of thread_id 'a'"):
+            graph.invoke(question, {"configurable": {"thread_id": "a"}})
+
+    assert (1, 1) == (budget.spent("a").requests, budget.spent("b").requests)

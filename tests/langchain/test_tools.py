@@ -8,7 +8,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from llama_index.llms.openai import OpenAI
 
-from token_handlers import LangChainTokenHandler, record_cost, track_tokens
+from token_handlers import Budget, BudgetExceeded, LangChainTokenHandler, record_cost, track_tokens
 from token_handlers.tracking.surroundings import _Choice, activity
 
 MESSAGES = [{"role": "user", "content": "How warm is it in Porto?"}]
@@ -192,3 +192,15 @@ def test_chosen_labels(ledger):
 
     assert [{}, {"tool": "temperature"}, {}] == [record.tags for record in records]
     assert {(None, None)} == {(record.session, record.user) for record in records}
+
+
+def test_a_runaway_agent(ledger):
+    """A cost per minute stops an agent in a loop, what its tools cost by themselves included."""
+    ask = make_tool(lambda city: record_cost("weather API", "0.30") or "warm")
+    budget = Budget(max_cost_per_minute="1.00")
+    with track_tokens(budget=budget) as counter, pytest.raises(BudgetExceeded, match="in the last minute") as raised:
+        create_agent(chat(ledger, rounds=100), [ask], name="harbour").invoke({"messages": MESSAGES})
+
+    assert "max_cost_per_minute" == raised.value.limit
+    assert Decimal("1.2") == counter.by("tool")["weather API"].cost
+    assert 4 == ledger.total().requests

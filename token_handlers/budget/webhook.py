@@ -15,12 +15,23 @@ CAPACITY = 1_000
 """How many alerts wait at most; later ones are dropped."""
 
 RETRIES = 3
-"""How many times a connection that fails is tried again."""
+"""How many times an alert is sent again after a lost connection, or a server's answer that it can't take it now."""
+
+_LATER = (408, 425, 429)
+"""HTTP statuses below 500 that ask for another try."""
 
 TIMEOUT = 10.0
 """Seconds."""
 
 _SLACK = "slack.com"
+
+
+class AlertRejected(Exception):
+    """A server did not take an alert."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"HTTP status {status}")
+        self.status = status
 
 
 class Webhook:
@@ -29,8 +40,13 @@ class Webhook:
     def __init__(self, url: str) -> None:
         self._url = SecretStr(url)
         self._host = _host_of(url)
+        self._tries = 0
         self._writer: BackgroundWriter[BudgetWarning] = BackgroundWriter(
-            self._send, name="token_handlers-alerts", capacity=CAPACITY, refused=self._refused
+            self._send,
+            name="token_handlers-alerts",
+            capacity=CAPACITY,
+            refused=self._refused,
+            passes=self._may_be_sent_again,
         )
 
     def __call__(self, warning: BudgetWarning) -> None:
@@ -43,7 +59,7 @@ class Webhook:
 
     def flush(self, timeout: float | None = None) -> bool:
         """Return whether all alerts are sent; False when the time (seconds) is up."""
-        return self._writer.flush(timeout)
+        return self._writer.flush(timeout, patient=True)
 
     def payload(self, warning: BudgetWarning) -> dict[str, str]:
         """Return the JSON of an alert: names and numbers, or Slack's text where the host is Slack's."""
@@ -60,8 +76,9 @@ class Webhook:
     def _send(self, warnings: Sequence[BudgetWarning]) -> None:
         import httpx
 
+        self._tries += 1
         limits = httpx.Timeout(TIMEOUT).as_dict()
-        with httpx.HTTPTransport(retries=RETRIES) as transport:  # a client would log the URL
+        with httpx.HTTPTransport() as transport:  # a client would log the URL
             for warning in warnings:
                 url, payload = self._url.get_secret_value(), self.payload(warning)
                 response = transport.handle_request(
@@ -69,10 +86,21 @@ class Webhook:
                 )
                 response.close()
                 if not response.is_success:
-                    raise httpx.HTTPError(f"HTTP status {response.status_code}")
+                    raise AlertRejected(response.status_code)
+        self._tries = 0
+
+    def _may_be_sent_again(self, error: Exception) -> bool:
+        import httpx
+
+        if isinstance(error, AlertRejected):
+            passes = error.status >= 500 or error.status in _LATER
+        else:
+            passes = isinstance(error, httpx.TransportError)
+        return passes and self._tries <= RETRIES
 
     def _refused(self, warning: BudgetWarning, error: Exception) -> None:
-        problem = str(error) if str(error).startswith("HTTP status") else type(error).__name__
+        self._tries = 0
+        problem = str(error) if isinstance(error, AlertRejected) else type(error).__name__
         logger.warning("an alert was not sent to %s (%s): %s", self._host, problem, _sentence(warning))
 
 

@@ -1,12 +1,24 @@
-"""token-handlers export: the ledger's calls, as CSV or as JSON lines."""
+"""token-handlers export: the ledger's calls, as CSV, JSON lines, FOCUS' charges or a Parquet file."""
 
 import argparse
 import csv
 import json
 import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 
-from token_handlers.cli.options import Commands, add_ledger, add_window, open_ledger, shown
+from token_handlers.cli.options import (
+    Commands,
+    add_ledger,
+    add_window,
+    open_ledger,
+    quiet_log,
+    shown,
+    use_newest_prices,
+)
 from token_handlers.counter.tables import money
+from token_handlers.errors import TokenHandlersError
 from token_handlers.sinks.escapes import escaped
 from token_handlers.usage import CostPart, Usage, UsageRecord
 
@@ -34,21 +46,60 @@ def add_parser(commands: Commands) -> None:
     form = parser.add_mutually_exclusive_group(required=True)
     form.add_argument("--csv", action="store_true", help="as CSV with a header; what was not reported is empty")
     form.add_argument("--json", action="store_true", help="as JSON lines, which `ingest` reads")
+    form.add_argument(
+        "--focus",
+        action="store_true",
+        help="as CSV of FinOps' FOCUS 1.2: a row for each part of a call's cost; calls of unknown cost are left out",
+    )
+    form.add_argument("--parquet", metavar="FILE", type=Path, help="into a Parquet file, by pyarrow")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the calls in the order of time."""
+    """Print the calls in the order of time, or write them into a file."""
     with open_ledger(options, read_only=True) as ledger:
         records = shown(ledger.records(since=options.since, until=options.until), "calls")
-        if options.json:
+        if options.parquet is not None:
+            _write_parquet(records, options.parquet)
+        elif options.json:
             for record in records:
                 print(json_line(record))
-            return 0
-        writer = csv.writer(_Output())
-        writer.writerow(COLUMNS)
-        writer.writerows(map(csv_row, records))
+        elif options.focus:
+            _print_focus(records)
+        else:
+            writer = csv.writer(_Output())
+            writer.writerow(COLUMNS)
+            writer.writerows(map(csv_row, records))
     return 0
+
+
+def _print_focus(records: Iterable[UsageRecord]) -> None:
+    """Print the charges, and say on stderr how many calls are left out as nobody knows what they cost."""
+    from token_handlers.reporting import focus
+
+    use_newest_prices()
+    writer = csv.DictWriter(_Output(), focus.COLUMNS)
+    writer.writeheader()
+    unpriced = 0
+    with quiet_log():
+        for record in records:
+            unpriced += record.outcome == "success" and record.cost is None
+            writer.writerows(
+                {name: _protected(value) for name, value in row.items()} for row in focus.focus_rows(record)
+            )
+    if unpriced:
+        calls = "1 call" if unpriced == 1 else f"{unpriced:,} calls"
+        print(f"token-handlers: {calls} of unknown cost left out: see token-handlers reprice", file=sys.stderr)
+
+
+def _write_parquet(records: Iterable[UsageRecord], path: Path) -> None:
+    from token_handlers.reporting.parquet import write_parquet
+
+    try:
+        number = write_parquet(records, COLUMNS, path)
+    except OSError as error:
+        raise TokenHandlersError(f"can't write {path}: {error.strerror}: choose another file") from error
+    print(f"{number:,} call{'' if number == 1 else 's'} written to {path}", file=sys.stderr)
 
 
 class _Output:
