@@ -196,7 +196,12 @@ def test_chosen_labels(ledger):
 
 def test_a_runaway_agent(ledger):
     """A cost per minute stops an agent in a loop, what its tools cost by themselves included."""
-    ask = make_tool(lambda city: record_cost("weather API", "0.30") or "warm")
+
+    def temperature(city: str) -> str:
+        record_cost("weather API", "0.30")
+        return "warm"
+
+    ask = make_tool(temperature)
     budget = Budget(max_cost_per_minute="1.00")
     with track_tokens(budget=budget) as counter, pytest.raises(BudgetExceeded, match="in the last minute") as raised:
         create_agent(chat(ledger, rounds=100), [ask], name="harbour").invoke({"messages": MESSAGES})

@@ -6,6 +6,8 @@ from types import ModuleType
 from typing import Any
 from uuid import UUID
 
+from langchain_core.runnables.config import var_child_runnable_config
+
 from token_handlers.http import ProviderRequest
 from token_handlers.langchain.calls import Run, flow, open_runs
 from token_handlers.langchain.labels import labels_of_run
@@ -13,7 +15,7 @@ from token_handlers.langchain.nested import RUN_CODE
 from token_handlers.tracking.answers import context_owners, request_owners
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.frames import callers
-from token_handlers.tracking.surroundings import run_labels
+from token_handlers.tracking.surroundings import RunSource, run_sources
 
 _EMBED = frozenset({"embed_documents", "embed_query", "aembed_documents", "aembed_query", "embed_image"})
 _RERANK = frozenset({"compress_documents", "acompress_documents", "rerank"})
@@ -69,4 +71,4 @@ def attach(_: ModuleType | None = None) -> None:
     if owner_of not in request_owners:
         request_owners.append(owner_of)
         context_owners.append(owner_in_context)
-        run_labels.append(labels_of_run)
+        run_sources.append(RunSource(var_child_runnable_config.get, labels_of_run))

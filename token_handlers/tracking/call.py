@@ -13,7 +13,7 @@ from token_handlers.http import ProviderAnswer
 from token_handlers.payloads import NO_CONTEXT
 from token_handlers.tracking.scopes import NO_LABELS, Budgets, Labels, Scope, active, active_scopes, unusual
 from token_handlers.tracking.state import state
-from token_handlers.tracking.surroundings import activity, labels_here, labels_in_run, run_labels
+from token_handlers.tracking.surroundings import activity, in_run, labels_here, labels_in_run
 from token_handlers.usage import Operation
 
 MAX_OPEN_CALLS = 10_000
@@ -103,11 +103,8 @@ class Call:
             context = current_context()
         self.context = context
         self.labels = context.labels
-        if activity.get() is not None or (run_labels and not self.is_labelled_by_run):
-            try:
-                self._label()
-            except Exception as error:  # noqa: BLE001 - as `shielded`, whose wrapper takes longer than this
-                absorb(error, "labelling a call")
+        if activity.get() is not None or (not self.is_labelled_by_run and in_run()):
+            self._label()
         if context.budgets or state.budgets:
             self.budgets = tuple(dict.fromkeys((*state.budgets, *context.budgets)))
         for counter in context.own:
@@ -116,10 +113,13 @@ class Call:
 
     def _label(self) -> None:
         """Take the labels of what this call starts in."""
-        if self.is_labelled_by_run:
-            self.labels = labels_here(self.labels)
-        else:
-            self.labels, self.node = labels_in_run(self.labels)
+        try:
+            if self.is_labelled_by_run:
+                self.labels = labels_here(self.labels)
+            else:
+                self.labels, self.node = labels_in_run(self.labels)
+        except Exception as error:  # noqa: BLE001 - as `shielded`, which takes longer to wrap this than it takes
+            absorb(error, "labelling a call")
 
     def count_for(self, counter: TokenCounter) -> None:
         """Add this call to one more counter, once."""

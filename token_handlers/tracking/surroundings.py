@@ -37,8 +37,23 @@ class RunLabels(NamedTuple):
     node: str | None = None
 
 
-run_labels: list[Callable[[Labels], RunLabels | None]] = []
-"""For each framework, a function that adds the labels of its run in whose code a call of another kind starts."""
+class RunSource(NamedTuple):
+    """Of a framework, what returns None where no run of it is here, and what adds the labels of the run that is."""
+
+    here: Callable[[], object]
+    add_labels: Callable[[Labels], RunLabels | None]
+
+
+run_sources: list[RunSource] = []
+"""The frameworks whose runs label the calls of others, such as an SDK's, that start in their code."""
+
+
+def in_run() -> bool:
+    """Return whether a run of a framework is here; cheap, as it is asked for each call."""
+    for here, _ in run_sources:  # noqa: SIM110 - a generator takes longer than all of this
+        if here() is not None:
+            return True
+    return False
 
 
 def labels_here(labels: Labels) -> Labels:
@@ -55,8 +70,8 @@ def labels_here(labels: Labels) -> Labels:
 def labels_in_run(labels: Labels) -> RunLabels:
     """Return the labels of a call that no framework's run labels by itself, and its node."""
     labels, node = labels_here(labels), None
-    for add_labels in run_labels:
-        found = add_labels(labels)
+    for source in run_sources:
+        found = source.add_labels(labels)
         if found is not None:
             labels, node = found.labels, found.node or node
     return RunLabels(labels, node)
