@@ -4,9 +4,12 @@ from uuid import UUID
 import pytest
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.runnables import RunnableLambda
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from token_handlers import Budget, BudgetExceeded, track_tokens
+from token_handlers.langchain.activities import _outermost
 from token_handlers.langchain.labels import MOST_LABELS
 from token_handlers.tracking.surroundings import MOST_CHARACTERS
 
@@ -125,8 +128,85 @@ def test_a_runs_name_labels_it():
         model().with_config(run_name="summary").invoke("how many boats?")
         model().invoke("how many boats?", {"run_name": "draft", "metadata": {"customer": "acme"}})
         model().invoke("how many boats?")
-    assert {"summary": 27, "draft": 27} == tokens_by(tokens, "run_name")
+        with track_tokens(tags={"run_name": "block"}):
+            model().invoke("how many boats?", {"run_name": "mine"})
+    assert {"summary": 27, "draft": 27, "block": 27} == tokens_by(tokens, "run_name")
     assert {"acme": 27} == tokens_by(tokens, "customer")
+
+
+def chain(name=None):
+    """Return a chain of steps around a model, which may be called something."""
+    made = RunnableLambda(lambda text: text) | (lambda text: model().invoke(text)) | StrOutputParser()
+    return made.with_config(run_name=name) if name else made
+
+
+def named(records):
+    """Return the run names of records."""
+    return [record.tags.get("run_name") for record in records]
+
+
+async def test_the_name_of_an_outermost_run():
+    """A chain's or graph's own name labels all that it asks, in any way of calling it, and nothing that follows."""
+    records = []
+    graph = StateGraph(MessagesState)
+    graph.add_node("ask", lambda state: {"messages": [chain().invoke("boats?")]})
+    graph = graph.add_edge(START, "ask").add_edge("ask", END).compile()
+    with track_tokens(sinks=[records.append]):
+        chain("nightly").invoke("boats?")
+        await chain("awaited").ainvoke("boats?")
+        list(chain("streamed").stream("boats?"))
+        [piece async for piece in chain("streamed later").astream("boats?")]
+        chain("batch").batch(["boats?", "sails?"])
+        graph.invoke({"messages": []}, {"run_name": "graph"})
+        await graph.ainvoke({"messages": []}, {"run_name": "graph later"})
+        chain().invoke("boats?")
+        model().invoke("boats?")
+
+    assert ["nightly", "awaited", "streamed", "streamed later", "batch", "batch", "graph", "graph later"] == (
+        named(records)[:-2]
+    )
+    assert [None, None] == named(records)[-2:]
+    assert {} == _outermost
+
+
+def test_a_model_within_a_named_run():
+    """A model's own name goes before that of the outermost run."""
+    records = []
+    within = RunnableLambda(lambda text: model().with_config(run_name="own").invoke(text))
+    with track_tokens(sinks=[records.append]):
+        within.invoke("boats?", {"run_name": "outer"})
+
+    assert ["own"] == named(records)
+
+
+def test_runs_whose_name_nobody_knows():
+    """Of runs that are under way at once, with different names, none is guessed; one without a name has none."""
+    records = []
+    with track_tokens(sinks=[records.append]):
+        chain().batch(["boats?", "sails?"], [{"run_name": "one"}, {"run_name": "two"}])
+        left = chain("left").stream("boats?")
+        next(left)
+        model().invoke("boats?")
+        chain().invoke("boats?")
+        left.close()
+        chain("after").invoke("boats?")
+
+    assert {"left", "after", None} >= set(named(records))
+    assert [None, None, "after"] == named(records)[-3:]
+    assert [None, None] == named(records)[:2]
+    assert {} == _outermost
+
+
+def test_failed_runs():
+    """A run that fails labels nothing that follows."""
+    records = []
+    with track_tokens(sinks=[records.append]):
+        with pytest.raises(ZeroDivisionError):
+            RunnableLambda(lambda text: 1 / 0).invoke("x", {"run_name": "failed"})
+        chain().invoke("boats?")
+
+    assert [None] == named(records)
+    assert {} == _outermost
 
 
 def test_budgets_go_by_a_graphs_thread():

@@ -159,7 +159,7 @@ def test_what_follows_a_tool_is_not_its_own(ledger):
 
 async def test_a_tool_without_an_end(ledger, monkeypatch):
     """Nor does one whose end is never said, as older versions of LangChain say none of a cancelled tool."""
-    monkeypatch.setattr("token_handlers.langchain.tools.leave", lambda run_id: None)
+    monkeypatch.setattr("token_handlers.langchain.activities.leave_tool", lambda run_id: None)
     tools = [make_tool(lambda city: city, name) for name in ("one", "two", "three")]
     records = []
     with track_tokens(sinks=[records.append]):

@@ -11,7 +11,7 @@ from token_handlers.budget.tool_fees import NO_FEES, AllowedFees, allowed_fees
 from token_handlers.counter.totals import BARE
 from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.langchain.cache import has_answer
-from token_handlers.langchain.labels import INTERNAL_KEYS, with_metadata
+from token_handlers.langchain.labels import INTERNAL_KEYS, with_metadata, with_run_name
 from token_handlers.langchain.text import message_text
 from token_handlers.tokenizer.estimates import Estimate, bound_tokens, estimate_prompt, estimate_tokens, prepare
 from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, CallContext, open_calls, watch_task
@@ -104,8 +104,10 @@ class Run(Call):
         if isinstance(kwargs.get("location"), str) and kwargs.get("vertexai") is not False:
             self.served = {"region": kwargs["location"]}  # Vertex: its places have prices of their own
         self.node = metadata.get("langgraph_node")
-        if self.name is not None or not INTERNAL_KEYS.issuperset(metadata):
-            self.labels = shielded(with_metadata)(self.labels, metadata, self.name) or self.labels
+        if not INTERNAL_KEYS.issuperset(metadata):
+            self.labels = shielded(with_metadata)(self.labels, metadata) or self.labels
+        if self.name is not None:
+            self.labels = shielded(with_run_name)(self.labels, self.name, self.context.labels) or self.labels
         if self.tags:
             own = [tag for tag in self.tags if not tag.startswith(_INTERNAL_TAGS)]
             if own:

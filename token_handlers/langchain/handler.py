@@ -8,10 +8,10 @@ from langchain_core.callbacks.base import BaseCallbackHandler
 from token_handlers.counter.attributes import UsageAttributes
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import NoLangChainHandler, absorb, shielded
-from token_handlers.langchain import calls, nested, tools
+from token_handlers.langchain import activities, calls, nested
 from token_handlers.langchain.budgets import reserve
 from token_handlers.langchain.calls import open_runs
-from token_handlers.langchain.decisions import DecisionRun, are_loaded, is_decision
+from token_handlers.langchain.decisions import DecisionRun, is_decision
 from token_handlers.langchain.owners import last_run
 from token_handlers.langchain.results import read_decision, read_end, read_error
 from token_handlers.langchain.text import message_text
@@ -154,19 +154,38 @@ class RunRecorder(BaseCallbackHandler):
         serialized: dict[str, Any] | None,
         inputs: Any,
         *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
         run_type: str | None = None,
         metadata: dict[str, Any] | None = None,
+        name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Begin the call of a decision model; other chains make none themselves."""
+        """Begin the call of a decision model, or note the name of an outermost run; other chains make no calls."""
+        if parent_run_id is None:
+            try:
+                activities.enter_outermost(name, run_id)
+            except Exception as error:  # noqa: BLE001 - as `shielded`, whose wrapper costs more than most of these events
+                absorb(error, "on_chain_start")
         if is_decision(run_type, metadata):
-            names = ("run_id", "parent_run_id", "tags")
-            run = {name: kwargs[name] for name in names if name in kwargs}
-            self.on_chat_model_start(serialized, (inputs,), metadata=metadata, kind=DecisionRun, **run)
+            run = {"tags": kwargs["tags"]} if "tags" in kwargs else {}
+            self.on_chat_model_start(
+                serialized,
+                (inputs,),
+                run_id=run_id,
+                parent_run_id=parent_run_id,
+                metadata=metadata,
+                kind=DecisionRun,
+                **run,
+            )
 
-    def on_chain_end(self, outputs: Any, *, run_id: UUID | None = None, **kwargs: Any) -> None:
+    def on_chain_end(
+        self, outputs: Any, *, run_id: UUID | None = None, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
         """Record what a decision model's call used."""
-        if self._is_decision(run_id):
+        if parent_run_id is None:
+            activities.leave_outermost(run_id)
+        if open_runs and self._is_decision(run_id):
             self.on_llm_end(outputs, run_id=run_id)
 
     @shielded
@@ -174,6 +193,7 @@ class RunRecorder(BaseCallbackHandler):
         """Record a decision model's failed call, and show a chain's open LLM runs as estimates: in async code a chain
         broken off says nothing of them.
         """
+        activities.leave_outermost(run_id)
         for run in calls.children(run_id):
             recorder.show_estimate(run)
         if self._is_decision(run_id):
@@ -190,26 +210,21 @@ class RunRecorder(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Label the calls that a tool makes with its name."""
-        tools.enter((serialized or {}).get("name") or kwargs.get("name"), run_id, parent_run_id)
+        activities.enter_tool((serialized or {}).get("name") or kwargs.get("name"), run_id, parent_run_id)
 
     @shielded
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Label the calls that follow as those before the tool."""
-        tools.leave(run_id)
+        activities.leave_tool(run_id)
 
     @shielded
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Label the calls that follow as those before the tool."""
-        tools.leave(run_id)
+        activities.leave_tool(run_id)
 
     def _is_decision(self, run_id: UUID | None) -> bool:
         run = calls.find(run_id, self)
         return run is not None and run.is_decision
-
-    @property
-    def ignore_chain(self) -> bool:
-        """Chains matter only while an LLM run is open, or where one may be the call of a decision model."""
-        return not open_runs and not are_loaded()
 
     @property
     def ignore_retriever(self) -> bool:

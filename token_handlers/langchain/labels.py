@@ -45,11 +45,18 @@ INTERNAL_KEYS = frozenset(
 """What LangChain and LangGraph put into metadata themselves, with all that starts as _INTERNAL says."""
 
 
-def with_metadata(labels: Labels, metadata: Mapping[str, Any], run_name: object = None) -> Labels:
-    """Return the labels of a call with what its run's config says; what a block said goes first.
+def with_run_name(labels: Labels, name: object, block: Labels) -> Labels:
+    """Return the labels of a call with the name of its own run, unless a block said otherwise."""
+    if not isinstance(name, str) or not name or "run_name" in block.tags or not is_chosen("run_name"):
+        return labels
+    return labels._replace(tags={**labels.tags, "run_name": name[:MOST_CHARACTERS]})
 
-    Each key of the metadata is a tag, as is the run's name, and sessions' and users' ids fill ``session`` and ``user``.
-    At most MOST_LABELS keys are taken, with MOST_CHARACTERS of each value; nested values are left out.
+
+def with_metadata(labels: Labels, metadata: Mapping[str, Any]) -> Labels:
+    """Return the labels of a call with what its run's metadata says; what a block said goes first.
+
+    Each key is a tag, and sessions' and users' ids fill ``session`` and ``user``. At most MOST_LABELS keys are taken,
+    with MOST_CHARACTERS of each value; nested values are left out.
     """
     found: dict[str, str] = {}
     for key, value in metadata.items():
@@ -57,9 +64,9 @@ def with_metadata(labels: Labels, metadata: Mapping[str, Any], run_name: object 
             text = str(value)[:MOST_CHARACTERS]
             if text:
                 found[key] = text
-    for label, name in (("agent", metadata.get("lc_agent_name")), ("run_name", run_name)):
-        if name and isinstance(name, str) and is_chosen(label):
-            found.setdefault(label, name[:MOST_CHARACTERS])
+    agent = metadata.get("lc_agent_name")
+    if agent and isinstance(agent, str) and is_chosen("agent"):
+        found.setdefault("agent", agent[:MOST_CHARACTERS])
     if not found:
         return labels
     session = _first(found, _SESSION) if labels.session is None else labels.session

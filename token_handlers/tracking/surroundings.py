@@ -64,7 +64,9 @@ def labels_here(labels: Labels) -> Labels:
         if around.label not in found and is_chosen(around.label) and not around.is_left():
             found[around.label] = around.name[:MOST_CHARACTERS]
         around = around.outer
-    return labels._replace(tags={**found, **labels.tags}) if found else labels
+    if not any(found.values()):
+        return labels
+    return labels._replace(tags={**{label: name for label, name in found.items() if name}, **labels.tags})
 
 
 def labels_in_run(labels: Labels) -> RunLabels:
