@@ -41,6 +41,7 @@ FRAMEWORKS = {
     # LangChain's callbacks, and what its embeddings are copied with
     *(f"LangChainTokenHandler.on_{event}" for event in ("chat_model_start", "llm_start", "llm_new_token", "llm_end")),
     *(f"LangChainTokenHandler.on_{event}" for event in ("llm_error", "chain_start", "chain_end", "chain_error")),
+    *(f"LangChainTokenHandler.on_{event}" for event in ("tool_start", "tool_end", "tool_error")),
     "LangChainTokenHandler.__deepcopy__",
     "TrackedEmbeddings.__getattr__",
     # LangChain's middleware, whose state and context are an agent's own

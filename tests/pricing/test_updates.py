@@ -280,6 +280,7 @@ def test_a_misspelt_variable(monkeypatch, caplog):
     assert "AGENTSIGHT_TOKEN_PRICES is 'auto'" in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_goes_on(publisher, monkeypatch):
     """A forked child, which has no thread of its parent's, looks for tables itself."""
