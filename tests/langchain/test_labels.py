@@ -1,3 +1,4 @@
+import contextvars
 from datetime import date
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from token_handlers import Budget, BudgetExceeded, track_tokens
+from token_handlers.langchain import activities
 from token_handlers.langchain.activities import _outermost
 from token_handlers.langchain.labels import MOST_LABELS
 from token_handlers.tracking.surroundings import MOST_CHARACTERS
@@ -19,6 +21,12 @@ def model():
     usage = {"input_tokens": 20, "output_tokens": 7, "total_tokens": 27}
     answer = AIMessage("four", usage_metadata=usage, response_metadata={"model_name": "gpt-4o-mini"})
     return GenericFakeChatModel(messages=iter([answer]))
+
+
+@pytest.fixture(autouse=True)
+def _no_runs():
+    """No run that another test has left open is followed."""
+    _outermost.clear()
 
 
 def tokens_by(counter, label):
@@ -195,6 +203,19 @@ def test_runs_whose_name_nobody_knows():
     assert [None, None, "after"] == named(records)[-3:]
     assert [None, None] == named(records)[:2]
     assert {} == _outermost
+
+
+def test_runs_that_never_end(monkeypatch):
+    """Of runs whose end never comes so many are remembered, and new ones are followed."""
+    monkeypatch.setattr(activities, "MAX_RUNS", 2)
+    monkeypatch.setattr(activities, "leave_outermost", lambda run_id: None)
+    records = []
+    with track_tokens(sinks=[records.append]):
+        for name in ("one", "two", "three", "four"):
+            contextvars.copy_context().run(chain(name).invoke, "boats?")
+
+    assert ["one", "two", "three", "four"] == named(records)
+    assert 2 == len(_outermost)
 
 
 def test_failed_runs():

@@ -11,7 +11,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from token_handlers.tracking.surroundings import Activity, activity
 
 MAX_RUNS = 10_000
-"""How many outermost runs are followed at once."""
+"""How many outermost runs are followed at once; beyond it the oldest, whose end may never come, is forgotten."""
 
 _UNNAMED = ("Runnable", "LangGraph")
 """How the names begin that LangChain and LangGraph give to runs that nobody has named."""
@@ -72,9 +72,10 @@ def enter_outermost(name: object, run_id: UUID) -> None:
             outer.is_ambiguous = started.is_ambiguous = True
         outer = outer.outer
     started.outer = outer
-    if len(_outermost) < MAX_RUNS:
-        _outermost[run_id] = started
-        activity.set(started)
+    if len(_outermost) >= MAX_RUNS:
+        _outermost.pop(next(iter(_outermost)), None)
+    _outermost[run_id] = started
+    activity.set(started)
 
 
 def leave_outermost(run_id: UUID | None) -> None:
