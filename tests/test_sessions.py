@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bills import forget_open_calls, record
-from token_handlers import add_sink, remove_sink, shared_counter, track_tokens
+from token_handlers import add_sink, record_cost, remove_sink, shared_counter, track_tokens
 from token_handlers.conversation import ConversationTracker
 from token_handlers.sessions import get_llm_token_usage_for_session
 from token_handlers.sinks.sqlite import SQLiteLedger
@@ -183,3 +183,15 @@ def test_the_environments_ledger(tmp_path):
     assert "None" == outputs[0].strip()
     assert "'inputTokens': 3, 'outputTokens': 2" in outputs[1]
     assert "'inputTokens': 6, 'outputTokens': 4" in outputs[2]
+
+
+def test_what_tools_cost_is_no_model(tmp_path):
+    """What a tool cost by itself is no model's usage, in memory and in a ledger."""
+    with SQLiteLedger(tmp_path / "usage.db") as ledger, track_tokens(session="s-tools", sinks=[ledger]):
+        call()
+        record_cost("search API", "0.005")
+        ledger.flush(30)
+
+        assert {"openai/gpt-4o": entry("openai", "gpt-4o", 441, 106)} == get_llm_token_usage_for_session(
+            "s-tools", ledger=ledger
+        )

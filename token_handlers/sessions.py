@@ -9,6 +9,7 @@ from token_handlers.sinks.configured import Ledger, configured_ledger
 from token_handlers.tracking.scopes import active_scopes
 from token_handlers.tracking.state import state
 from token_handlers.tracking.unread_variable import warn_if_unread
+from token_handlers.usage import TOOLS
 
 
 class LLMTokens(TypedDict):
@@ -86,6 +87,8 @@ def _in_ledgers(session: str, given: Ledger | None) -> Iterator[tuple[tuple[str,
 
 
 def _add(sums: _Sums, provider: str | None, model: str, sent: int, received: int) -> None:
+    if model == TOOLS:  # they cost, and are no model
+        return
     key = _named(provider) if provider else "", model
     before = sums.get(key, (0, 0))
     sums[key] = before[0] + sent, before[1] + received

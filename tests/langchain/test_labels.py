@@ -156,9 +156,9 @@ def named(records):
 async def test_the_name_of_an_outermost_run():
     """A chain's or graph's own name labels all that it asks, in any way of calling it, and nothing that follows."""
     records = []
-    graph = StateGraph(MessagesState)
-    graph.add_node("ask", lambda state: {"messages": [chain().invoke("boats?")]})
-    graph = graph.add_edge(START, "ask").add_edge("ask", END).compile()
+    builder = StateGraph(MessagesState)
+    builder.add_node("ask", lambda state: {"messages": [chain().invoke("boats?")]})
+    graph = builder.add_edge(START, "ask").add_edge("ask", END).compile()
     with track_tokens(sinks=[records.append]):
         chain("nightly").invoke("boats?")
         await chain("awaited").ainvoke("boats?")

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from tests.support.agentsight_api import ACTIONS, CONVERSATIONS, KEY, OTHER_KEY, AgentSightAPI, Answer
 from tests.support.redis_servers import listening
-from token_handlers import Usage, UsageRecord
+from token_handlers import Usage, UsageRecord, record_cost, track_tokens
 from token_handlers.sinks.agentsight.client import AgentSightClient, SendFailed
 from token_handlers.sinks.agentsight.outbox import TokenCounts
 from token_handlers.sinks.escapes import escaped
@@ -629,3 +629,14 @@ def test_a_forked_child_leaves_the_parents_counts(api, tmp_path):
     assert [] == api.requests
     assert sender.flush()
     assert (6, 4, 10, 7) == api.counted("c1")
+
+
+def test_what_a_tool_cost_is_not_sent(api):
+    """AgentSight counts tokens: what a tool cost by itself is none of its business."""
+    sender = client(api)
+    with track_tokens(session="c-tools", sinks=[sender]):
+        record_cost("search API", "0.005")
+
+    assert sender.flush(30)
+    assert [] == api.requests
+    sender.close()

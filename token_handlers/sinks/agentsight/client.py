@@ -72,7 +72,7 @@ class AgentSightClient:
     def __call__(self, record: UsageRecord) -> None:
         """Count a record, for the next flush."""
         conversation = record.session or self.conversation_id
-        if conversation is None or record.outcome != "success":
+        if conversation is None or record.outcome != "success" or record.operation == "tool":
             return
         self._arrived.append((conversation, _counts_of(record)))
         # Who sums up may be this very thread, where a finalizer records a call: then the next record will do.
