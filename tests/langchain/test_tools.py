@@ -106,10 +106,16 @@ async def test_coroutines_as_tools(ledger):
 def test_a_handler_sees_tools_too(ledger):
     """A handler in a callbacks list, without a block, has the labels as well."""
     handler = LangChainTokenHandler()
-    ask = make_tool(lambda city: chat(ledger).invoke(city).text)
-    ask.invoke({"city": "Porto"}, {"callbacks": [handler]})
 
-    assert ["temperature"] == list(handler.by("tool"))
+    def temperature(city: str) -> str:
+        record_cost("weather API", "0.30")
+        return str(chat(ledger).invoke(city).text)
+
+    make_tool(temperature).invoke({"city": "Porto"}, {"callbacks": [handler]})
+    by_tool = handler.by("tool")
+
+    assert {"temperature", "weather API"} == set(by_tool)
+    assert (1, Decimal("0.30")) == (by_tool["temperature"].successful_requests, by_tool["weather API"].cost)
 
 
 def test_tools_in_tools(ledger):

@@ -1,6 +1,6 @@
 """Labels that LangChain programs put on their calls themselves: the metadata of a run's config."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -8,6 +8,7 @@ from uuid import UUID
 
 from langchain_core.runnables.config import var_child_runnable_config
 
+from token_handlers.counter.counter import TokenCounter
 from token_handlers.tracking.scopes import Labels
 from token_handlers.tracking.surroundings import MOST_CHARACTERS, RunLabels, is_chosen
 from token_handlers.tracking.track_tokens import RESERVED
@@ -83,6 +84,14 @@ def labels_of_run(labels: Labels) -> RunLabels | None:
         return None
     node = metadata.get("langgraph_node")
     return RunLabels(with_metadata(labels, metadata), node if isinstance(node, str) else None)
+
+
+def counters_of_run() -> Sequence[TokenCounter]:
+    """Return the counters of the LangChainTokenHandlers that the run here was given."""
+    config = var_child_runnable_config.get()
+    handlers = getattr(config.get("callbacks"), "handlers", ()) if config else ()
+    counters = (getattr(handler, "counter", None) for handler in handlers)
+    return [counter for counter in counters if isinstance(counter, TokenCounter)]
 
 
 def _is_label(key: str) -> bool:

@@ -1,9 +1,10 @@
 """What labels a call beside its blocks: the agent and the tool in whose code it starts, and a framework's run there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from token_handlers.counter.counter import TokenCounter
 from token_handlers.settings import Settings
 from token_handlers.tracking.scopes import Labels
 
@@ -38,10 +39,13 @@ class RunLabels(NamedTuple):
 
 
 class RunSource(NamedTuple):
-    """Of a framework, what returns None where no run of it is here, and what adds the labels of the run that is."""
+    """Of a framework, what returns None where no run of it is here, and of the run that is here what adds its labels,
+    and what returns the counters of the handlers that it was given.
+    """
 
     here: Callable[[], object]
     add_labels: Callable[[Labels], RunLabels | None]
+    counters: Callable[[], Sequence[TokenCounter]]
 
 
 run_sources: list[RunSource] = []
@@ -50,8 +54,8 @@ run_sources: list[RunSource] = []
 
 def in_run() -> bool:
     """Return whether a run of a framework is here; cheap, as it is asked for each call."""
-    for here, _ in run_sources:  # noqa: SIM110 - a generator takes longer than all of this
-        if here() is not None:
+    for source in run_sources:  # noqa: SIM110 - a generator takes longer than all of this
+        if source.here() is not None:
             return True
     return False
 
@@ -77,6 +81,11 @@ def labels_in_run(labels: Labels) -> RunLabels:
         if found is not None:
             labels, node = found.labels, found.node or node
     return RunLabels(labels, node)
+
+
+def counters_in_run() -> tuple[TokenCounter, ...]:
+    """Return the counters of the handlers that the runs here were given."""
+    return tuple(counter for source in run_sources for counter in source.counters())
 
 
 class _Choice:
