@@ -1,4 +1,4 @@
-"""What labels a call beside its blocks: the agent and the tool in whose code it starts, and a framework's run there."""
+"""What labels a call beside its blocks: the agent, the tool and the framework's run in whose code it starts."""
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -13,7 +13,7 @@ MOST_CHARACTERS = 200
 
 
 class Activity:
-    """A step of an agent, or a run of its tool, whose code is being executed: its ``label`` is "agent" or "tool"."""
+    """What is being executed, and labels the calls that it makes: "agent", "tool" or "run_name" is its ``label``."""
 
     __slots__ = ("label", "name", "outer")
 
@@ -61,7 +61,7 @@ def in_run() -> bool:
 
 
 def labels_here(labels: Labels) -> Labels:
-    """Return a call's labels with the names of the agent and the tool here; what a block said goes first."""
+    """Return a call's labels with the names of the activities here, of each kind the innermost; a block's go first."""
     found: dict[str, str] = {}
     around = activity.get()
     while around is not None:
