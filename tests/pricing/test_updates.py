@@ -252,6 +252,10 @@ def test_a_refusal_in_the_background(publisher, monkeypatch, caplog):
     install("langchain", update_prices=True)
     with pytest.raises(PriceUpdateFailed):
         wait_for_update()
+    uninstall()
+    for thread in threading.enumerate():
+        if thread.name == "genai_prices:update":
+            thread.join(30)
 
     assert Decimal("2.4") == rate()
     assert "HTTP status 503" in caplog.text

@@ -21,7 +21,7 @@ from genai_prices.data_snapshot import DataSnapshot, get_snapshot, set_custom_sn
 from genai_prices.types import Provider, _providers_from_raw
 from genai_prices.update_prices import DEFAULT_UPDATE_URL, UpdatePrices
 
-from token_handlers.errors import TokenHandlersError
+from token_handlers.errors import WHY, TokenHandlersError
 from token_handlers.lifecycle import after_fork
 from token_handlers.pricing.freshness import fetched_at, kept_path, newest_rate
 
@@ -57,7 +57,8 @@ class CheckedUpdates(UpdatePrices):
         try:
             keep(content)
         except OSError as error:
-            logger.warning("the new price table is used, but was not kept at %s: %s", kept_path(), error.strerror)
+            message = "the new price table is used, but was not kept at %s: %s (%s)"
+            logger.warning(message, kept_path(), error.strerror, WHY)
         return snapshot
 
 
@@ -110,7 +111,7 @@ def use_kept() -> bool:
             return False
         check(snapshot.providers, bundled.providers)
     except (OSError, PriceUpdateFailed) as error:
-        logger.warning("the price table at %s is not used: %s", path, error)
+        logger.warning("the price table at %s is not used: %s (%s)", path, error, WHY)
         return False
     set_custom_snapshot(snapshot)
     return True
