@@ -1,6 +1,7 @@
 import asyncio
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_openai import ChatOpenAI
 from llama_index.core.llms import ChatMessage as LlamaMessage
 
 from tests.support.answer_server import answering, body, events
@@ -24,6 +26,7 @@ from tests.support.provider_answers import (
 )
 from token_handlers import Budget, BudgetExceeded, shared_counter, track_tokens
 from token_handlers.langchain import LangChainTokenHandler
+from token_handlers.sinks.sqlite import SQLiteLedger
 from token_handlers.tokenizer import estimate_tokens
 
 ROOT = Path(__file__).parents[1]
@@ -234,3 +237,21 @@ def test_records_name_their_origin(name):
 
     [record] = records
     assert (*expected, "127.0.0.1") == (record.request_id, record.organization, record.project, record.host)
+
+
+@pytest.mark.parametrize("framework", ["langchain", "llama_index"])
+def test_what_the_prompt_cache_saved(ledger, tmp_path, framework):
+    """The counter, the record and a ledger's totals have what the provider's cache saved, at the rates of the call."""
+    with SQLiteLedger(tmp_path / "usage.db") as kept, track_tokens(session="s", sinks=[kept]) as tokens:
+        if framework == "langchain":
+            ChatOpenAI(model="gpt-4o-mini", base_url=ledger.url(cached=5), api_key="none").invoke(
+                "hello there, how are you?"
+            )
+        else:
+            make_llm(ledger, modes={"cached": 5}).chat([LlamaMessage(role="user", content="hello there, how are you?")])
+        saved = 5 * (Decimal("0.15") - Decimal("0.075")) / 10**6
+
+        assert (saved, 5 / tokens.prompt_tokens) == (tokens.cache_saved_cost, tokens.cache_hit_rate)
+        assert {"s": saved} == {name: each.cache_saved_cost for name, each in tokens.by_session.items()}
+        assert tokens.snapshot() == kept.totals()
+        assert [saved] == [record.cache_saved_cost for record in kept.records()]

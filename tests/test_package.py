@@ -44,6 +44,7 @@ PUBLIC = [
     "UsageTotals",
     "add_sink",
     "conversation_tracker",
+    "estimate",
     "get_llm_token_usage_for_session",
     "get_openai_callback",
     "install",

@@ -30,6 +30,7 @@ from token_handlers import (
     UsageRecord,
     UsageTotals,
     add_sink,
+    estimate,
     get_llm_token_usage_for_session,
     get_openai_callback,
     install,
@@ -198,6 +199,9 @@ def process_wide(sink: Callable[[UsageRecord], object]) -> None:
     record_cost("search API", "0.005")
     set_price("my-llama", input_mtok=0, output_mtok="0.5")
     set_price("gpt-4o", "azure", alias_of="gpt-4o", alias_provider="openai")
+    found = estimate("gpt-4o", "Hello", tools=[{"type": "web_search"}], max_tokens=5, provider="openai")
+    assert_type((found.min_cost, found.max_cost), tuple[Decimal | None, Decimal | None])
+    assert_type((found.input_tokens, found.max_output_tokens, found.reason), tuple[int, int | None, str | None])
     settings = Settings()
     assert_type((settings.token_handler_type, settings.token_ledger), tuple[str | None, str | None])
     assert_type((settings.api_key, settings.token_redis_url), tuple[SecretStr | None, SecretStr | None])

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from token_handlers.llama_index import LlamaIndexTokenHandler as LlamaIndexTokenHandler
     from token_handlers.payloads import usage_from_payload
     from token_handlers.pricing.calculator import set_price
+    from token_handlers.reporting.foresight import estimate
     from token_handlers.sessions import get_llm_token_usage_for_session
     from token_handlers.sinks.postgres import SQLLedger
     from token_handlers.sinks.sqlite import SQLiteLedger
@@ -67,6 +68,7 @@ __all__ = [
     "UsageRecord",
     "UsageTotals",
     "add_sink",
+    "estimate",
     "get_llm_token_usage_for_session",
     "get_openai_callback",
     "install",
@@ -98,6 +100,7 @@ _HOMES = {
     "UsageTotals": "usage",
     "conversation_tracker": "conversation",
     "add_sink": "tracking.recorder",
+    "estimate": "reporting.foresight",
     "get_llm_token_usage_for_session": "sessions",
     "install": "install",
     "record_cost": "tracking.tool_costs",

@@ -427,6 +427,7 @@ class ConversationTracker:
             tags=labels.tags,
             cost=None if price is None else price.cost,
             cost_source=None if price is None else price.source,
+            cache_saved_cost=None if price is None else price.cache_saved,
             doubts=() if price is None else price.doubts,
             started_at=now,
             ended_at=now,

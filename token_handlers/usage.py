@@ -164,11 +164,25 @@ class UsageRecord(BaseModel):
         default=None, description="'reported', 'user', 'genai-prices', 'token_handlers' or 'repriced'."
     )
     saved_cost: Decimal | None = Field(default=None, ge=0, description="USD that an answer from a cache did not cost.")
+    cache_saved_cost: Decimal | None = Field(
+        default=None,
+        description="USD that reads from the provider's prompt cache did not cost, less what writes to it cost more, "
+        "at list prices; None is unknown, or nothing was read or written.",
+    )
     doubts: tuple[str, ...] = Field(default=(), description="Why usage or cost is an estimate, for people.")
     cost_breakdown: tuple[CostPart, ...] = Field(default=(), description="What each part cost and by which rate.")
     service_tier: str | None = Field(default=None, description="The tier that served the call.")
     region: str | None = Field(default=None, description="The place that served the call, where it has a price.")
     host: str | None = Field(default=None, description="The host that answered.")
+    served: Mapping[str, str] = Field(
+        default_factory=dict, description="What else of the answer changes its price, such as speed=fast."
+    )
+    billed: Mapping[str, int] | None = Field(
+        default=None, description="The counts that price the call, where they are others than those it used."
+    )
+    beside: tuple[tuple[str | None, Mapping[str, int]], ...] = Field(
+        default=(), description="Parts of the counts that another model was billed for; None is the same one again."
+    )
     request_id: str | None = Field(default=None, description="The provider's own id of the request or answer.")
     organization: str | None = Field(default=None, description="The account that the answer's headers name.")
     project: str | None = Field(default=None, description="The account's project that the answer's headers name.")
@@ -227,6 +241,11 @@ class Measures:
     unpriced_requests = Measure(
         "unpriced_requests", "Requests whose cost is not known; ``total_cost`` leaves them out."
     )
+    unpriced_cache_tokens = Measure(
+        "unpriced_cache_tokens",
+        "Tokens read from the provider's prompt cache or written to it, of which nobody knows what that saved; "
+        "``cache_saved_cost`` leaves them out.",
+    )
     cache_write_1h_tokens = Measure("cache_write_1h_tokens", "Those of ``cache_write_tokens`` that are kept an hour.")
     input_audio_tokens = Measure("input_audio_tokens", "Input tokens of audio.")
     output_audio_tokens = Measure("output_audio_tokens", "Output tokens of audio.")
@@ -255,6 +274,7 @@ class _Sum(BaseModel):
 
     if TYPE_CHECKING:  # made of MEASURES below
         prompt_tokens: int
+        prompt_tokens_cached: int
         completion_tokens: int
         cost: Decimal | None
 
@@ -270,6 +290,12 @@ class _Sum(BaseModel):
         """USD as a float; 0.0 where nothing could be priced (``cost`` is None then)."""
         return float(self.cost or 0)
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def cache_hit_rate(self) -> float:
+        """The share of the prompt tokens that the provider read from its prompt cache, from 0 to 1."""
+        return self.prompt_tokens_cached / self.prompt_tokens if self.prompt_tokens else 0.0
+
 
 if TYPE_CHECKING:
 
@@ -278,6 +304,7 @@ if TYPE_CHECKING:
 
         cost: Decimal | None
         saved_cost: Decimal
+        cache_saved_cost: Decimal | None
 
         def __init__(self, **totals: int | Decimal | None) -> None: ...
 
@@ -293,6 +320,14 @@ else:
             Field(default=Decimal(0), description="USD; None where none of the requests has a price."),
         ),
         saved_cost=(Decimal, Field(default=Decimal(0), description="USD that answers from caches did not cost.")),
+        cache_saved_cost=(
+            Decimal | None,
+            Field(
+                default=Decimal(0),
+                description="USD that reads from the provider's prompt cache did not cost, less what writes to it cost "
+                "more, at list prices; None where it is not known of any cached token.",
+            ),
+        ),
     )
     for _measure in MEASURES:
         setattr(UsageTotals, _measure.name, _measure)  # what it means, for whoever asks the class

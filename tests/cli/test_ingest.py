@@ -174,6 +174,7 @@ def test_several_prompts_have_no_id_in_common(ingest, records):
         ('{"usage": {"input_tokens": -1}, "operation": "chat", "outcome": "success"}', "usage.input_tokens: "),
         ({**OWN, "cost": "1e400"}, "cost is 1,000,000 USD or more, which no call costs"),
         ({**OWN, "saved_cost": "1e6", "outcome": "cached"}, "saved_cost is 1,000,000 USD or more"),
+        ({**OWN, "cache_saved_cost": "-1e6"}, "cache_saved_cost is 1,000,000 USD or more"),
         ({**OWN, "usage": {"input_tokens": 10**16}}, "input_tokens is above 1,000,000,000,000,000"),
         ({**OWN, "started_at": "9999-12-31T23:00:00-05:00"}, "started_at is no time"),
         ({**OPENAI, "time": "0001-01-01T01:00:00+14:00"}, "time is no time"),

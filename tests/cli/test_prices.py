@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -168,7 +169,7 @@ def test_a_model_is_needed(arguments, capsys):
         (["claude-sonet-4-5"], "no price is known for 'claude-sonet-4-5': did you mean claude-sonnet-4-5 or "),
         (
             ["text-embedding-3-small"],
-            "no price is known for 'text-embedding-3-small': name its provider with --provider, ",
+            "no price is known for 'text-embedding-3-small': name its provider, such as ",
         ),
         (["gpt-4o", "--input", "5", "--cached", "6"], "these numbers can't be: cache_read_tokens"),
     ],
@@ -336,3 +337,57 @@ def test_export_of_odd_labels(tmp_path, capsys):
     assert 0 == main(["export", "--csv", "--ledger", str(path)])
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert ("a␛0000␛d800", "a␛0000␛d800", "req_1") == (row["session"], row["doubts"], row["request_id"])
+
+
+def test_reprice_keeps_how_a_call_was_served(tmp_path, capsys):
+    """The tier, the host, the place, the speed and the fees of each call count when it is priced again, on each row
+    with a doubt where its rate is not certain; what the prompt cache saved is worked out.
+    """
+    usage = Usage(input_tokens=100_000, cache_read_tokens=60_000, web_searches=2)
+    served = (
+        {"model": "gpt-5", "provider": "openai", "service_tier": "flex", "host": "api.openai.com"},
+        {"model": "gpt-5.4", "provider": "openai", "host": "eu.api.openai.com"},
+        {"model": "claude-opus-4-8", "provider": "anthropic", "served": {"speed": "fast", "inference_geo": "us"}},
+        {"model": "gpt-5", "provider": "openai", "service_tier": "scale"},
+    )
+    day = datetime(2026, 11, 20, tzinfo=UTC)
+    path = fill(
+        tmp_path / "served.db",
+        *(UsageRecord(usage=usage, started_at=day, event_id=str(each), **fields) for each, fields in enumerate(served)),
+    )
+
+    assert 0 == main(["reprice", "--ledger", str(path)])
+    assert "4 calls seen, 4 changed" in capsys.readouterr().out
+    with SQLiteLedger(path, read_only=True) as ledger:
+        records = list(ledger.records())
+        totals = ledger.totals()
+    expected = [
+        (40_000 * Decimal("0.625") + 60_000 * Decimal("0.0625")) / 10**6 + Decimal("0.02"),
+        (40_000 * Decimal("2.5") + 60_000 * Decimal("0.25")) * Decimal("1.1") / 10**6 + Decimal("0.02"),
+        (40_000 * Decimal(5) + 60_000 * Decimal("0.5")) * 2 * Decimal("1.1") / 10**6 + Decimal("0.02"),
+        (40_000 * Decimal("1.25") + 60_000 * Decimal("0.125")) / 10**6 + Decimal("0.02"),
+    ]
+    assert expected == [record.cost for record in records]
+    assert [0, 0, 0, 1] == [len(record.doubts) for record in records]
+    assert (sum(expected), 1, 0) == (totals.cost, totals.estimated_requests, totals.unpriced_cache_tokens)
+    assert 60_000 * (Decimal("0.5625") + Decimal("2.475") + Decimal("9.9") + Decimal("1.125")) / 10**6 == (
+        totals.cache_saved_cost
+    )
+
+
+def test_reprice_leaves_a_reported_cost(tmp_path, capsys):
+    """Of a call whose cost the provider stated, only what the cache saved is worked out."""
+    usage = Usage(input_tokens=1000, cache_read_tokens=1000)
+    path = fill(
+        tmp_path / "reported.db",
+        UsageRecord(usage=usage, model="gpt-5", provider="openai", cost=Decimal(1), cost_source="reported"),
+    )
+
+    assert 0 == main(["reprice", "--ledger", str(path), "--dry-run"])
+    assert 0 == main(["reprice", "--ledger", str(path)])
+    assert ["1 calls seen, 1 would change: 1 USD -> 1 USD.", "1 calls seen, 1 changed: 1 USD -> 1 USD."] == (
+        capsys.readouterr().out.splitlines()
+    )
+    with SQLiteLedger(path, read_only=True) as ledger:
+        (record,) = ledger.records()
+    assert ("reported", Decimal(1), Decimal("0.001125")) == (record.cost_source, record.cost, record.cache_saved_cost)

@@ -34,6 +34,7 @@ def test_report(path, capsys):
         "",
         "250 (8.3%) of the prompt tokens came from the provider's cache.",
         "40 (36%) of the completion tokens were reasoning.",
+        "The provider's cache saved $0.0003125, at list prices.",
         "1 request with an estimate: of their tokens or of a part of their cost.",
         "1 request of unknown cost: not in the sum (see token-handlers reprice).",
         "1 request rejected: not billed.",
@@ -373,3 +374,73 @@ def test_the_price_tables_age(path, capsys, monkeypatch, tmp_path, newest, old):
     assert f"The prices are T: its newest rate is of {day}" in page.read_text("utf-8")
     assert 0 == main(["report", "--ledger", str(path)])
     assert old == ("That is old: run `token-handlers prices update`" in capsys.readouterr().out)
+
+
+def test_what_the_cache_saved(path, capsys):
+    """--cache shows who used the provider's prompt cache, how often it hit, and what that saved."""
+    assert 0 == main(["report", "--ledger", str(path), "--cache", "--by", "day"])
+    assert [
+        "Day         Prompt  Read  Written  Hit rate  Saved (USD)",
+        "----------  ------  ----  -------  --------  -----------",
+        "2026-10-01   1,000   250        0  25%       0.0003125",
+        "Total        3,000   250        0  8.3%      0.0003125",
+    ] == capsys.readouterr().out.splitlines()[:4]
+
+    assert 0 == main(["sessions", "--ledger", str(path), "--cache"])
+    assert "<script>alert(1)</script>   1,000   250" in capsys.readouterr().out
+    assert 0 == main(["report", "--ledger", str(path), "--json"])
+    total = json.loads(capsys.readouterr().out)["total"]
+    assert ("0.0003125", 250 / 3000) == (total["cache_saved_cost"], total["cache_hit_rate"])
+
+
+def test_report_as_another_model(path, capsys):
+    """--as shows what the calls would have cost, says whose token counts they are, and leaves the ledger as it is."""
+    before = path.read_bytes()
+    assert 0 == main(["report", "--ledger", str(path), "--as", "gpt-4o-mini"])
+    assert [
+        "Model           Requests  Prompt  Completion  Cost (USD)  As gpt-4o-mini  Change",
+        "--------------  --------  ------  ----------  ----------  --------------  ------",
+        "text-embeddin…         1       0           0  0.50        0.50            0%",
+        "gpt-4o                 1   1,000         100  0.003188    0.0001912       -94%",
+        "my-llama               1   2,000          10  unknown     0.000306",
+        "Total                  3   3,000         110  0.5032      0.5005",
+    ] == (lines := capsys.readouterr().out.splitlines())[:6]
+    assert "Token counts are those of the model that answered" in lines[7]
+    assert before == path.read_bytes()
+
+
+def test_one_model_as_another_in_json_and_on_a_page(path, tmp_path, capsys):
+    """FROM=MODEL is about one model's calls; JSON and the page have it too."""
+    page = tmp_path / "page.html"
+    assert 0 == main(
+        ["report", "--ledger", str(path), "--as", "gpt-4o=openai/gpt-4o-mini", "--html", str(page), "--json"]
+    )
+    told = json.loads(capsys.readouterr().out)
+
+    assert (["gpt-4o=openai/gpt-4o-mini"], 1) == (told["as"], told["replaced_requests"])
+    assert "0.00019125" == told["groups"]["gpt-4o"]["cost_as"]
+    assert (None, "0.5") == (told["groups"]["my-llama"]["cost_as"], told["groups"]["text-embedding-3-small"]["cost_as"])
+    text = page.read_text("utf-8")
+    assert "<h2>What if</h2>" in text
+    assert "Token counts are those of the model that answered" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--as", "gpt-4o-mni"], "did you mean gpt-4o-mini"),
+        (["--as", "gpt-4=gpt-4o-mini"], "no call in the report is of a model 'gpt-4': did you mean gpt-4o?"),
+        (["--as", "zzz=gpt-4o-mini"], "there are gpt-4o, my-llama, text-embedding-3-small"),
+        (["--as", "gpt-4o="], "MODEL or MODEL=MODEL, such as gpt-4o=gpt-5-mini, is not 'gpt-4o='"),
+        (["--as", "gpt-4o-mini", "--as", "gpt-4o"], "write FROM=MODEL for the others"),
+        (["--as", "gpt-4o-mini", "--cache"], "--cache and --as are two tables"),
+        (["--as", "gpt-4o-mini", "--by", "teem"], "did you mean team?"),
+    ],
+)
+def test_a_wrong_what_if(arguments, error, path, capsys):
+    """A model that is mistyped, on either side, is asked about; the exit status is 2."""
+    try:
+        assert 2 == main(["report", "--ledger", str(path), *arguments])
+    except SystemExit as stop:
+        assert 2 == stop.code  # noqa: PT017 (argparse's own way to say so)
+    assert error in capsys.readouterr().err

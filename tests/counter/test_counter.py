@@ -35,12 +35,33 @@ def test_totals_add_up():
             cache_write_tokens=10,
             reasoning_tokens=30,
             successful_requests=2,
+            unpriced_cache_tokens=70,
             cost=Decimal("0.000003"),
+            cache_saved_cost=None,
         )
         == counter.snapshot()
     )
     assert 179 == counter.total_tokens
     assert 0.000003 == counter.total_cost
+
+
+def test_what_the_prompt_cache_saved():
+    """Savings add up, losses too; tokens of which nobody knows it are counted, and None is said where that is all."""
+    counter = TokenCounter()
+    usage = Usage(input_tokens=100, output_tokens=50, cache_read_tokens=60, cache_write_tokens=10)
+    counter.add(record(usage=usage, session="a"))
+    assert (None, 0.6, 70) == (counter.cache_saved_cost, counter.cache_hit_rate, counter.unpriced_cache_tokens)
+
+    counter.add(record(usage=usage, session="b", cache_saved_cost=Decimal("0.25")))
+    counter.add(record(usage=usage, session="b", cache_saved_cost=Decimal("-0.75")))
+
+    assert (Decimal("-0.5"), 70) == (counter.cache_saved_cost, counter.unpriced_cache_tokens)
+    assert {"a": None, "b": Decimal("-0.5")} == {
+        name: each.cache_saved_cost for name, each in counter.by_session.items()
+    }
+    assert (Decimal(0), 0.0) == (TokenCounter().cache_saved_cost, TokenCounter().cache_hit_rate)
+    assert "Prompt Cache Saved (USD): $-0.50" in str(counter).splitlines()
+    assert "Prompt Cache" not in str(TokenCounter())
 
 
 def test_every_property_is_in_the_snapshot():

@@ -262,6 +262,38 @@ def test_own_prices(recipe):
     assert price_call(counts, "llama3.2", "another") is None
 
 
+def test_estimate(recipe, ledger):
+    """What is foreseen is a price of the prompt alone and with the longest answer; nothing is sent."""
+    found = recipe("What a call will cost, before it is made")["foreseen"]
+
+    assert (0, 100, "openai") == (found.min_output_tokens, found.max_output_tokens, found.provider)
+    assert 100 * Decimal("0.6") == (found.max_cost - found.min_cost) * 10**6
+    assert [] == ledger.entries()
+
+
+def test_index(recipe, ledger):
+    """An index and a query have a cost before anything is sent."""
+    names = recipe("What an index will cost, before it is built")
+
+    assert names["index_cost"].embedding_tokens * Decimal("0.02") == names["index_cost"].cost * 10**6
+    assert names["query_cost"].unpriced_requests == 0 < names["query_cost"].cost
+    assert [] == ledger.entries()
+
+
+def test_caching(recipe, ledger, monkeypatch, capsys):
+    """The counter, the ledger and the command line say the same, and --as leaves the ledger as it is."""
+    monkeypatch.setenv("OPENAI_BASE_URL", ledger.url(cached=5))
+    names = recipe("What caching saves, and what another model would cost")
+    saved = 5 * (Decimal("0.15") - Decimal("0.075")) / 10**6
+    by_session = names["ledger"].by("session")
+    names["ledger"].close()
+
+    assert (saved, saved) == (names["tokens"].cache_saved_cost, by_session["support"].cache_saved_cost)
+    assert 0 == main(["report", "--ledger", "usage.db", "--cache", "--by", "day"])
+    assert 0 == main(["report", "--ledger", "usage.db", "--as", "gpt-5-mini"])
+    assert "As gpt-5-mini" in capsys.readouterr().out
+
+
 def test_side_by_side(recipe, ledger, monkeypatch):
     """LangSmith, Langfuse and this package say the same of one call, and none keeps another from doing so."""
     with Collector() as langsmith, Collector() as langfuse:
@@ -339,6 +371,9 @@ TESTS = {
     "pytest: a ceiling on what a test costs": test_pytest,
     "Azure deployments": test_azure,
     "Prices of your own": test_own_prices,
+    "What a call will cost, before it is made": test_estimate,
+    "What an index will cost, before it is built": test_index,
+    "What caching saves, and what another model would cost": test_caching,
     "LangSmith and Langfuse side by side": test_side_by_side,
     "Does the ledger match the bill?": test_the_bill,
 }

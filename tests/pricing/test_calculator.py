@@ -409,3 +409,48 @@ def test_what_was_served_is_part_of_the_key():
         for each in (None, context, {}, dict(reversed(context.items())))
     ]
     assert costs[0] == costs[2] != costs[1] == costs[3]
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "counts", "saved"),
+    [
+        ("gpt-4o", "openai", {"input_tokens": 10**6, "cache_read_tokens": 10**6}, "1.25"),
+        ("claude-opus-4-8", "anthropic", {"input_tokens": 10**6, "cache_read_tokens": 800_000}, "3.6"),
+        ("claude-opus-4-8", "anthropic", {"input_tokens": 10**6, "cache_write_tokens": 10**6}, "-1.25"),
+        (
+            "claude-opus-4-8",
+            "anthropic",
+            {"input_tokens": 10**6, "cache_write_tokens": 10**6, "cache_write_1h_tokens": 10**6},
+            "-5",
+        ),
+        ("claude-opus-4-8", "anthropic", {"input_tokens": 10**6, "cache_read_tokens": 0}, None),
+        ("claude-opus-4-8", "anthropic", {"input_tokens": 10**6}, None),
+    ],
+)
+def test_what_the_prompt_cache_saved(model, provider, counts, saved):
+    """A price says what reads did not cost, less what writes cost more; None where nothing was read or written."""
+    assert (saved and Decimal(saved)) == price_call(counts, model, provider, at=epoch(2026, 11, 20)).cache_saved
+
+
+def test_what_the_prompt_cache_saved_has_the_tier_and_every_part():
+    """Reads of a cheaper tier save less, and each model of a call saves by its own rates."""
+    counts = {"input_tokens": 10**6, "cache_read_tokens": 10**6}
+    flex = price_call(counts, "gpt-5", "openai", service_tier="flex", at=epoch(2026, 11, 20))
+    both = price_call(
+        {"input_tokens": 2 * 10**6, "cache_read_tokens": 2 * 10**6},
+        "gpt-5",
+        "openai",
+        at=epoch(2026, 11, 20),
+        beside=[("gpt-5-mini", counts)],
+    )
+
+    assert Decimal("0.5625") == flex.cache_saved
+    assert Decimal("1.125") + Decimal("0.225") == both.cache_saved
+
+
+def test_a_caller_that_wants_no_warning(caplog):
+    """With warns=False nothing is logged, and a later call of the same model warns all the same."""
+    assert None is price_call(CALL, "nobody-knows-it", warns=False)
+    assert [] == caplog.messages
+    assert None is price_call(CALL, "nobody-knows-it")
+    assert 1 == len(caplog.messages)

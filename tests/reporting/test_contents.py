@@ -131,15 +131,6 @@ def test_a_budget_since_its_month_began(ledger):
     assert Decimal(3) == state.spent
 
 
-def test_savings_where_something_was_cached(ledger):
-    """Without cached tokens there is nothing to say about a cache."""
-    ledger(call(1))
-    assert None is read(ledger).savings
-
-    ledger(call(1, usage=Usage(input_tokens=10**6, cache_read_tokens=10**6), provider="openai"))
-    assert read(ledger).savings.saved > 0
-
-
 def test_a_page_is_bounded(ledger):
     """A page lists so many sessions at most, whatever is asked for, and sums the others."""
     for number in range(MOST_ROWS + 5):

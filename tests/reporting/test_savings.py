@@ -1,75 +1,44 @@
-from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 
-from token_handlers.pricing import reset_prices, set_price
-from token_handlers.reporting.savings import CacheSavings, ModelSavings, cache_savings
+from token_handlers.reporting.savings import cached_tokens, in_words, unknown_in_words
+from token_handlers.reporting.text import cache_table, most_saving
 from token_handlers.usage import UsageTotals
 
-NOW = datetime(2026, 11, 20, tzinfo=UTC)
+CACHED = {"prompt_tokens": 100, "prompt_tokens_cached": 60, "cache_write_tokens": 10}
+SAVED = UsageTotals(**CACHED, cache_saved_cost=Decimal("0.5"))
+LOST = UsageTotals(**CACHED, cache_saved_cost=Decimal("-0.25"))
+UNKNOWN = UsageTotals(**CACHED, cache_saved_cost=None, unpriced_cache_tokens=70)
 
 
-@pytest.fixture(autouse=True)
-def _prices():
-    """Two models with a price: reads at a tenth, writes at a quarter more, and twice as much for an hour."""
-    prices = {"input_mtok": 10, "output_mtok": 20, "cache_read_mtok": 1, "cache_write_mtok": "12.5"}
-    set_price("writer", "anthropic", **prices, cache_write_1h_mtok=20)
-    set_price("reader", "openai", input_mtok=4, output_mtok=8, cache_read_mtok=1)
-    yield
-    reset_prices()
+@pytest.mark.parametrize(
+    ("totals", "expected"),
+    [(SAVED, "saved $0.50"), (LOST, "cost $0.25 more than it saved"), (UNKNOWN, ""), (UsageTotals(), "")],
+)
+def test_in_words(totals, expected):
+    """A loss is said as one, and what is not known is not said to be nothing."""
+    assert expected == in_words(totals)
 
 
-def totals(prompt, read=0, write=0, write_1h=0):
-    """Return totals with these tokens, in millions."""
-    numbers = {
-        "prompt_tokens": prompt,
-        "prompt_tokens_cached": read,
-        "cache_write_tokens": write,
-        "cache_write_1h_tokens": write_1h,
-    }
-    return UsageTotals(**{name: number * 10**6 for name, number in numbers.items()})
+def test_tokens_without_a_price_are_said():
+    """The tokens that the amount leaves out are counted, with what to do."""
+    assert [] == unknown_in_words(SAVED)
+    assert ["70 cached tokens saved an unknown amount (token-handlers reprice)."] == unknown_in_words(UNKNOWN)
+    assert 70 == cached_tokens(UNKNOWN)
 
 
-def test_what_reads_save_less_what_writes_cost_more():
-    """Reads are compared with the input price, writes for five minutes and for an hour too."""
-    models = {("anthropic", "writer"): totals(10, 5, 3, 1), ("openai", "reader"): totals(4, 2)}
-    expected = 5 * 9 - 2 * Decimal("2.5") - 1 * 10 + 2 * 3
+def test_the_table_of_a_cache():
+    """Who saved most comes first, days in their order; what was never cached is not in the table."""
+    groups = {"lost": LOST, "idle": UsageTotals(prompt_tokens=7), "saved": SAVED, "unknown": UNKNOWN}
+    table = cache_table("model", groups, SAVED)
 
-    found = cache_savings(models, NOW)
-
-    assert (expected, 7 * 10**6, 14 * 10**6, 0) == found[:4]
-    assert 0.5 == found.hit_rate
-    assert {
-        "writer": ModelSavings(expected - 6, 5 * 10**6, 10 * 10**6),
-        "reader": ModelSavings(Decimal(6), 2 * 10**6, 4 * 10**6),
-    } == found.models
-    assert 0.5 == found.models["reader"].hit_rate
-
-
-def test_writes_that_were_never_read():
-    """A cache that is only written to cost more than it saved."""
-    assert Decimal("-2.5") == cache_savings({("anthropic", "writer"): totals(1, 0, 1)}, NOW).saved
-
-
-def test_a_model_without_a_price():
-    """What is not known is counted, and not taken for nothing."""
-    models = {(None, "nobody-knows-it"): totals(2, 1), ("openai", "reader"): totals(2, 1)}
-
-    found = cache_savings(models, NOW)
-
-    assert (Decimal(3), 2 * 10**6, 4 * 10**6, 10**6) == found[:4]
-    assert None is found.models["nobody-knows-it"].saved
-
-
-def test_a_model_at_two_providers():
-    """What is known of a model is summed over its providers."""
-    found = cache_savings({("openai", "reader"): totals(2, 1), ("azure", "reader"): totals(4, 1)}, NOW)
-
-    assert {"reader": ModelSavings(found.saved, 2 * 10**6, 6 * 10**6)} == found.models
-
-
-def test_nothing_was_cached():
-    """A model without cached tokens is not asked for a price."""
-    assert CacheSavings(Decimal(0), 0, 10**6, 0, {}) == cache_savings({(None, "nobody-knows-it"): totals(1)}, NOW)
-    assert 0.0 == cache_savings({}, NOW).hit_rate
+    assert ("Model", "Prompt", "Read", "Written", "Hit rate", "Saved (USD)") == table.header
+    assert [
+        ("saved", 100, 60, 10, "60%", " 0.50"),
+        ("unknown", 100, 60, 10, "60%", "unknown"),
+        ("lost", 100, 60, 10, "60%", "-0.25"),
+        ("Total", 100, 60, 10, "60%", " 0.50"),
+    ] == table.rows
+    days = {"2026-10-02": SAVED, "2026-10-01": LOST}
+    assert ["2026-10-01", "2026-10-02"] == [name for name, _ in most_saving("day", days)]

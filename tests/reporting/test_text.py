@@ -27,9 +27,9 @@ def test_what_others_add_up_to_comes_last():
 
 def test_a_text_fits_a_terminal():
     """No line is longer than 80 columns, whatever the names and numbers are."""
-    names = set(UsageTotals.model_fields) - {"cost", "saved_cost"}
+    names = set(UsageTotals.model_fields) - {"cost", "saved_cost", "cache_saved_cost"}
     sizes = {name: 10**9 if name.endswith(("tokens", "cached")) else 10**6 for name in names}
-    huge = UsageTotals(**sizes, cost=Decimal("123456.123456789"))
+    huge = UsageTotals(**sizes, cost=Decimal("123456.123456789"), cache_saved_cost=Decimal("-123456.123456789"))
 
     assert max(map(len, totals_text("session", {"s" * 200: huge}, huge).splitlines())) <= 80
 
@@ -57,10 +57,12 @@ def test_notes():
         failed_requests=2,
         cached_responses=1,
         saved_cost=Decimal("0.25"),
+        cache_saved_cost=Decimal("0.5"),
     )
 
     assert [
         "5 (50%) of the prompt tokens came from the provider's cache.",
+        "The provider's cache saved $0.50, at list prices.",
         "2 requests rejected: not billed.",
         "1 answer from LangChain's cache: not billed, saved 0.25 USD.",
         "2 requests without a session.",

@@ -143,6 +143,7 @@ def test_the_latest_conventions(provider, reader):
         f"{place}operation.input_tokens": ("{token}", [(CALLED, 1000, 1)]),
         f"{place}operation.output_tokens": ("{token}", [(CALLED, 50, 1)]),
         "token_handlers.cost": ("{USD}", [(CALLED, 0.25, None)]),
+        "token_handlers.cache_read_tokens": ("{token}", [(CALLED, 600, None)]),
     } == found
 
 
@@ -538,3 +539,18 @@ def test_tools_are_bounded(provider, reader):
 
     found = {attributes["gen_ai.tool.name"]: cost for attributes, cost, _ in points(reader)["token_handlers.cost"][1]}
     assert (MAX_SERIES + 1, 20.0) == (len(found), found[OTHER])
+
+
+def test_what_the_prompt_cache_saved(reader, provider):
+    """Cached tokens and what they saved are measured, a loss too; without a cache there is neither."""
+    sink = OTelMetrics(provider)
+    sink(record())
+    assert not {"token_handlers.cache_saved_cost", "token_handlers.cache_read_tokens"} & points(reader).keys()
+
+    cached = Usage(input_tokens=1000, output_tokens=50, cache_read_tokens=400)
+    sink(record(usage=cached, cache_saved_cost=Decimal("0.25")))
+    sink(record(usage=Usage(input_tokens=1000, cache_write_tokens=9), cache_saved_cost=Decimal("-0.75")))
+    found = points(reader)
+
+    assert ("{token}", [(CALLED, 400, None)]) == found["token_handlers.cache_read_tokens"]
+    assert ("{USD}", [(CALLED, -0.5, None)]) == found["token_handlers.cache_saved_cost"]

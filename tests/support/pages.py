@@ -10,7 +10,6 @@ from token_handlers.reporting.budget_line import BudgetLine, BudgetMeter
 from token_handlers.reporting.contents import Contents, InTime
 from token_handlers.reporting.period import Period
 from token_handlers.reporting.projection import Projection
-from token_handlers.reporting.savings import CacheSavings
 from token_handlers.sinks.sql.groups import Groups
 from token_handlers.usage import UsageTotals
 
@@ -18,13 +17,14 @@ NOW = datetime(2026, 10, 20, 12, 30, tzinfo=UTC)
 
 TOTAL = UsageTotals(
     **{
-        **DEAR.model_dump(exclude={"total_tokens", "total_cost"}),
+        **DEAR.model_dump(exclude=set(UsageTotals.model_computed_fields)),
         "successful_requests": 4,
         "estimated_requests": 1,
         "unpriced_requests": 1,
         "failed_requests": 2,
         "cached_responses": 3,
         "saved_cost": Decimal("0.25"),
+        "cache_saved_cost": Decimal("1.50"),
     }
 )
 
@@ -55,14 +55,11 @@ def contents(**changes: object) -> Contents:
         in_time=IN_TIME,
         before=UsageTotals(cost=Decimal("2.50"), successful_requests=1),
         projection=PROJECTION,
-        savings=CacheSavings(Decimal("1.5"), 400, 1000, 0, {}),
     )
     return replace(given, **changes)
 
 
-NOTHING = contents(
-    total=UsageTotals(), groups={}, period=None, in_time=None, before=None, projection=None, savings=None
-)
+NOTHING = contents(total=UsageTotals(), groups={}, period=None, in_time=None, before=None, projection=None)
 
 
 class Reader(HTMLParser):

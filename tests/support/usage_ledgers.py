@@ -15,6 +15,7 @@ CALLS = (
         model="gpt-4o",
         cost=Decimal("0.0031875"),
         cost_source="genai-prices",
+        cache_saved_cost=Decimal("0.0003125"),
         session="<script>alert(1)</script>",
         user="ann",
         tags={"team": "red"},

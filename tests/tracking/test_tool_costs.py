@@ -4,7 +4,7 @@ import pytest
 
 from token_handlers import Budget, BudgetExceeded, SQLiteLedger, UsageTotals, record_cost, shared_counter, track_tokens
 from token_handlers.budget.limits import ReservationRequest
-from token_handlers.cli.reprice import price_of
+from token_handlers.pricing.recorded import price_again
 
 
 def test_a_tools_cost():
@@ -66,7 +66,7 @@ def test_a_ledger_keeps_it(tmp_path):
             record_cost("search API", "0.005")
         ledger.flush(30)
         (record,) = ledger.records()
-        seen, changed = ledger.update_costs(price_of)
+        seen, changed = ledger.update_costs(price_again)
 
         assert (1, 0) == (seen, changed)
         assert {"tool": "search API"} == record.tags

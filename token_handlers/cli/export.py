@@ -26,8 +26,10 @@ COUNTS = tuple(Usage.model_fields)
 LABELS = ("event_id", "started_at", "ended_at", "session", "user", "node", "model", "provider")
 KINDS = ("operation", "outcome", "source", "method", "requests")
 ORIGINS = ("requested_model", "service_tier", "region", "host", "request_id", "organization", "project")
-COLUMNS = (*LABELS, "tags", *KINDS, "cost", "cost_source", "saved_cost", *COUNTS, "cost_breakdown", "doubts", *ORIGINS)
+MONEY = ("cost", "saved_cost", "cache_saved_cost")
+COLUMNS = (*LABELS, "tags", *KINDS, "cost_source", *MONEY, *COUNTS, "cost_breakdown", "doubts", *ORIGINS)
 
+_ABSENT: tuple[object, ...] = (None, [], (), {})
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]")
 """How a text begins that a spreadsheet takes for a formula, by a full-width sign too, or that looks protected."""
 
@@ -112,7 +114,7 @@ class _Output:
 def json_line(record: UsageRecord) -> str:
     """Return a record as a line of JSON; what was not reported is absent."""
     usage = record.usage.model_dump(exclude={"total_tokens"}, exclude_unset=True)
-    fields = {name: value for name, value in _plain(record).items() if value is not None and value != []}
+    fields = {name: value for name, value in _plain(record).items() if value not in _ABSENT}
     line = json.dumps({"usage": usage, **fields}, ensure_ascii=False)
     return line if line.isprintable() else json.dumps({"usage": usage, **fields})  # half a surrogate pair, say
 
@@ -120,8 +122,9 @@ def json_line(record: UsageRecord) -> str:
 def csv_row(record: UsageRecord) -> list[object]:
     """Return the values of COLUMNS."""
     values = {name: _protected(value) for name, value in _plain(record).items()}
-    values["cost"] = None if record.cost is None else money(record.cost)
-    values["saved_cost"] = None if record.saved_cost is None else money(record.saved_cost)
+    for name in MONEY:
+        amount = getattr(record, name)
+        values[name] = None if amount is None else money(amount)
     values["tags"] = json.dumps(_escaped(dict(record.tags)), ensure_ascii=False) if record.tags else None
     values["cost_breakdown"] = "; ".join(map(_told, record.cost_breakdown)) or None
     values["doubts"] = "; ".join(map(escaped, record.doubts)) or None
@@ -138,7 +141,7 @@ def _told(part: CostPart) -> str:
 
 def _plain(record: UsageRecord) -> dict[str, object]:
     """Return a record's fields as JSON has them; pydantic's own way refuses half a surrogate pair."""
-    numbers = record.model_dump(mode="json", include={"cost", "saved_cost", "started_at", "ended_at", "cost_breakdown"})
+    numbers = record.model_dump(mode="json", include={*MONEY, "started_at", "ended_at", "cost_breakdown"})
     texts = record.model_dump(exclude={"usage", *numbers})
     return {name: numbers.get(name, texts.get(name)) for name in UsageRecord.model_fields if name != "usage"}
 

@@ -4,13 +4,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import get_args
 
 from pydantic import ValidationError
 
 from token_handlers.payloads import ReportedUsage, is_empty, is_whole, read_payload
-from token_handlers.pricing.calculator import Price, price_call
+from token_handlers.pricing.calculator import Price, price_call, was_cached
 from token_handlers.usage import Operation, Usage, UsageRecord
 
 Fields = Mapping[str, object]
@@ -64,9 +63,9 @@ def _own_record(fields: Fields, line: bytes) -> UsageRecord:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise BadLine(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    for name in ("cost", "saved_cost"):
+    for name in ("cost", "saved_cost", "cache_saved_cost"):
         amount = getattr(record, name)
-        if amount is not None and amount >= _MOST_USD:
+        if amount is not None and abs(amount) >= _MOST_USD:
             raise BadLine(f"{name} is {_MOST_USD:,} USD or more, which no call costs")
     for name, number in (("requests", record.requests), *record.usage):
         if number > _MOST_TOKENS:
@@ -82,8 +81,8 @@ def _record(fields: Fields, reading: ReportedUsage, provider: str | None, event_
     started = _time(fields)
     operation = _operation(fields, reading.model)
     missing = _missing(reading, operation)
-    cost, source, priced = _cost(reading, provider, started)
-    doubts = (*missing, *reading.doubts, *priced)
+    price = _price(reading, provider, started)
+    doubts = (*missing, *reading.doubts, *(() if price is None else price.doubts))
     return UsageRecord(
         usage=Usage(**reading.counts),
         model=reading.model,
@@ -93,10 +92,14 @@ def _record(fields: Fields, reading: ReportedUsage, provider: str | None, event_
         session=_label(fields, "session", "session_id", "sessionId"),
         user=_label(fields, "user", "user_id", "userId"),
         tags=_tags(fields.get("tags")),
-        cost=cost,
-        cost_source=source,
+        cost=None if price is None else price.cost,
+        cost_source=None if price is None else price.source,
+        cache_saved_cost=None if price is None else price.cache_saved,
         doubts=doubts,
         service_tier=reading.service_tier,
+        served=reading.context,
+        billed=reading.billed,
+        beside=reading.beside,
         event_id=event_id,
         started_at=started,
     )
@@ -111,22 +114,22 @@ def _missing(reading: ReportedUsage, operation: Operation) -> tuple[str, ...]:
     return ("a usage of 0 tokens",) if is_empty(reading) else ()
 
 
-def _cost(
-    reading: ReportedUsage, provider: str | None, at: datetime | None
-) -> tuple[Decimal | None, str | None, tuple[str, ...]]:
-    if reading.cost is not None:
-        return reading.cost, "reported", ()
-    counts = reading.counts if reading.billed is None else reading.billed
-    price: Price | None = price_call(
-        counts,
+def _price(reading: ReportedUsage, provider: str | None, at: datetime | None) -> Price | None:
+    if reading.cost is not None and not was_cached(reading.counts):
+        return Price(reading.cost, "reported")
+    price = price_call(
+        reading.counts if reading.billed is None else reading.billed,
         reading.model,
         provider,
         service_tier=reading.service_tier,
         at=None if at is None else at.timestamp(),
         context=reading.context,
         beside=reading.beside,
+        warns=reading.cost is None,
     )
-    return (None, None, ()) if price is None else (price.cost, price.source, price.doubts)
+    if reading.cost is None:
+        return price
+    return Price(reading.cost, "reported", cache_saved=None if price is None else price.cache_saved)
 
 
 def _operation(fields: Fields, model: str | None) -> Operation:

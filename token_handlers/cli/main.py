@@ -14,7 +14,7 @@ from token_handlers.cli.options import WrongUsage, check_window
 from token_handlers.errors import TokenHandlersError
 
 COMMANDS = (
-    *("run", "report", "sessions", "reconcile", "price", "prices", "ingest", "export", "reprice"),
+    *("run", "report", "sessions", "reconcile", "price", "prices", "estimate", "ingest", "export", "reprice"),
     *("doctor", "guide", "demo"),
 )
 

@@ -199,6 +199,14 @@ def _print_rich(header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> N
         console.print(Text(line))
 
 
+def count(text: str) -> int:
+    """Return a number of tokens that was typed, with its thousands apart or not."""
+    digits = text.replace(",", "").replace("_", "")
+    if not digits.isdecimal():
+        raise argparse.ArgumentTypeError(f"a number, such as 1500, is not {text!r}")
+    return int(digits)
+
+
 def _top(text: str) -> int:
     if text == "all":
         return sys.maxsize

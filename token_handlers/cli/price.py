@@ -1,19 +1,19 @@
 """token-handlers price: what a model costs, or what a call of it would, and by which rates."""
 
 import argparse
-import contextlib
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from token_handlers.cli.options import (
     Commands,
     WrongUsage,
     add_json,
+    count,
     print_json,
     print_table,
     quiet_log,
@@ -21,8 +21,9 @@ from token_handlers.cli.options import (
 )
 from token_handlers.counter.tables import money
 from token_handlers.errors import TokenHandlersError
-from token_handlers.pricing.calculator import Price, find_plan, price_call
+from token_handlers.pricing.calculator import Price, price_call
 from token_handlers.pricing.providers import provider_id
+from token_handlers.pricing.sellers import Sold, find_seller
 
 if TYPE_CHECKING:
     from token_handlers.pricing.plans import Plan
@@ -52,18 +53,6 @@ PARTS = ("cached", "cache-write", "cache-write-1h", "reasoning", "input-audio", 
 SAMPLE = 1000
 """Tokens by which a price per million is found: few enough for the lowest tier."""
 
-_BEDROCK_ID = re.compile(
-    r"(?:[a-z]{2,6}\.)?(?:ai21|amazon|anthropic|cohere|deepseek|google|meta|mistral|moonshotai|nvidia|openai|qwen"
-    r"|stability|writer|zai)\.[a-z]"
-)
-
-
-class Sold(NamedTuple):
-    """A model, and who sells it."""
-
-    model: str
-    provider: str | None
-
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
@@ -87,7 +76,7 @@ def add_parser(commands: Commands) -> None:
         "search_context_size=high or web_search_tool=web_search_preview; more than once",
     )
     for option, (name, text) in COUNTS.items():
-        parser.add_argument(f"--{option}", dest=name, type=_count, metavar="N", help=text)
+        parser.add_argument(f"--{option}", dest=name, type=count, metavar="N", help=text)
     parser.add_argument("--explain", action="store_true", help="by which rate each part is billed, and since when")
     parser.add_argument(
         "--corrections", action="store_true", help="where our rates differ from genai-prices', or add to them"
@@ -105,13 +94,20 @@ def run(options: argparse.Namespace) -> int:
         raise WrongUsage("name a model, such as gpt-4o-mini, or list what is corrected with --corrections")
     counts = {name: number for name, _ in COUNTS.values() if (number := getattr(options, name)) is not None}
     _check(counts)
-    sold = _seller(options)
+    sold, plan = find_seller(
+        options.model,
+        options.provider,
+        base_url=options.base_url,
+        service_tier=options.tier,
+        at=_epoch(options),
+        context=dict(options.context),
+    )
     if counts:
         _print_call(options, sold, counts)
     elif options.explain:
-        _print_rates(options, sold)
+        _print_rates(options, plan)
     else:
-        _print_prices(options, sold)
+        _print_prices(options, sold, plan)
     return 0
 
 
@@ -133,8 +129,7 @@ def _print_call(options: argparse.Namespace, sold: Sold, counts: Mapping[str, in
     _print_doubts(price.doubts)
 
 
-def _print_rates(options: argparse.Namespace, sold: Sold) -> None:
-    plan = _plan(options, sold)
+def _print_rates(options: argparse.Namespace, plan: "Plan") -> None:
     rows = list(plan.rows())
     since, until = _day(plan.start), _day(plan.end)
     if options.json:
@@ -156,14 +151,13 @@ def _print_rates(options: argparse.Namespace, sold: Sold) -> None:
     _print_doubts(plan.doubts)
 
 
-def _print_prices(options: argparse.Namespace, sold: Sold) -> None:
+def _print_prices(options: argparse.Namespace, sold: Sold, plan: "Plan") -> None:
     prices = {name: money(cost) for name, cost in _per_million(options, sold).items()}
-    doubts = _plan(options, sold).doubts
     if options.json:
-        print_json({**_named(options), "usd_per_million_tokens": prices, "doubts": doubts})
+        print_json({**_named(options), "usd_per_million_tokens": prices, "doubts": plan.doubts})
     else:
         print_table((options.model, "USD per million tokens"), list(prices.items()))
-    _print_doubts(doubts)
+    _print_doubts(plan.doubts)
 
 
 def _print_notes(notes: Mapping[str, str]) -> None:
@@ -258,70 +252,8 @@ def _price(options: argparse.Namespace, sold: Sold, counts: Mapping[str, int]) -
     return price
 
 
-def _plan(options: argparse.Namespace, sold: Sold) -> "Plan":
-    with quiet_log():
-        plan = find_plan(
-            sold.model,
-            sold.provider,
-            base_url=options.base_url,
-            service_tier=options.tier,
-            at=_epoch(options),
-            context=dict(options.context),
-        )
-    if plan is None or not plan.priced:
-        raise _unknown(options)
-    return plan
-
-
 def _epoch(options: argparse.Namespace) -> float | None:
     return None if options.at is None else options.at.timestamp()
-
-
-def _seller(options: argparse.Namespace) -> Sold:
-    """Return who sells the model that is named; raises TokenHandlersError where that is not plain."""
-    for sold in _candidates(options):
-        with contextlib.suppress(TokenHandlersError):
-            _plan(options, sold)
-            return sold
-    raise _unknown(options)
-
-
-def _candidates(options: argparse.Namespace) -> Iterator[Sold]:
-    yield Sold(options.model, options.provider)
-    if options.provider is not None or options.base_url is not None:
-        return
-    seller, slash, name = options.model.partition("/")
-    if slash:
-        yield Sold(name, seller)
-    if _BEDROCK_ID.match(options.model):
-        yield Sold(options.model, "aws")
-    sellers = _sellers(options.model)
-    if len(sellers) == 1:
-        yield Sold(options.model, sellers[0])
-
-
-def _sellers(model: str) -> list[str]:
-    from genai_prices.data_snapshot import get_snapshot
-
-    from token_handlers.pricing.catalog import sellers
-
-    return sellers(get_snapshot(), model)
-
-
-def _unknown(options: argparse.Namespace) -> TokenHandlersError:
-    from genai_prices.data_snapshot import get_snapshot
-
-    from token_handlers.pricing.catalog import similar_names
-
-    provider = f" of {options.provider}" if options.provider else ""
-    sellers = [] if options.provider else _sellers(options.model)
-    if sellers:
-        remedy = f"name its provider with --provider, such as {' or '.join(sellers[:5])}"
-    elif similar := similar_names(get_snapshot(), options.model, options.provider):
-        remedy = f"did you mean {' or '.join(similar)}?"
-    else:
-        remedy = "check the name, or name its provider with --provider"
-    return TokenHandlersError(f"no price is known for {options.model!r}{provider}: {remedy}")
 
 
 def _check(counts: Mapping[str, int]) -> None:
@@ -334,13 +266,6 @@ def _check(counts: Mapping[str, int]) -> None:
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise TokenHandlersError(f"these numbers can't be: {reason}") from None
-
-
-def _count(text: str) -> int:
-    digits = text.replace(",", "").replace("_", "")
-    if not digits.isdecimal():
-        raise argparse.ArgumentTypeError(f"a number, such as 1500, is not {text!r}")
-    return int(digits)
 
 
 def _pair(text: str) -> tuple[str, str]:

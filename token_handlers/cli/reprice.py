@@ -20,7 +20,8 @@ from token_handlers.cli.options import (
 )
 from token_handlers.counter.tables import money
 from token_handlers.errors import TokenHandlersError
-from token_handlers.pricing.calculator import price_call, set_price
+from token_handlers.pricing.calculator import Price, set_price
+from token_handlers.pricing.recorded import price_again
 from token_handlers.usage import UsageRecord
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def add_parser(commands: Commands) -> None:
         "reprice",
         help="price the calls in the ledger again",
         description="Price past calls by the table of prices that is installed, as of the day of each call, or by "
-        "prices of your own. What the provider reported stays, and what has no price stays as it is. A ledger keeps no "
-        "service tier: calls on another tier than the standard one become standard, unless --unpriced leaves them out.",
+        "prices of your own, each at the tier, place, speed and fees at which it was served. What the provider "
+        "reported stays, and what has no price stays as it is. What the prompt cache saved is worked out again too.",
     )
     add_ledger(parser)
     add_window(parser)
@@ -67,51 +68,29 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def price_of(record: UsageRecord) -> Decimal | None:
-    """Return what a past call costs now, None where that can't be known, as where other models had a part of it."""
-    if any(part.model is not None for part in record.cost_breakdown):
-        return None
-    counts = record.usage.model_dump(exclude={"total_tokens"}, exclude_unset=True)
-    started = record.started_at
-    price = price_call(
-        counts,
-        record.model,
-        record.provider,
-        base_url=f"https://{record.host}" if record.host else None,
-        service_tier=record.service_tier,
-        at=None if started is None else started.timestamp(),
-        requested=record.requested_model,
-        context={"region": record.region, "inference_geo": record.region} if record.region else None,
-    )
-    return None if price is None else price.cost
-
-
-def _pricer(options: argparse.Namespace) -> Callable[[UsageRecord], Decimal | None]:
+def _pricer(options: argparse.Namespace) -> Callable[[UsageRecord], Price | None]:
     ticks = shown(itertools.repeat(None), "calls")
 
-    def price(record: UsageRecord) -> Decimal | None:
+    def price(record: UsageRecord) -> Price | None:
         next(ticks)
-        return None if options.unpriced and _cost_of(record) is not None else price_of(record)
+        return None if options.unpriced and _cost_of(record) is not None else price_again(record)
 
     return price
 
 
 def _try(ledger: "SQLSink", options: argparse.Namespace) -> tuple[int, int, Decimal | None]:
     """Return what `update_costs` would: the calls seen, how many would change, and the sum after that."""
-    from token_handlers.sinks.sql.rows import divide_usd, usd
+    from token_handlers.sinks.sql.rows import repriced, usd
 
     price, seen, changed = _pricer(options), 0, 0
     after = ledger.totals(since=options.since, until=options.until).cost
     for record in ledger.records(since=options.since, until=options.until):
         seen += 1
-        if record.cost_source == "reported" or record.outcome == "failed":
-            continue
-        cost, was = price(record), _cost_of(record)
-        if cost is None or usd(*divide_usd(cost)) == was:
-            continue
-        changed += 1
-        if record.outcome != "cached":
-            after = (after or Decimal(0)) - (was or Decimal(0)) + cost
+        change = repriced(record, price(record))
+        changed += bool(change)
+        if "cost_nano" in change:
+            cost = usd(int(change["cost_nano"] or 0), int(change["cost_atto"] or 0))
+            after = (after or Decimal(0)) - (record.cost or Decimal(0)) + cost
     return seen, changed, after
 
 

@@ -10,5 +10,6 @@ def add_parser(commands: Commands) -> None:
     add_ledger(parser)
     add_window(parser)
     add_top(parser, "sessions")
+    report.add_cache(parser)
     add_json(parser)
     parser.set_defaults(run=report.run, by="session", html=None)

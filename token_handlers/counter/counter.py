@@ -246,6 +246,16 @@ class TokenCounter(Measures):
         return self.snapshot().saved_cost
 
     @property
+    def cache_saved_cost(self) -> Decimal | None:
+        """USD that the provider's prompt cache saved, at list prices; None where nobody knows it."""
+        return self.snapshot().cache_saved_cost
+
+    @property
+    def cache_hit_rate(self) -> float:
+        """The share of the prompt tokens that the provider read from its prompt cache, from 0 to 1."""
+        return self.snapshot().cache_hit_rate
+
+    @property
     def by_model(self) -> dict[str, UsageTotals]:
         """Totals by model name, as the provider named the model that answered."""
         return self.by("model")

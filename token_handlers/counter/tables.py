@@ -129,6 +129,8 @@ def summary_lines(totals: UsageTotals) -> list[str]:
         ("Failed Requests", totals.failed_requests, " (rejected: not billed)"),
         ("Cached Responses", totals.cached_responses, f" (not billed: saved {_dollars(totals.saved_cost)})"),
     )
+    if totals.prompt_tokens_cached or totals.cache_write_tokens:
+        lines.append(f"Prompt Cache Saved (USD): {_dollars(totals.cache_saved_cost)}")
     return lines + [f"{name}: {number}{note}" for name, number, note in extras if number]
 
 

@@ -28,6 +28,7 @@ class Increment(NamedTuple):
     cost: Decimal | None
     saved: Decimal | None
     labels: Labelled
+    cache_saved: Decimal | None = None
 
 
 def increment(
@@ -40,6 +41,7 @@ def increment(
     requests: int = 1,
     labels: Labelled = (),
     doubted: bool = False,  # noqa: FBT001, FBT002 (a keyword would cost each call a microsecond)
+    cache_saved: Decimal | None = None,
 ) -> Increment:
     """Return what a call adds: its tokens where it was billed, and one to each request count that it belongs to.
 
@@ -60,18 +62,25 @@ def increment(
             numbers["estimated_requests"] = requests
     if cost is None:  # also of tokens that were counted by hand
         numbers["unpriced_requests"] = requests
-    return Increment(numbers, cost, None, labels)
+    if cache_saved is None and (counts.get("cache_read_tokens") or counts.get("cache_write_tokens")):
+        numbers["unpriced_cache_tokens"] = _cached_tokens(counts)
+    return Increment(numbers, cost, None, labels, cache_saved)
+
+
+def _cached_tokens(counts: Mapping[str, int]) -> int:
+    return counts.get("cache_read_tokens", 0) + counts.get("cache_write_tokens", 0)
 
 
 class RunningTotal:
     """One running sum; its counter's lock guards it."""
 
-    __slots__ = ("cost", "numbers", "priced", "saved")
+    __slots__ = ("cache_saved", "cost", "numbers", "priced", "saved")
 
     def __init__(self, first: Increment | None = None) -> None:
         self.numbers: dict[str, int] = {} if first is None else dict(first.numbers)
         self.cost = _ZERO if first is None or first.cost is None else first.cost
         self.saved = _ZERO if first is None or first.saved is None else first.saved
+        self.cache_saved = _ZERO if first is None or first.cache_saved is None else first.cache_saved
         # How many increments have a cost.
         self.priced = 0 if first is None or first.cost is None else 1
 
@@ -86,6 +95,8 @@ class RunningTotal:
             self.priced += 1
         if increment.saved is not None:
             self.saved = _add(self.saved, increment.saved)
+        if increment.cache_saved is not None:
+            self.cache_saved = _add(self.cache_saved, increment.cache_saved)
 
     def add_total(self, other: "RunningTotal") -> None:
         """Add another sum."""
@@ -96,12 +107,15 @@ class RunningTotal:
         self.cost = _add(self.cost, other.cost)
         if other.saved:
             self.saved = _add(self.saved, other.saved)
+        if other.cache_saved:
+            self.cache_saved = _add(self.cache_saved, other.cache_saved)
         self.priced += other.priced
 
     def copy(self) -> "RunningTotal":
         """Return another sum of the same."""
         other = RunningTotal()
         other.numbers, other.cost, other.saved, other.priced = dict(self.numbers), self.cost, self.saved, self.priced
+        other.cache_saved = self.cache_saved
         return other
 
     def subtract(self, increment: Increment) -> None:
@@ -111,16 +125,30 @@ class RunningTotal:
         if increment.cost is not None:
             self.cost = _subtract(self.cost, increment.cost)
             self.priced -= 1
+        if increment.cache_saved is not None:
+            self.cache_saved = _subtract(self.cache_saved, increment.cache_saved)
 
     def totals(self) -> UsageTotals:
         """Return the sum as it is now."""
         numbers = self.numbers
         totals = {measure.name: numbers[measure.unit] for measure in MEASURES if measure.unit in numbers}
-        return UsageTotals(**totals, cost=self.known_cost(), saved_cost=self.saved)
+        return UsageTotals(
+            **totals,
+            cost=self.known_cost(),
+            saved_cost=self.saved,
+            cache_saved_cost=known_saving(
+                self.cache_saved, numbers.get("unpriced_cache_tokens", 0), _cached_tokens(numbers)
+            ),
+        )
 
     def known_cost(self) -> Decimal | None:
         """Return the USD, or None where there were requests and none could be priced."""
         return None if not self.priced and self.numbers.get("unpriced_requests") else self.cost
+
+
+def known_saving(saved: Decimal, unpriced_tokens: int, cached_tokens: int) -> Decimal | None:
+    """Return what a prompt cache saved, or None where that is not known of any token that was read or written."""
+    return None if unpriced_tokens and unpriced_tokens == cached_tokens else saved
 
 
 def increment_of(record: UsageRecord) -> Increment:
@@ -135,6 +163,7 @@ def increment_of(record: UsageRecord) -> Increment:
         requests=record.requests,
         labels=label_pairs(record.model, record.session, record.user, record.node, record.tags, record.provider),
         doubted=bool(record.doubts),
+        cache_saved=record.cache_saved_cost,
     )
 
 

@@ -12,7 +12,7 @@ from token_handlers.counter.totals import BARE
 from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.langchain.cache import has_answer
 from token_handlers.langchain.labels import INTERNAL_KEYS, with_metadata, with_run_name
-from token_handlers.langchain.text import message_text
+from token_handlers.langchain.text import message_pairs
 from token_handlers.tokenizer.estimates import Estimate, bound_tokens, estimate_prompt, estimate_tokens, prepare
 from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, CallContext, open_calls, watch_task
 from token_handlers.tracking.frames import callers
@@ -139,23 +139,19 @@ class Run(Call):
         """Return the estimated tokens of the prompt and of an answer, by default of what was received so far."""
         prompt = self.estimate_input()
         text = "".join(self.parts) if text is None else text
-        answer = estimate_tokens(text, self.model).tokens if text else 0
+        answer = estimate_tokens(text, self.counted_as).tokens if text else 0
         return {"input_tokens": prompt.tokens, "output_tokens": answer}, prompt.method
 
     def estimate_input(self) -> Estimate:
         """Return the prompt's estimated tokens, tools included."""
         self.describe()
-        prepare(self.model)
+        prepare(self.counted_as)
         first = self.prompt[0] if self.prompt else ""
         if isinstance(first, str):
-            return estimate_tokens(first, self.model)
-        pairs, media = [], False
-        for message in first:
-            text, left_out = message_text(message)
-            pairs.append((str(getattr(message, "type", "user")), text))
-            media = media or left_out
+            return estimate_tokens(first, self.counted_as)
+        pairs, media = message_pairs(first)
         tools = (self.invocation or {}).get("tools") or (self.invocation or {}).get("functions") or ()
-        return estimate_prompt(pairs, tools, self.model, media=media)
+        return estimate_prompt(pairs, tools, self.counted_as, media=media)
 
     def estimate_prompt(self) -> int:
         """Return the prompt's estimated tokens."""

@@ -32,9 +32,9 @@ class DecisionRun(Run):
     def estimate_input(self) -> Estimate:
         """Return the estimated tokens of the state and the questions."""
         self.describe()
-        prepare(self.model)
+        prepare(self.counted_as)
         text, media = decision_text(self.prompt[0])
-        return estimate_prompt([("user", text)], (), self.model, media=media)
+        return estimate_prompt([("user", text)], (), self.counted_as, media=media)
 
     def prompt_bound(self) -> int | None:
         """Return None: a state is of any shape, and is estimated."""

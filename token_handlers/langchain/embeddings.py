@@ -49,11 +49,11 @@ class EmbeddingCall(Call):
 
     def estimate_prompt(self) -> int:
         """Return the tokens of the texts."""
-        return _estimate(self.texts, self.model)[0]
+        return _estimate(self.texts, self.counted_as)[0]
 
     def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
         """Return the tokens of the texts, and how they were estimated."""
-        tokens, method = _estimate(self.texts, self.model)
+        tokens, method = _estimate(self.texts, self.counted_as)
         return {"input_tokens": tokens}, method
 
     @shielded
@@ -91,7 +91,7 @@ class EmbeddingRequest(SDKCall):
         """Return the tokens of the texts: of those that this request has by its size, where there are several."""
         if not self.texts:
             return super().estimate(text)
-        tokens, method = _estimate(self.texts, self.model)
+        tokens, method = _estimate(self.texts, self.counted_as)
         size = sum(len(one.encode(errors="replace")) for one in self.texts)
         share = min(1, self.size / size) if self.size and size else 1
         return {"input_tokens": max(1, round(tokens * share))}, method

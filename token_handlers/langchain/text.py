@@ -4,6 +4,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
+def message_pairs(messages: Iterable[Any]) -> tuple[list[tuple[str, str]], bool]:
+    """Return each message's role and text, and whether images, audio or files were left out."""
+    pairs, media = [], False
+    for message in messages:
+        text, left_out = message_text(message)
+        pairs.append((str(getattr(message, "type", "user")), text))
+        media = media or left_out
+    return pairs, media
+
+
 def message_text(message: Any) -> tuple[str, bool]:
     """Return a message's text with its tool calls, and whether images, audio or files were left out of it."""
     texts, media = [], False

@@ -96,7 +96,7 @@ class ModelCall(Call):
         text = self.received() if text is None else text
         if self.tokenizer is not None:
             return {"input_tokens": prompt.tokens, "output_tokens": split_tokens(self.tokenizer, [text])}, prompt.method
-        answer = estimate_tokens(text, self.model).tokens if text else 0
+        answer = estimate_tokens(text, self.counted_as).tokens if text else 0
         return {"input_tokens": prompt.tokens, "output_tokens": answer}, prompt.method
 
     def estimate_input(self) -> Estimate:
@@ -105,10 +105,10 @@ class ModelCall(Call):
         pairs, media = ([("user", self.prompt)], False) if isinstance(self.prompt, str) else message_pairs(self.prompt)
         if self.tokenizer is not None:
             return Estimate(split_tokens(self.tokenizer, (text for pair in pairs for text in pair)), "custom")
-        prepare(self.model)
+        prepare(self.counted_as)
         if isinstance(self.prompt, str):
-            return estimate_prompt(pairs, (), self.model)
-        return estimate_prompt(pairs, sent_tools(self.kwargs or {}), self.model, media=media)
+            return estimate_prompt(pairs, (), self.counted_as)
+        return estimate_prompt(pairs, sent_tools(self.kwargs or {}), self.counted_as, media=media)
 
     def estimate_prompt(self) -> int:
         """Return the prompt's estimated tokens."""

@@ -55,8 +55,8 @@ class EmbeddingBatch(Call):
         self.describe()
         if self.tokenizer is not None:
             return {"input_tokens": split_tokens(self.tokenizer, self.texts)}, "custom"
-        prepare(self.model)
-        found = [estimate_tokens(text.replace("\n", " "), self.model) for text in self.texts]
+        prepare(self.counted_as)
+        found = [estimate_tokens(text.replace("\n", " "), self.counted_as) for text in self.texts]
         method = found[0].method if found else "none"
         return {"input_tokens": sum(one.tokens for one in found)}, method
 

@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -23,6 +23,7 @@ from token_handlers.llama_index.managers import check_handler
 from token_handlers.llama_index.models import CountsCalls
 from token_handlers.llama_index.recent import CallCounts, recent_counts
 from token_handlers.llama_index.spans import current
+from token_handlers.pricing.sellers import checked_stand_ins
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import evict_oldest
@@ -62,6 +63,9 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
     ``event_starts_to_ignore`` changes nothing, as it changes no count there. ``verbose`` prints each call's tokens,
     or logs them on ``logger``. ``token_budget`` is the most tokens of LLM calls: BudgetExceeded, before it is sent,
     for a call that would pass it.
+
+    ``price_as`` prices what is counted under a name as another model, {"MockLLM": "gpt-4o-mini", "MockEmbedding":
+    "openai/text-embedding-3-small"}: what an index or a query costs, before anything is sent.
     """
 
     run_inline = raise_error = NoLangChainHandler()
@@ -76,6 +80,7 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
         verbose: bool = False,
         logger: logging.Logger | None = None,
         token_budget: int | None = None,
+        price_as: Mapping[str, str] | None = None,
     ) -> None:
         if counter is not None and not isinstance(counter, TokenCounter):
             hint = "; a tokenizer is given by its name: tokenizer=..." if callable(counter) else ""
@@ -84,6 +89,7 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
             raise TypeError(f"tokenizer must be a callable that splits a text into tokens, not {tokenizer!r}")
         ignored = list(event_ends_to_ignore or ())
         super().__init__(_IGNORED + ignored, _IGNORED + ignored)
+        self._stand_ins = {} if price_as is None else checked_stand_ins(price_as)
         self.counts_llms, self.counts_embeddings = _LLM not in ignored, _EMBEDDING not in ignored
         self.tokenizer, self.token_budget = tokenizer, token_budget
         self._budget = None if token_budget is None else Budget(max_tokens=token_budget)
@@ -102,6 +108,8 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
     def count(self, call: Call) -> None:
         """Count a call, hold it to this handler's budget, and have its estimate made by this handler's tokenizer."""
         super().count(call)
+        if self._stand_ins:
+            call.stand_ins = {**call.stand_ins, **self._stand_ins}
         if self._budget is not None and call.operation != "embeddings" and self._budget not in call.budgets:
             call.budgets = (*call.budgets, self._budget)
         if self.tokenizer is not None and isinstance(call, ModelCall | EmbeddingBatch):

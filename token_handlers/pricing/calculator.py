@@ -25,7 +25,7 @@ from token_handlers.pricing.overrides import (
 from token_handlers.pricing.providers import provider_id
 from token_handlers.pricing.served import Served, host_of, location_of, tier_name
 from token_handlers.settings import Settings
-from token_handlers.usage import CostPart
+from token_handlers.usage import EXACT, CostPart
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
@@ -49,13 +49,16 @@ class Price(NamedTuple):
     """USD, whose price it is, and why the cost is an estimate, if it is.
 
     ``source`` is "user" for `set_price`, "genai-prices", or "token_handlers" where the rates are our own. ``priced``
-    has what was priced by which plan: (plan, counts, the model where that is another one).
+    has what was priced by which plan: (plan, counts, the model where that is another one). ``cache_saved`` is what
+    tokens that were read from the provider's prompt cache did not cost, less what those written to it cost more; None
+    where there are none.
     """
 
     cost: Decimal
     source: str
     doubts: tuple[str, ...] = ()
     priced: "tuple[tuple[Plan, Mapping[str, int], str | None], ...]" = ()
+    cache_saved: Decimal | None = None
 
     def __eq__(self, other: object) -> bool:
         """Whether it is the same price, whatever was priced."""
@@ -117,6 +120,7 @@ def price_call(
     requested: str | None = None,
     context: Mapping[str, str] | None = None,
     beside: Sequence[tuple[str | None, Mapping[str, int]]] = (),
+    warns: bool = True,
 ) -> Price | None:
     """Return what one call cost, or None where that cannot be known; never raises, warns once per provider and model.
 
@@ -137,33 +141,59 @@ def price_call(
     try:
         if beside:
             one = partial(
-                price_call, provider=provider, base_url=base_url, service_tier=service_tier, at=at, context=context
+                price_call,
+                provider=provider,
+                base_url=base_url,
+                service_tier=service_tier,
+                at=at,
+                context=context,
+                warns=warns,
             )
             return _price_apart(counts, beside, model, requested, one)
         served = tuple(sorted(context.items())) if context else ()
     except _JUNK as error:
-        _warn_unpriced(model, provider, str(error))
+        if warns:
+            _warn_unpriced(model, provider, str(error))
         return None
-    return price_by((model, provider, base_url, service_tier, requested, served), counts, at)
+    return price_by((model, provider, base_url, service_tier, requested, served), counts, at, warns)
 
 
-def price_by(key: PlanKey, counts: Mapping[str, int], at: float | None) -> Price | None:
+def price_by(
+    key: PlanKey,
+    counts: Mapping[str, int],
+    at: float | None,
+    warns: bool = True,  # noqa: FBT001, FBT002 (a keyword would cost each call a microsecond)
+) -> Price | None:
     """As `price_call`, by what it finds the plan by, in one tuple: for the calls that are recorded."""
     model, provider, requested = key[0], key[1], key[4]
     try:
         plan = _plan_at(key, at)
         found = plan.price(counts) if plan is not None else None
     except _JUNK as error:
-        _warn_unpriced(model, provider, str(error))
+        if warns:
+            _warn_unpriced(model, provider, str(error))
         return None
     if plan is None or found is None:
-        if plan is not None and plan.priced and counts:
-            _warn_unpriced(model, provider, "no rate is known for what it used")
+        if warns and plan is not None:
+            _warn_of_no_price(plan, counts, model, requested, provider)
         return None
     cost, doubts = found
-    if doubts:
+    if doubts and warns:
         _warn_of_doubts(model or requested, provider, doubts)
-    return Price(cost, plan.source, doubts, ((plan, counts, None),))
+    saved = None
+    if counts.get("cache_read_tokens") or counts.get("cache_write_tokens"):
+        saved = _cache_saved(plan, counts, cost)
+    return Price(cost, plan.source, doubts, ((plan, counts, None),), saved)
+
+
+def was_cached(counts: Mapping[str, int]) -> bool:
+    """Return whether tokens were read from the provider's prompt cache or written to it."""
+    return bool(counts.get("cache_read_tokens") or counts.get("cache_write_tokens"))
+
+
+def _cache_saved(plan: "Plan", counts: Mapping[str, int], cost: Decimal) -> Decimal | None:
+    uncached = plan.price({name: number for name, number in counts.items() if not name.startswith("cache_")})
+    return None if uncached is None else EXACT.subtract(uncached[0], cost)
 
 
 def explain_call(
@@ -215,11 +245,13 @@ def _price_apart(
         if whole is None:
             return None
         prices.insert(0, whole)
+    saved = [each.cache_saved for each in prices if each.cache_saved is not None]
     return Price(
         sum((each.cost for each in prices), Decimal(0)),
         prices[0].source,
         tuple(dict.fromkeys(doubt for each in prices for doubt in each.doubts)),
         tuple(part for each in prices for part in each.priced),
+        sum(saved, Decimal(0)) if saved else None,
     )
 
 
@@ -428,7 +460,6 @@ def _find_plan(book: PriceBook, call: _Call, now: float) -> "Plan":
         if plan and plan.priced:
             return plan
         unpriced = plan or unpriced
-    _warn_no_price(call)
     return unpriced
 
 
@@ -523,6 +554,15 @@ def _is_about(multiplier: Multiplier, served: Served) -> bool:
     )
 
 
+def _warn_of_no_price(
+    plan: "Plan", counts: Mapping[str, int], model: str | None, requested: str | None, provider: str | None
+) -> None:
+    if not plan.priced:
+        _warn_no_price(model, requested, provider)
+    elif counts:
+        _warn_unpriced(model, provider, "no rate is known for what it used")
+
+
 def _warn_unpriced(model: str | None, provider: str | None, why: str) -> None:
     _warn_once(("counts", provider, model), "a call of %r (provider %r) is unpriced: %s", model, provider, why)
 
@@ -534,18 +574,18 @@ def _warn_of_doubts(model: str | None, provider: str | None, doubts: Sequence[st
         )
 
 
-def _warn_no_price(call: _Call) -> None:
-    names = list(dict.fromkeys(name for name in (call.model, call.requested) if name))
+def _warn_no_price(model: str | None, requested: str | None, provider: str | None) -> None:
+    names = list(dict.fromkeys(name for name in (model, requested) if name))
     if not names:
-        _warn_once(("name", call.provider), "calls through %r state no model, and count as unpriced", call.provider)
+        _warn_once(("name", provider), "calls through %r state no model, and count as unpriced", provider)
         return
     _warn_once(
-        ("price", call.provider, names[0]),
+        ("price", provider, names[0]),
         "no price for %s (provider %r), its calls count as unpriced: set one with "
         "token_handlers.set_price(%r, input_mtok=..., output_mtok=...), 0 where it costs nothing, "
         "or with alias_of=... where it is another name, a deployment or a fine-tune of a model with a price",
         " or ".join(map(repr, names)),
-        call.provider,
+        provider,
         names[-1],
     )
 

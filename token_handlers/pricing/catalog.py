@@ -96,7 +96,7 @@ def is_alias(snapshot: DataSnapshot, answered: str, requested: str, provider: st
     if seller == "azure" or (seller == "litellm" and requested.lower().startswith("azure/")):
         found, asked = find_by_name(snapshot, answered), find_by_name(snapshot, requested)
         return found is None or (asked is not None and asked.model is found.model)
-    return _base(answered) == _base(requested)
+    return base_name(answered) == base_name(requested)
 
 
 def is_known(snapshot: DataSnapshot, model: str, provider: str | None) -> bool:
@@ -146,7 +146,7 @@ def _equals(match: MatchLogic) -> Iterator[str]:
             yield text.lower()
 
 
-def _base(name: str) -> str:
+def base_name(name: str) -> str:
     """Return a name without the path before it, a fine-tune's own part, and the date or number of a snapshot."""
     base, shorter = "", name.lower().rsplit("/", 1)[-1]
     tuned = shorter.startswith("ft:")
@@ -220,7 +220,7 @@ def _is_literal(model: ModelInfo, name: str) -> bool:
 def is_bedrocks_name(asked: str, answered: str) -> bool:
     """Whether a name is Bedrock's id of a model that answers under its maker's own name."""
     found = _BEDROCK.fullmatch(asked.lower().rsplit("/", 1)[-1])
-    return found is not None and _base(answered) == found[1].partition(".")[2]
+    return found is not None and base_name(answered) == found[1].partition(".")[2]
 
 
 def _is_of_bedrock(name: str, known: Iterable[str]) -> bool:

@@ -4,19 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from token_handlers.counter.counter import OTHER
 from token_handlers.pricing.freshness import PriceTable
 from token_handlers.reporting.budget_line import BudgetLine, BudgetMeter
 from token_handlers.reporting.period import Period, Step, labels, midnight, moment_of, period_of
 from token_handlers.reporting.projection import HISTORY_DAYS, Projection, project
-from token_handlers.reporting.savings import CacheSavings, cache_savings
 from token_handlers.reporting.sums import by_month
 from token_handlers.sinks.sql.groups import Groups
 from token_handlers.sinks.sql.questions import Moment, moment_ms
 from token_handlers.sinks.sql.rows import EPOCH
 from token_handlers.usage import UsageTotals
+
+if TYPE_CHECKING:
+    from token_handlers.reporting.what_if import WhatIf
 
 SECTIONS = ("model", "user", "session", "tag", "langgraph_node")
 """The labels by which a page lists what was used, in their order."""
@@ -47,11 +49,6 @@ class ReportedLedger(Protocol):
         until: Moment | None = None,
     ) -> Groups:
         """Return totals by the values of a label, the most expensive ``top`` of them and "(other)"."""
-
-    def by_provider_model(
-        self, *, since: Moment | None = None, until: Moment | None = None
-    ) -> Mapping[tuple[str | None, str], UsageTotals]:
-        """Return totals by provider and model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +83,8 @@ class Contents:
     before: UsageTotals | None = None
     projection: Projection | None = None
     budget: BudgetMeter | None = None
-    savings: CacheSavings | None = None
     prices: PriceTable | None = None
+    what_if: "WhatIf | None" = None
 
 
 def read_contents(
@@ -100,6 +97,7 @@ def read_contents(
     until: Moment | None = None,
     budget: BudgetLine | None = None,
     prices: PriceTable | None = None,
+    what_if: "WhatIf | None" = None,
 ) -> Contents:
     """Return what a page shows of a time; ``now`` is an aware time in UTC, ``top`` how many values a section lists."""
     window = _Window(ledger, since, until)
@@ -115,8 +113,8 @@ def read_contents(
         before=_before(ledger, period) if period and since is not None else None,
         projection=read_projection(ledger, now) if period and period.includes(now) else None,
         budget=read_budget(ledger, budget, now) if budget else None,
-        savings=_savings(window, total, period) if period else None,
         prices=prices,
+        what_if=what_if,
     )
 
 
@@ -160,12 +158,6 @@ def _before(ledger: ReportedLedger, period: Period) -> UsageTotals | None:
     earlier = period.before()
     totals = ledger.totals(since=earlier.start, until=earlier.end)
     return None if totals == UsageTotals() else totals
-
-
-def _savings(window: _Window, total: UsageTotals, period: Period) -> CacheSavings | None:
-    if not (total.prompt_tokens_cached or total.cache_write_tokens):
-        return None
-    return cache_savings(window.ledger.by_provider_model(since=window.since, until=window.until), period.end)
 
 
 def _in_time(window: _Window, period: Period) -> InTime:

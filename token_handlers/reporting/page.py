@@ -26,6 +26,7 @@ def page(contents: Contents) -> str:
         timeline.cost_chart(contents.in_time, contents.budget),
         timeline.token_chart(contents.in_time),
         remarks.savings(contents),
+        remarks.what_if(contents),
         remarks.exactness(contents),
         *(label_tables.label_section(label, groups, contents.total) for label, groups in contents.groups.items()),
     )

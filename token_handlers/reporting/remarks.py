@@ -1,35 +1,29 @@
 """What to know of a page's figures: how exact they are, what to do about it, and what caching saved."""
 
+from collections.abc import Mapping
+
 from token_handlers.reporting.amounts import counted, dollars, percent
 from token_handlers.reporting.charts import folded_table, share_bar
 from token_handlers.reporting.contents import Contents
 from token_handlers.reporting.markup import Markup, tag
-from token_handlers.reporting.savings import CacheSavings
-from token_handlers.reporting.text import exactness_notes
+from token_handlers.reporting.savings import cached_tokens, in_words, unknown_in_words
+from token_handlers.reporting.text import exactness_notes, most_saving
 from token_handlers.usage import UsageTotals
 
-MOST_MODELS = 100
-"""Of how many models it is said what their cache saved."""
+MOST_ROWS = 100
+"""Of how many models, sessions or days it is said what their cache saved."""
 
 
 def savings(contents: Contents) -> Markup:
     """Return what the provider's prompt cache and LangChain's cache saved."""
     lines: list[Markup] = []
-    cache, total = contents.savings, contents.total
-    if cache is not None:
-        amount = dollars(abs(cache.saved))
-        verb = f"saved {amount}" if cache.saved >= 0 else f"cost {amount} more than it saved"
-        text = f"The provider's prompt cache {verb}, at list prices"
-        lines += [
-            tag("p", tag("span", text), tag("b", f"{percent(cache.hit_rate)} of the prompt tokens were read from it")),
-            share_bar([("cached", cache.hit_rate)]),
-        ]
-        if cache.unknown_tokens:
-            unknown = counted(cache.unknown_tokens, "token")
-            lines.append(
-                tag("p", f"Not in it: {unknown} read or written by models whose prices are not known.", class_="soft")
-            )
-        lines += _by_model(cache)
+    total = contents.total
+    if cached_tokens(total):
+        text = f"The provider's prompt cache {in_words(total) or 'saved what is not known'}, at list prices"
+        rate = f"{percent(total.cache_hit_rate)} of the prompt tokens were read from it"
+        lines += [tag("p", tag("span", text), tag("b", rate)), share_bar([("cached", total.cache_hit_rate)])]
+        lines += [tag("p", text, class_="soft") for text in unknown_in_words(total)]
+        lines += [_by(label, groups) for label, groups in _groups(contents).items()]
     if total.cached_responses:
         answers = counted(total.cached_responses, "answer")
         lines.append(
@@ -42,13 +36,47 @@ def savings(contents: Contents) -> Markup:
     return tag("section", tag("h2", "What caching saved"), *lines, class_="shares", id="caching") if lines else Markup()
 
 
-def _by_model(cache: CacheSavings) -> list[Markup]:
-    """Return a table of the models that saved most, where there are several."""
-    if len(cache.models) < 2:
-        return []
-    most = sorted(cache.models.items(), key=lambda item: (-(item[1].saved or 0), -item[1].read_tokens, item[0]))
-    rows = [(name, dollars(each.saved), percent(each.hit_rate)) for name, each in most[:MOST_MODELS]]
-    return [folded_table("By model", "What the prompt cache saved by model", ("Model", "Saved", "Read from it"), rows)]
+def _groups(contents: Contents) -> dict[str, Mapping[str, UsageTotals]]:
+    """Return the totals by which it is listed what the cache saved: by model, by session and in time."""
+    listed: dict[str, Mapping[str, UsageTotals]] = {
+        label: contents.groups[label] for label in ("model", "session") if label in contents.groups
+    }
+    return listed if contents.in_time is None else {**listed, contents.in_time.step: contents.in_time.totals}
+
+
+def _by(label: str, groups: Mapping[str, UsageTotals]) -> Markup:
+    """Return a table of what the cache saved, where several values of a label have cached tokens."""
+    rows = [
+        (name, dollars(each.cache_saved_cost), percent(each.cache_hit_rate))
+        for name, each in most_saving(label, groups)[:MOST_ROWS]
+    ]
+    title = f"What the prompt cache saved by {label}"
+    return (
+        folded_table(f"By {label}", title, (label.capitalize(), "Saved", "Read from it"), rows)
+        if len(rows) > 1
+        else Markup()
+    )
+
+
+def what_if(contents: Contents) -> Markup:
+    """Return what the calls would have cost on other models."""
+    found = contents.what_if
+    if found is None:
+        return Markup()
+    change = found.total.change_in_words
+    text = f"These calls cost {dollars(found.total.actual.cost)}"
+    other = f"{found.name}: {dollars(found.total.other.cost)}{f', {change}' if change else ''}"
+    named = sorted(found.groups.items(), key=lambda item: (-(item[1].actual.cost or 0), item[0]))
+    rows = [(name, dollars(each.actual.cost), dollars(each.other.cost)) for name, each in named[:MOST_ROWS]]
+    return tag(
+        "section",
+        tag("h2", "What if"),
+        tag("p", tag("span", text), tag("b", other)),
+        *(tag("p", note, class_="soft") for note in found.notes()),
+        folded_table("By model", "What they would have cost by model", ("Model", "Cost", found.name), rows),
+        class_="shares",
+        id="what-if",
+    )
 
 
 def exactness(contents: Contents) -> Markup:

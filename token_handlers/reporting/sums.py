@@ -9,16 +9,22 @@ from token_handlers.reporting.text import arranged
 from token_handlers.sinks.sql.groups import Groups
 from token_handlers.usage import EXACT, UsageTotals
 
-_NUMBERS = tuple(name for name in UsageTotals.model_fields if name != "cost")
+_NUMBERS = tuple(name for name in UsageTotals.model_fields if name not in ("cost", "cache_saved_cost"))
 
 
 def added(several: Iterable[UsageTotals]) -> UsageTotals:
-    """Return the sum of totals; its cost is unknown where each of those that have requests has an unknown one."""
+    """Return the sum of totals; an amount is unknown where it is unknown of each."""
     several = list(several)
     sums = {name: sum(getattr(totals, name) for totals in several) for name in _NUMBERS}
-    known = [totals.cost for totals in several if totals.cost is not None]
-    cost = functools.reduce(EXACT.add, known, Decimal(0))
-    return UsageTotals(**sums, cost=cost if known or not several else None)
+    amounts = {name: _known(getattr(totals, name) for totals in several) for name in ("cost", "cache_saved_cost")}
+    return UsageTotals(**sums, **amounts)
+
+
+def _known(amounts: Iterable[Decimal | None]) -> Decimal | None:
+    """Return the sum of what is known; None where nothing is, unless there is nothing at all."""
+    several = list(amounts)
+    known = [amount for amount in several if amount is not None]
+    return functools.reduce(EXACT.add, known, Decimal(0)) if known or not several else None
 
 
 def by_month(days: Mapping[str, UsageTotals]) -> dict[str, UsageTotals]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from token_handlers.counter.counter import OTHER
 from token_handlers.counter.tables import text_table, usd, usd_column
 from token_handlers.reporting.amounts import counted, percent
+from token_handlers.reporting.savings import cached_tokens, in_words, unknown_in_words
 from token_handlers.usage import UsageTotals
 
 Row = tuple[str | int, ...]
@@ -65,6 +66,32 @@ def arranged(label: str, groups: Mapping[str, UsageTotals]) -> list[tuple[str, U
     )
 
 
+def cache_table(label: str, groups: Mapping[str, UsageTotals], total: UsageTotals) -> Table:
+    """Return by a label what the provider's prompt cache was used for and saved, of the values that it was used by."""
+    named = [*most_saving(label, groups), ("Total", total)]
+    saved = usd_column([totals.cache_saved_cost for _, totals in named])
+    rows: list[Row] = [
+        (
+            printable(name),
+            each.prompt_tokens,
+            each.prompt_tokens_cached,
+            each.cache_write_tokens,
+            percent(each.cache_hit_rate),
+            amount,
+        )
+        for (name, each), amount in zip(named, saved, strict=True)
+    ]
+    return Table((label.capitalize(), "Prompt", "Read", "Written", "Hit rate", "Saved (USD)"), rows)
+
+
+def most_saving(label: str, groups: Mapping[str, UsageTotals]) -> list[tuple[str, UsageTotals]]:
+    """Return the groups that have cached tokens, in their order of time, else first those of which most was saved."""
+    cached = [(name, totals) for name, totals in arranged(label, groups) if cached_tokens(totals)]
+    if label in IN_TIME:
+        return cached
+    return sorted(cached, key=lambda item: (item[0] == OTHER, -(item[1].cache_saved_cost or 0)))
+
+
 def totals_text(label: str, groups: Mapping[str, UsageTotals], total: UsageTotals) -> str:
     """Return the table in at most 80 columns, and what is to be known of it."""
     notes = "".join(f"\n{note}" for note in notes_on(label, groups, total))
@@ -88,6 +115,9 @@ def notes_on(label: str, groups: Mapping[str, UsageTotals], total: UsageTotals) 
         (total.reasoning_tokens, total.completion_tokens, "of the completion tokens were reasoning."),
     )
     notes = [f"{part:,} ({percent(part / whole)}) {text}" for part, whole, text in shares if part and whole]
+    if saved := in_words(total):
+        notes.append(f"The provider's cache {saved}, at list prices.")
+    notes += unknown_in_words(total)
     notes += [note.text for note in exactness_notes(total)]
     if total.cached_responses:
         answers = counted(total.cached_responses, "answer")

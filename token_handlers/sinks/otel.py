@@ -48,7 +48,9 @@ class OTelMetrics:
     gen_ai_latest_experimental, they are in its place the counters ``gen_ai.client.inference.usage.*`` and the
     histograms ``gen_ai.client.inference.operation.*``, for embeddings ``gen_ai.client.embeddings.operation.*``.
     Input includes the cache, output reasoning. In both, ``token_handlers.cost`` is USD, and
-    ``token_handlers.unpriced_requests`` counts the requests that are not in it.
+    ``token_handlers.unpriced_requests`` counts the requests that are not in it. ``token_handlers.cache_read_tokens``
+    over the input tokens is the hit rate of providers' prompt caches, ``token_handlers.cache_saved_cost`` the USD that
+    these saved, which goes down where writes cost more than reads saved.
 
     Seconds are the histograms ``gen_ai.client.operation.duration``, of calls that failed too, with an ``error.type``,
     and of streams ``gen_ai.client.operation.time_to_first_chunk`` and ``.time_per_output_chunk``, as far as the
@@ -79,6 +81,14 @@ class OTelMetrics:
         self._unpriced = meter.create_counter(
             "token_handlers.unpriced_requests", unit="{request}", description="GenAI requests whose cost is not known."
         )
+        self._cache_saved = meter.create_up_down_counter(
+            "token_handlers.cache_saved_cost",
+            unit="{USD}",
+            description="What reads from providers' prompt caches did not cost, less what writes to them cost more.",
+        )
+        self._cache_read = meter.create_counter(
+            "token_handlers.cache_read_tokens", unit="{token}", description="Input tokens read from prompt caches."
+        )
         self._series: dict[tuple[object, ...], Attributes] = {}
 
     def __call__(self, record: UsageRecord) -> None:
@@ -96,6 +106,10 @@ class OTelMetrics:
             self._cost.add(float(record.cost), attributes)
         else:
             self._unpriced.add(record.requests, attributes)
+        if record.cache_saved_cost is not None:
+            self._cache_saved.add(float(record.cache_saved_cost), attributes)
+        if record.usage.cache_read_tokens:
+            self._cache_read.add(record.usage.cache_read_tokens, attributes)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Make the SDK export what it has, for 10 seconds unless told otherwise; True where there is no SDK."""

@@ -11,6 +11,7 @@ from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import absorb
 from token_handlers.http import ProviderAnswer
 from token_handlers.payloads import NO_CONTEXT
+from token_handlers.pricing.sellers import NO_STAND_INS, Sold
 from token_handlers.tracking.scopes import NO_LABELS, Budgets, Labels, Scope, active, active_scopes, unusual
 from token_handlers.tracking.state import state
 from token_handlers.tracking.surroundings import activity, in_run, labels_here, labels_in_run
@@ -24,9 +25,9 @@ open_calls: "dict[Call, bool]" = {}
 
 
 class CallContext:
-    """The counters, labels, sinks and budgets of the calls that start in the same blocks."""
+    """The counters, labels, sinks, budgets and stand-ins of the calls that start in the same blocks."""
 
-    __slots__ = ("_extended", "budgets", "counters", "labels", "own", "scopes", "sinks")
+    __slots__ = ("_extended", "budgets", "counters", "labels", "own", "scopes", "sinks", "stand_ins")
 
     def __init__(self, scopes: tuple[Scope, ...], *more: TokenCounter) -> None:
         self.scopes = scopes
@@ -36,6 +37,7 @@ class CallContext:
             self.own: tuple[TokenCounter, ...] = (scope.counter,)
             self.counters: tuple[TokenCounter, ...] = (state.counter, scope.counter)
             self.labels, self.sinks, self.budgets = scope.labels, scope.sinks, scope.budgets
+            self.stand_ins = scope.stand_ins
             return
         counters = dict.fromkeys((*(scope.counter for scope in scopes), *more))
         counters.pop(state.counter, None)
@@ -44,6 +46,7 @@ class CallContext:
         self.labels = scopes[-1].labels if scopes else NO_LABELS
         self.sinks = tuple(sink for scope in scopes for sink in scope.sinks)
         self.budgets = tuple(dict.fromkeys(budget for scope in scopes for budget in scope.budgets))
+        self.stand_ins = {name: sold for scope in scopes for name, sold in scope.stand_ins.items()}
 
     def plus(self, counter: TokenCounter) -> "CallContext":
         """Return the context of calls that one more counter counts."""
@@ -75,7 +78,8 @@ class Call:
     ``parents`` are the calls that made this one, and ``child_usages`` the counts of those that it made itself,
     None where it made none: it may only pass on what they used. ``shown`` are the counters in which an estimate of it
     stands, with its progress at the time. ``answers`` are the provider's own to the requests of this call,
-    ``served`` what the client says of place and speed, under ReportedUsage's ``context`` keys.
+    ``served`` what the client says of place and speed, under ReportedUsage's ``context`` keys. ``stand_ins`` are the
+    models as which those of other names are counted and priced.
     """
 
     # Class attributes are the defaults: a call is made in the application's time, and most of them stay as they are.
@@ -96,6 +100,7 @@ class Call:
     child_usages: list[Mapping[str, int]] | None = None
     answers: tuple[ProviderAnswer, ...] = ()
     served: Mapping[str, str] = NO_CONTEXT
+    stand_ins: Mapping[str, Sold] = NO_STAND_INS
 
     def __init__(self, context: CallContext | None = None) -> None:
         self.started_at = time.time()
@@ -107,6 +112,8 @@ class Call:
             self._label()
         if context.budgets or state.budgets:
             self.budgets = tuple(dict.fromkeys((*state.budgets, *context.budgets)))
+        if context.stand_ins:
+            self.stand_ins = context.stand_ins
         for counter in context.own:
             counter.open_calls[self] = True
         open_calls[self] = True
@@ -126,6 +133,17 @@ class Call:
         self.context = self.context.plus(counter)
         if counter is not state.counter:
             counter.open_calls[self] = True
+
+    @property
+    def counted_as(self) -> str | None:
+        """The model whose tokenizer estimates: the one that this call's model stands for, else its own."""
+        sold = self.stand_ins.get(self.model or "")
+        return self.model if sold is None else sold.model
+
+    def priced_as(self) -> tuple[str | None, str | None, str | None]:
+        """Return the model, the provider and the address by which the call is priced."""
+        sold = self.stand_ins.get(self.model or "")
+        return (self.model, self.provider, self.base_url) if sold is None else (*sold, None)
 
     def progress(self) -> int:
         """Return a number that grows with what was received, so that an estimate is made again."""

@@ -1,7 +1,7 @@
 """The one place that every call passes through at its end: its record, for counters, budgets and sinks."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from token_handlers.errors import WHY, BudgetExceeded, absorb, shielded
 from token_handlers.http import ProviderAnswer
 from token_handlers.lifecycle import Warnings, after_fork, at_exit
 from token_handlers.payloads import ReportedUsage
-from token_handlers.pricing.calculator import Price, price_by, price_call
+from token_handlers.pricing.calculator import Price, price_by, price_call, was_cached
 from token_handlers.tracking import reservations
 from token_handlers.tracking.answers import billed_by_answers
 from token_handlers.tracking.call import Call, close, oldest_beyond_limit, open_calls, unwatch_task
@@ -209,36 +209,55 @@ def _price(call: Call, result: CallResult) -> Price | None:
     usage = result.usage
     if result.outcome == "failed":
         return None
-    if usage.cost is not None:
+    if usage.cost is not None and not was_cached(usage.counts):
         return Price(usage.cost, "reported")
     counts = usage.counts if usage.billed is None else usage.billed
     context = {**call.served, **usage.context} if call.served else usage.context
     # the address that was asked, as an environment variable or a client's own may have set another one
     url = call.answers[-1].request.url if call.answers else call.base_url
     model = usage.model or call.model
+    stand_in = call.stand_ins.get(model or "") if call.stand_ins else None
+    if stand_in is not None:
+        return price_call(counts, *stand_in, at=call.started_at)
+    warns = usage.cost is None
     if not context and not usage.beside:  # as nearly always
-        return price_by((model, call.provider, url, usage.service_tier, call.model, ()), counts, call.started_at)
-    return price_call(
-        counts,
-        model,
-        call.provider,
-        requested=call.model,
-        base_url=url,
-        service_tier=usage.service_tier,
-        at=call.started_at,
-        context=context,
-        beside=usage.beside,
-    )
+        key = (model, call.provider, url, usage.service_tier, call.model, ())
+        price = price_by(key, counts, call.started_at, warns)
+    else:
+        price = price_call(
+            counts,
+            model,
+            call.provider,
+            requested=call.model,
+            base_url=url,
+            service_tier=usage.service_tier,
+            at=call.started_at,
+            context=context,
+            beside=usage.beside,
+            warns=warns,
+        )
+    if usage.cost is None:
+        return price
+    return Price(usage.cost, "reported", cache_saved=None if price is None else price.cache_saved)
 
 
 def _increment(call: Call, result: CallResult, price: Price | None) -> Increment:
-    usage, cost, doubted = result.usage, None, bool(result.usage.doubts)
+    usage, cost, doubted, cache_saved = result.usage, None, bool(result.usage.doubts), None
     if price is not None:
-        cost, doubted = price.cost, bool(price.doubts or usage.doubts)
+        cost, doubted, cache_saved = price.cost, bool(price.doubts or usage.doubts), price.cache_saved
     session, user, tags = call.labels
     labels = label_pairs(usage.model or call.model, session, user, call.node, tags, call.provider)
     return increment(
-        usage.counts, call.operation, result.outcome, result.source, cost, cost, result.requests, labels, doubted
+        usage.counts,
+        call.operation,
+        result.outcome,
+        result.source,
+        cost,
+        cost,
+        result.requests,
+        labels,
+        doubted,
+        cache_saved,
     )
 
 
@@ -254,6 +273,7 @@ class EndedCall(NamedTuple):
     result: CallResult
     price: Price | None
     answer: ProviderAnswer | None
+    served: Mapping[str, str]
     event_id: str
     started_at: float
     ended_at: float
@@ -263,7 +283,8 @@ class EndedCall(NamedTuple):
         """Return what is known of a call."""
         facts = call.operation, call.provider, call.base_url, call.model, call.node, call.labels
         answer = call.answers[-1] if call.answers else None
-        return cls(*facts, result, price, answer, new_event_id(), call.started_at, time.time())
+        served = {**call.served, **result.usage.context}
+        return cls(*facts, result, price, answer, served, new_event_id(), call.started_at, time.time())
 
     def record(self) -> UsageRecord:
         """Return the record."""
@@ -287,11 +308,15 @@ class EndedCall(NamedTuple):
             cost=None if cached else cost,
             cost_source=cost_source,
             saved_cost=cost if cached else None,
+            cache_saved_cost=None if cached or self.price is None else self.price.cache_saved,
             doubts=(*usage.doubts, *(() if self.price is None else self.price.doubts)),
             cost_breakdown=() if self.price is None or cached else shielded(_breakdown)(self.price) or (),
             service_tier=usage.service_tier,
             region=usage.context.get("region") or usage.context.get("inference_geo"),
             host=_host(self.base_url) if answer is None else answer.request.host,
+            served=self.served,
+            billed=usage.billed,
+            beside=usage.beside,
             request_id=None if answer is None else answer.request_id or answer.response_id,
             organization=None if answer is None else answer.organization,
             project=None if answer is None else answer.project,

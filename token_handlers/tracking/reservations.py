@@ -9,7 +9,7 @@ from token_handlers.budget.budget import Budget
 from token_handlers.budget.limits import Amounts, Reservation, ReservationRequest
 from token_handlers.budget.tool_fees import AllowedFees
 from token_handlers.errors import BudgetExceeded, absorb, shielded
-from token_handlers.pricing.calculator import price_by, price_call
+from token_handlers.pricing.calculator import Price, price_by, price_call
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.result import CallResult
 
@@ -64,7 +64,7 @@ def requested(call: Call) -> ReservationRequest:
     cost: Decimal | None = _NOTHING
     if prices:
         counts = {"input_tokens": bound, "output_tokens": output}
-        price = price_by((call.model, call.provider, call.base_url, None, None, ()), counts, call.started_at)
+        price = price_by((*call.priced_as(), None, None, ()), counts, call.started_at)
         cost = None if price is None else price.cost
     estimate = functools.partial(_estimated, call, prices=prices)
     return ReservationRequest(bound + output, cost, call.model, *call.labels, estimate=estimate)
@@ -77,16 +77,28 @@ def _estimated(call: Call, *, prices: bool) -> ReservationRequest:
 
 
 def _cost(call: Call, tokens: Mapping[str, int], fees: AllowedFees) -> Decimal | None:
-    """Return what a call costs that uses so much; fees without a price are left to its end."""
-    price = None
-    if fees.counts:
-        counts = {**tokens, **fees.counts}
-        price = price_call(
-            counts, call.model, call.provider, base_url=call.base_url, at=call.started_at, context=fees.context
-        )
-    if price is None:
-        price = price_call(tokens, call.model, call.provider, base_url=call.base_url, at=call.started_at)
+    model, provider, base_url = call.priced_as()
+    price = foreseen_price(tokens, fees, model, provider, base_url=base_url, at=call.started_at)
     return None if price is None else price.cost
+
+
+def foreseen_price(
+    tokens: Mapping[str, int],
+    fees: AllowedFees,
+    model: str | None,
+    provider: str | None,
+    *,
+    base_url: str | None = None,
+    service_tier: str | None = None,
+    at: float | None = None,
+    warns: bool = True,
+) -> Price | None:
+    """Return the price of a call that uses so much; fees without a rate are left to its end."""
+    price = functools.partial(
+        price_call, model=model, provider=provider, base_url=base_url, service_tier=service_tier, at=at, warns=warns
+    )
+    found = price({**tokens, **fees.counts}, context=fees.context) if fees.counts else None
+    return price(tokens) if found is None else found
 
 
 def settle(call: Call, result: CallResult, cost: Decimal | None) -> None:

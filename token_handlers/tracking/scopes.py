@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from token_handlers.budget.budget import Budget
 from token_handlers.counter.counter import TokenCounter
+from token_handlers.pricing.sellers import NO_STAND_INS, Sold
 from token_handlers.tracking.frames import callers
 from token_handlers.usage import UsageRecord
 
@@ -64,6 +65,7 @@ class Scope:
         "recorder",
         "sdk_calls",
         "sinks",
+        "stand_ins",
         "token",
     )
 
@@ -80,6 +82,7 @@ class Scope:
         # A framework's own handler for this block, which the framework's package alone knows.
         self.recorder: Any = None
         self.sdk_calls = True
+        self.stand_ins: Mapping[str, Sold] = NO_STAND_INS
         self.left = False
         self.left_in: tuple[int, int | None] | None = None
         self.closed = False

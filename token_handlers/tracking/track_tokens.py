@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from token_handlers.budget.budget import Budget, check_budget
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import BARE
+from token_handlers.pricing.sellers import NO_STAND_INS, Sold, checked_stand_ins
 from token_handlers.tracking import gates as _gates  # noqa: F401 (they register themselves)
 from token_handlers.tracking import threads as _threads  # noqa: F401 (as above)
 from token_handlers.tracking.recorder import show_open
@@ -36,7 +37,7 @@ RESERVED = ("model", "session", "user", "langgraph_node", "tag", "provider", "op
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Block(tuple[Labels, Sinks, Budgets, tuple[Scope, ...]]):
+class Block(tuple[Labels, Sinks, Budgets, tuple[Scope, ...], Mapping[str, Sold]]):
     """What a counter's block had, and the scopes around it, for track_tokens(counter=...) to enter again."""
 
     __slots__ = ()
@@ -50,12 +51,13 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
     ``budget`` is what a call that starts inside is checked against before it is sent, like those of the blocks around.
     ``counter`` enters a counter again with all that its block had, e.g. in a thread of one's own; entered twice it
     still counts once. ``sinks`` are callables of one UsageRecord. Calls that the providers' own SDKs make inside count
-    as well, unless ``sdk_calls`` is false.
+    as well, unless ``sdk_calls`` is false. ``price_as`` prices what is counted under a name as another model, and
+    counts its texts by that one's tokenizer: {"MockLLM": "gpt-4o-mini"} foresees what LlamaIndex's mocks stand for.
 
     As a decorator it puts a block around each call of the function; give it a ``counter`` to read what they used.
     """
 
-    __slots__ = ("_budgets", "_counter", "_labels", "_recorder", "_scopes", "_sdk_calls", "_sinks")
+    __slots__ = ("_budgets", "_counter", "_labels", "_recorder", "_scopes", "_sdk_calls", "_sinks", "_stand_ins")
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         counter: TokenCounter | None = None,
         sinks: Iterable[Callable[[UsageRecord], object]] = (),
         sdk_calls: bool = True,
+        price_as: Mapping[str, str] | None = None,
     ) -> None:
         if session is None and user is None and not tags:
             self._labels = NO_LABELS
@@ -80,6 +83,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         self._counter = counter
         self._sinks = tuple(sinks)
         self._sdk_calls = sdk_calls
+        self._stand_ins = NO_STAND_INS if price_as is None else checked_stand_ins(price_as)
         self._recorder: object = None
         self._scopes: list[Scope] = []
 
@@ -105,7 +109,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
 
     def _again(self) -> "track_tokens":
         block = track_tokens(counter=self._counter, sinks=self._sinks, sdk_calls=self._sdk_calls)
-        block._labels, block._budgets = self._labels, self._budgets
+        block._labels, block._budgets, block._stand_ins = self._labels, self._budgets, self._stand_ins
         return block
 
     def _enter(self, caller: FrameType) -> TokenCounter:
@@ -113,19 +117,21 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
             watch_frameworks()
         outer = active_scopes() if unusual else active.get()
         labels, sinks, budgets, counter = self._labels, self._sinks, self._budgets, self._counter
+        stand_ins = self._stand_ins
         if counter is None:
             counter = TokenCounter()
         if counter.block is None:
-            counter.block = Block((labels, sinks, budgets, outer))
+            counter.block = Block((labels, sinks, budgets, outer, stand_ins))
         elif isinstance(counter.block, Block):
-            before, other_sinks, other_budgets, others = counter.block
+            before, other_sinks, other_budgets, others, other_stand_ins = counter.block
             labels, sinks, budgets = before.merged(labels), (*other_sinks, *sinks), (*other_budgets, *budgets)
+            stand_ins = {**other_stand_ins, **stand_ins}
             outer = (*outer, *(scope for scope in others if scope not in outer and not scope.left))
         if budgets and not state.checked:
             check_budgets()
         scope = Scope(counter, labels, sinks, budgets, outer)
         scope.recorder = self._recorder
-        scope.sdk_calls = self._sdk_calls
+        scope.sdk_calls, scope.stand_ins = self._sdk_calls, stand_ins
         self._scopes.append(scope)
         enter(scope, caller)
         return counter

@@ -52,6 +52,7 @@ def random_call(draw, number):
         requests=draw.choice((1, 1, 0, 2)),
         cost=draw.choice((None, Decimal(0), Decimal(draw.randrange(10**9)).scaleb(-9))),
         saved_cost=draw.choice((None, Decimal("0.25"))),
+        cache_saved_cost=draw.choice((None, Decimal("0.25"), Decimal("-0.000000007"))),
         event_id=str(number),
         started_at=datetime(2026, 3, draw.randrange(1, 4), 23, 59, tzinfo=UTC),
     )

@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.ledgers import NOON, call, check_sums
 from token_handlers import Usage, UsageRecord, UsageTotals, lifecycle
+from token_handlers.pricing import Price
 from token_handlers.sinks.sql import rollups
 from token_handlers.usage import CostPart
 
@@ -46,12 +47,16 @@ def test_a_record_comes_back_as_it_was(ledger):
         cost=Decimal("0.000000123456"),
         cost_source="user",
         saved_cost=Decimal("1234.5"),
+        cache_saved_cost=Decimal("-0.0000000005"),
         requested_model="gpt-4o-latest",
         doubts=("container sessions without a count", "ü"),
         cost_breakdown=(CostPart("input_tokens", 100, Decimal("2.5"), 10**6, Decimal("0.00025"), "x1.1 for us", "o3"),),
         service_tier="flex",
         region="eu",
         host="api.openai.com",
+        served={"speed": "fast", "inference_geo": "ü"},
+        billed={"input_tokens": 7},
+        beside=((None, {"input_tokens": 3}), ("o3", {"output_tokens": 0})),
         request_id="req_1",
         organization="org-1",
         project="proj-1",
@@ -331,3 +336,26 @@ def test_repricing_to_the_third_of_a_cent_settles(ledger):
 
     assert (1, 1) == ledger.update_costs(lambda record: Decimal(1) / 300)
     assert (1, 0) == ledger.update_costs(lambda record: Decimal(1) / 300)
+
+
+def test_repricing_by_a_price(ledger):
+    """A Price also says why it is an estimate, beside the doubts of the call, and what the prompt cache saved."""
+    cached = Usage(input_tokens=100, cache_read_tokens=60)
+    ledger(call("a", usage=cached, doubts=("old",)))
+    ledger(call("b", usage=cached, cost="1", cost_source="reported"))
+    ledger(call("c", cost="3"))
+    assert 120 == ledger.totals().unpriced_cache_tokens
+    price = Price(Decimal(3), "user", ("new",), cache_saved=Decimal("-0.5"))
+
+    def again(record):
+        return price._replace(cache_saved=None) if record.event_id == "c" else price
+
+    assert (3, 3) == ledger.update_costs(again)
+    assert (3, 0) == ledger.update_costs(again)
+    a, b, c = ledger.records()
+    assert (Decimal(3), ("old", "new"), Decimal("-0.5")) == (a.cost, a.doubts, a.cache_saved_cost)
+    assert (Decimal(1), (), Decimal("-0.5"), "reported") == (b.cost, b.doubts, b.cache_saved_cost, b.cost_source)
+    assert (Decimal(3), ("new",), "repriced") == (c.cost, c.doubts, c.cost_source)
+    totals = ledger.totals()
+    assert (Decimal(-1), 0, 2) == (totals.cache_saved_cost, totals.unpriced_cache_tokens, totals.estimated_requests)
+    check_sums(ledger)

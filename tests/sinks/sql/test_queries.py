@@ -43,6 +43,7 @@ def calls(draw):
         tags=draw(st.dictionaries(st.just("team") | texts, few | st.just("true") | texts, max_size=3)),
         cost=draw(st.none() | money),
         saved_cost=draw(st.none() | money),
+        cache_saved_cost=draw(st.none() | money | money.map(lambda usd: -usd)),
         event_id=str(draw(st.integers(0, 40))),
         started_at=NOON + draw(st.timedeltas(timedelta(0), timedelta(days=100))),
     )

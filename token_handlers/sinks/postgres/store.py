@@ -22,7 +22,7 @@ MONTH_AHEAD = timedelta(days=20)
 _ADD = "SELECT added, waiting FROM add_calls(:calls::json, :months)"
 _ROLL_UP = "SELECT waiting FROM roll_up(:most::integer)"
 _NEW = f"SELECT {', '.join(f'sum({name})' for name in SUMS)} FROM usage_measure"  # noqa: S608 (constants)
-_MONEY = (*SUMS[-5:], "unpriced_requests")
+_MONEY = (*SUMS[-7:], "unpriced_requests", "unpriced_cache_tokens", "estimated_requests")
 """The sums that another cost may change."""
 
 _PENDING = "batch >= {first} AND batch IN (SELECT batch FROM usage_batch)"
@@ -65,7 +65,8 @@ class PostgresStore:
         with self._writing.transaction(WRITE) as transaction:
             transaction.execute(rollup_lock(self._schema))
             transaction.execute(summed(chosen, "-"))
-            transaction.execute_all(rollups.SET_COST, [cost._asdict() for cost in costs])
+            for statement, values in rollups.new_costs(costs):
+                transaction.execute_all(statement, values)
             transaction.execute(summed(chosen, "+"))
             transaction.execute(add_used(f"ARRAY{list(_MONEY)}"))
 

@@ -22,7 +22,7 @@ MAX_USD = Decimal(MAX_AMOUNT).scaleb(-9)
 IMMEASURABLE = "its tokens, its cost or its date are beyond all measure"
 
 _UNITS = tuple(measure.unit for measure in MEASURES)
-"""The fields of a hash, beside cost and saved."""
+"""The fields of a hash, beside cost, saved and cache_saved."""
 
 _NANO = Decimal(10**9)
 
@@ -79,12 +79,16 @@ def increments_of(record: UsageRecord) -> Increments:
     """Return what a record adds; an amount or a date that no server adds up is an OverflowError."""
     increment = increment_of(record)
     amounts = {unit: increment.numbers[unit] for unit in _UNITS if increment.numbers.get(unit)}
-    if any(money is not None and money > MAX_USD for money in (increment.cost, increment.saved)):
+    if any(
+        money is not None and abs(money) > MAX_USD for money in (increment.cost, increment.saved, increment.cache_saved)
+    ):
         raise OverflowError(IMMEASURABLE)
     if increment.cost is not None:
         amounts["cost"] = nano(increment.cost)  # a 0 too: the field says that something was priced
     if increment.saved:
         amounts["saved"] = nano(increment.saved)
+    if increment.cache_saved:
+        amounts["cache_saved"] = nano(increment.cache_saved)
     if any(amount > MAX_AMOUNT for amount in amounts.values()):
         raise OverflowError(IMMEASURABLE)
     labels = (("model", record.model or UNKNOWN_MODEL), ("session", record.session), ("user", record.user))
@@ -127,8 +131,6 @@ def totals_of(hashes: Sequence[Mapping[bytes, bytes]]) -> UsageTotals:
     counter = TokenCounter()
     for fields in hashes:
         amounts = {name.decode(): int(amount) for name, amount in fields.items()}
-        cost, saved = amounts.pop("cost", None), amounts.pop("saved", None)
-        counter.apply(
-            Increment(amounts, None if cost is None else usd(cost), None if saved is None else usd(saved), labels=())
-        )
+        money = {name: usd(amounts.pop(name)) for name in ("cost", "saved", "cache_saved") if name in amounts}
+        counter.apply(Increment(amounts, money.get("cost"), money.get("saved"), (), money.get("cache_saved")))
     return counter.snapshot()

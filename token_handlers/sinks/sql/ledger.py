@@ -13,12 +13,13 @@ from typing import Any, NamedTuple, Protocol, Self
 from token_handlers.counter.listeners import MakeRecord, made
 from token_handlers.errors import TokenHandlersError
 from token_handlers.lifecycle import BackgroundWriter, Warnings, after_fork, at_exit, not_at_exit
+from token_handlers.pricing.calculator import Price
 from token_handlers.sinks.backlog import BacklogReader
 from token_handlers.sinks.escapes import unescaped
 from token_handlers.sinks.sql.groups import Groups, groups_by
 from token_handlers.sinks.sql.queries import Reader, page, sums_by
 from token_handlers.sinks.sql.questions import PROVIDER_MODELS, SESSION_MODELS, Dimension, Moment, Window, window_of
-from token_handlers.sinks.sql.rows import MOST_USD, NewCost, Row, divide_usd, identified, record_of, row_of, usd
+from token_handlers.sinks.sql.rows import NewCost, Row, identified, record_of, repriced, row_of
 from token_handlers.usage import UsageRecord, UsageTotals
 
 logger = logging.getLogger("token_handlers")
@@ -245,19 +246,21 @@ class SQLSink:
 
     def update_costs(
         self,
-        price: Callable[[UsageRecord], Decimal | None],
+        price: Callable[[UsageRecord], Price | Decimal | None],
         since: Moment | None = None,
         until: Moment | None = None,
     ) -> tuple[int, int]:
         """Price past calls again, and return how many were seen and how many changed, to cost_source 'repriced'.
 
         Costs that the provider reported stay, as do those for which ``price`` returns None. For an answer from a cache
-        it is what was saved that changes. Calls and totals change together, up to a thousand calls at a time.
+        it is what was saved that changes. A `Price` has the doubts about it, too, and what the provider's prompt cache
+        saved. Calls and totals change together, up to a thousand calls at a time.
         """
         seen = changed = 0
         for rows in self._pages(window_of(None, None, None, since, until)):
-            priced = [(row, _another_cost(record_of(row), price)) for row in rows]
-            costs = [NewCost(row["id"], row["ts_ms"], *cost) for row, cost in priced if cost is not None]
+            records = ((row, record_of(row)) for row in rows)
+            priced = ((row, repriced(record, price(record))) for row, record in records)
+            costs = [NewCost(row["id"], row["ts_ms"], columns) for row, columns in priced if columns]
             if costs:
                 self._store.set_costs(costs)
             seen, changed = seen + len(rows), changed + len(costs)
@@ -357,17 +360,6 @@ class SQLSink:
         if not self._writer.flush(self._pace.end):
             self._report_loss()
         self._store.close()
-
-
-def _another_cost(record: UsageRecord, price: Callable[[UsageRecord], Decimal | None]) -> tuple[int, int] | None:
-    """Return what a call costs now, as `divide_usd` does, where that is known and is not what it did."""
-    if record.cost_source == "reported" or record.outcome == "failed":
-        return None
-    cost = price(record)
-    if cost is None or cost >= MOST_USD:  # no ledger holds it: an earlier version let in what costs so much
-        return None
-    parts = divide_usd(cost)
-    return None if usd(*parts) == (record.saved_cost if record.outcome == "cached" else record.cost) else parts
 
 
 def _restart_all() -> None:

@@ -1,12 +1,14 @@
-"""The statements that sum calls in the rollups, and the one that gives a call another cost.
+"""The statements that sum calls in the rollups, and those that give calls another cost.
 
 A call is not in the rollups at once: that would cost each commit of a few calls more than the calls. When so many have
 come, they are summed together; until then whoever asks sums them too.
 """
 
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
+from token_handlers.sinks.sql.rows import NewCost, Value
 from token_handlers.sinks.sql.schema import LABELS, LEVELS, ROLLUP_KEY, SOURCES
 
 ROLL_UP_AT = 2_048
@@ -15,15 +17,17 @@ ROLL_UP_AT = 2_048
 AT_ONCE = 16_384
 """How many are summed in one transaction, so that a ledger whose rollups are made again delays nobody for long."""
 
-SET_COST = """
-UPDATE usage_event SET
-  cost_nano = CASE WHEN outcome = 'cached' THEN cost_nano ELSE :nano END,
-  cost_atto = CASE WHEN outcome = 'cached' THEN cost_atto ELSE :atto END,
-  saved_nano = CASE WHEN outcome = 'cached' THEN :nano ELSE saved_nano END,
-  saved_atto = CASE WHEN outcome = 'cached' THEN :atto ELSE saved_atto END,
-  cost_source = 'repriced', cost_breakdown = NULL
-WHERE ts_ms = :ts_ms AND id = :id
-"""
+
+def new_costs(costs: Iterable[NewCost]) -> Iterator[tuple[str, list[dict[str, Value]]]]:
+    """Yield the statements that give calls other values, each with the parameters of its calls."""
+    for names, alike in itertools.groupby(sorted(costs, key=_columns), key=_columns):
+        values = ", ".join(f"{name} = :{name}" for name in names)
+        statement = f"UPDATE usage_event SET {values} WHERE ts_ms = :ts_ms AND id = :id"  # noqa: S608 (constants)
+        yield statement, [{"id": cost.id, "ts_ms": cost.ts_ms, **cost.columns} for cost in alike]
+
+
+def _columns(cost: NewCost) -> tuple[str, ...]:
+    return tuple(cost.columns)
 
 
 @functools.lru_cache(64)

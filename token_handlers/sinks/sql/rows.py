@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 
 from pydantic import ValidationError
 
+from token_handlers.counter.totals import known_saving
+from token_handlers.pricing.calculator import Price
 from token_handlers.sinks.escapes import escaped, unescaped
 from token_handlers.sinks.sql.schema import COUNTS, SUMS, TEXTS
 from token_handlers.usage import EXACT, CostPart, Usage, UsageRecord, UsageTotals
@@ -32,12 +34,11 @@ Row = Mapping[str, Value]
 
 
 class NewCost(NamedTuple):
-    """What the call of a row costs now, in nano-USD and 1e-18 USD; for an answer from a cache, what it saved."""
+    """Other values of those columns of a call that say what it cost."""
 
     id: int
     ts_ms: int
-    nano: int
-    atto: int
+    columns: "Row"
 
 
 class StoredRow(Protocol):
@@ -92,16 +93,26 @@ def _add_others(row: dict[str, Value], record: UsageRecord) -> None:
     """Add what is neither a text nor a count, and may not be there."""
     if record.ended_at is not None:
         row["ended_ms"] = _time("ended_at", record.ended_at)
-    if record.cost is not None:
-        row["cost_nano"], row["cost_atto"] = divide_usd(record.cost)
-    if record.saved_cost is not None:
-        row["saved_nano"], row["saved_atto"] = divide_usd(record.saved_cost)
+    for name, money in (("cost", record.cost), ("saved", record.saved_cost), ("cache_saved", record.cache_saved_cost)):
+        if money is not None:
+            row[f"{name}_nano"], row[f"{name}_atto"] = divide_usd(money)
     if record.tags:
         row["tags"] = _to_json({escaped(name): escaped(value) for name, value in record.tags.items()})
     if record.doubts:
         row["doubts"] = _to_json([escaped(doubt) for doubt in record.doubts])
     if record.cost_breakdown:
         row["cost_breakdown"] = _breakdown(record.cost_breakdown)
+    _add_billing(row, record)
+
+
+def _add_billing(row: dict[str, Value], record: UsageRecord) -> None:
+    """Add what the price of a call depends on beside its counts, tier and place."""
+    if record.served:
+        row["served"] = _to_json({name: escaped(value) for name, value in record.served.items()})
+    if record.billed is not None:
+        row["billed"] = _to_json(dict(record.billed))
+    if record.beside:
+        row["beside"] = _to_json([[model and escaped(model), dict(counts)] for model, counts in record.beside])
 
 
 def record_of(row: StoredRow) -> UsageRecord:
@@ -117,11 +128,52 @@ def record_of(row: StoredRow) -> UsageRecord:
     given["saved_cost"] = _money(found["saved_nano"], found["saved_atto"])
     given["doubts"] = tuple(unescaped(doubt) for doubt in json.loads(str(found.get("doubts") or "[]")))
     given["cost_breakdown"] = _parts(found.get("cost_breakdown"))
+    given |= _billing(found)
     given["started_at"], given["ended_at"] = _moment(found["ts_ms"]), _moment(found["ended_ms"])
     try:
         return UsageRecord(usage=Usage(**counts), **given)  # type: ignore[arg-type]
     except ValidationError:  # an earlier version let in what is refused today
         return UsageRecord.model_construct(usage=Usage.model_construct(set(counts), **counts), **given)  # type: ignore[arg-type]
+
+
+def repriced(record: UsageRecord, price: Price | Decimal | None) -> Row:
+    """Return the columns of a call that another price of it changes, none where there is none or it is the same.
+
+    A cost that the provider reported stays. A Price also says what the prompt cache saved, and why it is an estimate,
+    beside the doubts that the call has.
+    """
+    if price is None or record.outcome == "failed":
+        return {}
+    price = price if isinstance(price, Price) else Price(price, "user", cache_saved=record.cache_saved_cost)
+    row: dict[str, Value] = {}
+    if record.cost_source != "reported" and price.cost < MOST_USD:  # no ledger holds more: an earlier version let it in
+        name, before = ("saved", record.saved_cost) if record.outcome == "cached" else ("cost", record.cost)
+        _change(row, name, before, price.cost)
+        if doubts := [doubt for doubt in price.doubts if doubt not in record.doubts]:
+            row["doubts"] = _to_json([escaped(doubt) for doubt in (*record.doubts, *doubts)])
+        if row:
+            row["cost_source"] = "repriced"
+            row["cost_breakdown"] = _breakdown(price.parts) if price.parts and record.outcome == "success" else None
+    if record.outcome == "success" and price.cache_saved is not None and abs(price.cache_saved) < MOST_USD:
+        _change(row, "cache_saved", record.cache_saved_cost, price.cache_saved)
+    return row
+
+
+def _change(row: dict[str, Value], name: str, before: Decimal | None, after: Decimal) -> None:
+    nano, atto = divide_usd(after)
+    if before != usd(nano, atto):
+        row[f"{name}_nano"], row[f"{name}_atto"] = nano, atto
+
+
+def _billing(found: Mapping[str, Value]) -> dict[str, object]:
+    """Return what the price of a call depends on beside its counts, tier and place."""
+    served, billed, beside = (json.loads(str(found.get(name) or "null")) for name in ("served", "billed", "beside"))
+    return {
+        "cache_saved_cost": _money(found.get("cache_saved_nano"), found.get("cache_saved_atto")),
+        "served": {name: unescaped(value) for name, value in (served or {}).items()},
+        "billed": billed,
+        "beside": tuple((model and unescaped(model), counts) for model, counts in beside or ()),
+    }
 
 
 def milliseconds(moment: datetime) -> int:
@@ -133,7 +185,7 @@ def milliseconds(moment: datetime) -> int:
 
 def divide_usd(cost: Decimal) -> tuple[int, int]:
     """Return nano-USD and the rest below in 1e-18 USD; what is finer still is rounded half to even."""
-    if cost >= MOST_USD:
+    if abs(cost) >= MOST_USD:
         raise OverflowError(f"a call for {MOST_USD} USD or more")
     return divmod(int(cost.scaleb(18, EXACT).to_integral_value(context=EXACT)), _ATTO_PER_NANO)
 
@@ -147,10 +199,12 @@ def usd(nano: int, atto: int) -> Decimal:
 
 def totals_of(sums: Sequence[int]) -> UsageTotals:
     """Return totals of the sums of SUMS."""
-    *numbers, priced, nano, atto, saved_nano, saved_atto = sums
+    *numbers, priced, nano, atto, cache_nano, cache_atto, saved_nano, saved_atto = sums
     named: dict[str, int] = dict(zip(SUMS, numbers, strict=False))
     cost = usd(nano, atto) if priced or not named["unpriced_requests"] else None
-    return UsageTotals(**named, cost=cost, saved_cost=usd(saved_nano, saved_atto))
+    cached = named["prompt_tokens_cached"] + named["cache_write_tokens"]
+    cache_saved = known_saving(usd(cache_nano, cache_atto), named["unpriced_cache_tokens"], cached)
+    return UsageTotals(**named, cost=cost, saved_cost=usd(saved_nano, saved_atto), cache_saved_cost=cache_saved)
 
 
 def day_of(number: int) -> str:

@@ -36,14 +36,19 @@ COLUMNS: Mapping[str, str] = {
     "cost_atto": "INTEGER",
     "saved_nano": "INTEGER",
     "saved_atto": "INTEGER",
+    "cache_saved_nano": "INTEGER",
+    "cache_saved_atto": "INTEGER",
     "doubts": "TEXT",
     "cost_breakdown": "TEXT",
+    "served": "TEXT",
+    "billed": "TEXT",
+    "beside": "TEXT",
     **dict.fromkeys(TEXTS, "TEXT"),
     **dict.fromkeys(COUNTS, "INTEGER"),
 }
-"""The columns of usage_event and their types. Tags, doubts and the breakdown are JSON."""
+"""The columns of usage_event and their types. Tags, doubts, the breakdown and what was billed are JSON."""
 
-_MONEY = ("priced", "cost_nano", "cost_atto", "saved_nano", "saved_atto")
+_MONEY = ("priced", "cost_nano", "cost_atto", "cache_saved_nano", "cache_saved_atto", "saved_nano", "saved_atto")
 SUMS = (*(measure.name for measure in MEASURES), *_MONEY)
 """What is summed: the measures, how many calls have a cost, and money."""
 
@@ -57,6 +62,10 @@ _SPECIAL = {
     "successful_requests": ("source <> 'manual'", "requests"),
     "estimated_requests": ("source <> 'manual' AND (source = 'estimated' OR doubts IS NOT NULL)", "requests"),
     "unpriced_requests": (f"cost_nano IS NULL AND (source <> 'manual' OR {_ANY_COUNT})", "requests"),
+    "unpriced_cache_tokens": (
+        "cache_saved_nano IS NULL",
+        "coalesce(cache_read_tokens, 0) + coalesce(cache_write_tokens, 0)",
+    ),
 }
 
 
@@ -73,8 +82,8 @@ def expression_of(unit: str) -> str:
 EXPRESSIONS: Mapping[str, str] = {
     **{measure.name: expression_of(measure.unit) for measure in MEASURES},
     "priced": "CASE WHEN outcome = 'success' AND cost_nano IS NOT NULL THEN 1 ELSE 0 END",
-    **{name: f"CASE WHEN outcome = 'success' THEN coalesce({name}, 0) ELSE 0 END" for name in _MONEY[1:3]},
-    **{name: f"CASE WHEN outcome = 'cached' THEN coalesce({name}, 0) ELSE 0 END" for name in _MONEY[3:]},
+    **{name: f"CASE WHEN outcome = 'success' THEN coalesce({name}, 0) ELSE 0 END" for name in _MONEY[1:5]},
+    **{name: f"CASE WHEN outcome = 'cached' THEN coalesce({name}, 0) ELSE 0 END" for name in _MONEY[5:]},
 }
 """What a call adds to each of SUMS."""
 

@@ -68,7 +68,8 @@ def set_costs(connection: sqlite3.Connection, costs: Sequence[NewCost]) -> None:
     ids = ", ".join(str(cost.id) for cost in costs)
     chosen = f"id IN ({ids}) AND id <= (SELECT rolled FROM rollup_state)"  # noqa: S608 (numbers)
     _add(connection, chosen, "-")
-    connection.executemany(rollups.SET_COST, [cost._asdict() for cost in costs])
+    for statement, values in rollups.new_costs(costs):
+        connection.executemany(statement, values)
     _add(connection, chosen, "+")
 
 
