@@ -1,6 +1,9 @@
+import openai
 import pytest
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
+from llama_index.core.llms import ChatMessage
+from llama_index.llms.openai import OpenAIResponses
 
 from token_handlers import Budget, BudgetExceeded, track_tokens
 from token_handlers.budget.tool_fees import allowed_fees
@@ -62,3 +65,25 @@ def test_a_budget_that_searches_would_exceed(ledger):
     with track_tokens(budget=Budget(max_cost="0.10")):
         model.bind(tools=[search], max_tool_calls=5).invoke([HumanMessage("hello")])
     assert 1 == ledger.total().requests
+
+
+def test_an_sdks_searches_that_a_budget_has_no_room_for(ledger):
+    """What the openai package's own request declares is held before it is sent."""
+    client = openai.OpenAI(base_url=ledger.url(), api_key="none", max_retries=0)
+    asked = {"model": "gpt-5-mini", "input": "hello", "tools": [{"type": "web_search"}]}
+    with track_tokens(budget=Budget(max_cost="0.10")), pytest.raises(BudgetExceeded, match=r"may take 0\.1"):
+        client.responses.create(**asked, max_tool_calls=10)
+
+    assert 0 == ledger.total().requests
+    with track_tokens(budget=Budget(max_cost="0.10")):
+        client.responses.create(**asked, max_tool_calls=5)
+    assert 1 == ledger.total().requests
+
+
+def test_a_llama_index_models_searches_that_a_budget_has_no_room_for(ledger):
+    """Its built-in tools are held before the call, as often as they may be used."""
+    asked = {"built_in_tools": [{"type": "web_search"}], "additional_kwargs": {"max_tool_calls": 10}}
+    model = OpenAIResponses("gpt-5-mini", api_base=ledger.url(), api_key="none", **asked)
+    with track_tokens(budget=Budget(max_cost="0.10")), pytest.raises(BudgetExceeded, match=r"may take 0\.1"):
+        model.chat([ChatMessage("hello")])
+    assert 0 == ledger.total().requests

@@ -8,6 +8,7 @@ from weakref import ref
 
 from pydantic import BaseModel
 
+from token_handlers.budget.tool_fees import NO_FEES, AllowedFees, allowed_fees
 from token_handlers.llama_index.model_names import base_url, model_name
 from token_handlers.llama_index.text import (
     SENT_BESIDE,
@@ -117,7 +118,7 @@ class ModelCall(Call):
     def prompt_bound(self) -> int | None:
         """Return what a prompt of plain text can't exceed; None with tools, schemas, images, a handler's tokenizer."""
         kwargs = self.kwargs or {}
-        if self.tokenizer is not None or any(kwargs.get(name) for name in SENT_BESIDE):
+        if self.tokenizer is not None or any(kwargs.get(name) for name in SENT_BESIDE) or self._has_tools():
             return None
         texts = [self.prompt] if isinstance(self.prompt, str) else plain_texts(self.prompt)
         return None if texts is None else bound_tokens(texts)
@@ -132,6 +133,23 @@ class ModelCall(Call):
                         return number
         fields = (_field(self.instance, name) for name in _MAX_TOKENS)
         return next((number for number in fields if type(number) is int and number > 0), 0)
+
+    def allowed_fees(self) -> AllowedFees:
+        """Return what the tools that the call or its LLM declares may be billed for."""
+        settings = [said for said in self._settings() if said.get("tools")]
+        built_in = _field(self.instance, "built_in_tools") or ()
+        tools = [tool for said in settings for tool in sent_tools(said)]
+        most = next((limit for said in self._settings() if (limit := said.get("max_tool_calls"))), None)
+        return allowed_fees([*tools, *built_in], most) if tools or built_in else NO_FEES
+
+    def _has_tools(self) -> bool:
+        """Return whether the LLM itself declares tools of its provider's."""
+        config = _field(self.instance, "_generation_config")
+        return bool(_field(self.instance, "built_in_tools") or (isinstance(config, Mapping) and config.get("tools")))
+
+    def _settings(self) -> list[Mapping[str, Any]]:
+        own = (_field(self.instance, name) for name in _SETTINGS)
+        return [said for said in (self.kwargs, *own) if isinstance(said, Mapping)]
 
     def asks_by_options(self) -> bool:
         """Return whether report_stream_usage makes this LLM report usage in streams: it speaks OpenAI's chat API."""

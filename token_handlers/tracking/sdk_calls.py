@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from token_handlers.budget.tool_fees import NO_FEES, AllowedFees, allowed_fees
 from token_handlers.http import ProviderRequest
 from token_handlers.lifecycle import Warnings
 from token_handlers.payloads import is_empty, is_whole
@@ -28,6 +29,7 @@ class SDKCall(Call):
     is_gated = False
     size = 0
     _most_output = 0
+    _fees = NO_FEES
 
     def __init__(self, request: ProviderRequest, context: CallContext) -> None:
         super().__init__(context)
@@ -38,6 +40,9 @@ class SDKCall(Call):
         self.size = request.size
         self._most_output = request.most_output_tokens or 0
         self._documents = request.documents
+        if request.tools and self.budgets:
+            tools = [{"type": tool.kind, "max_uses": tool.most_uses} for tool in request.tools]
+            self._fees = allowed_fees(tools, request.most_tool_calls)
         recorder.evict_oldest()
 
     def note_body(self, body: object) -> None:
@@ -64,12 +69,16 @@ class SDKCall(Call):
         return self.size // _BYTES_PER_TOKEN
 
     def prompt_bound(self) -> int | None:
-        """Return the size of the request: a token has at least a byte."""
-        return self.size or None
+        """Return the size of the request: a token has at least a byte; None where tools may be billed besides."""
+        return None if self._fees.counts else self.size or None
 
     def max_output(self) -> int:
         """Return the most output tokens that the request allows, 0 where it does not say."""
         return self._most_output
+
+    def allowed_fees(self) -> AllowedFees:
+        """Return what the declared tools may be billed for."""
+        return self._fees
 
     def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
         """Return the tokens of the request, by its size; what was answered is not known."""
