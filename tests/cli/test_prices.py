@@ -279,7 +279,8 @@ def test_reprice_knows_what_served(tmp_path, capsys):
     main(["reprice", "--ledger", str(path)])
     with SQLiteLedger(path) as ledger:
         records = {record.model: record for record in ledger.records()}
-    assert (Decimal("0.1375"), ()) == (records["gpt-5.4"].cost, records["gpt-5.4"].cost_breakdown)
+    ours = records["gpt-5.4"]
+    assert Decimal("0.1375") == ours.cost == sum(part.cost for part in ours.cost_breakdown)
     assert (Decimal(1), (other,)) == (records["claude-sonnet-4-6"].cost, records["claude-sonnet-4-6"].cost_breakdown)
 
 
