@@ -22,6 +22,7 @@ and an SDK's client that sends by another client is seen once. What an observer 
 An answer's ``usage`` is the whole bill only if it ``is_final``. The text of prompts and answers is not kept.
 """
 
+from token_handlers.http.completion import completed
 from token_handlers.http.exchange import NEVER_CONNECTED, Observer, ProviderAnswer, times_chunks
 from token_handlers.http.requests import BilledTool, ProviderRequest, read_parameters
 from token_handlers.http.responses import ResponseUsage
@@ -35,6 +36,7 @@ __all__ = [
     "ProviderRequest",
     "ResponseUsage",
     "attach",
+    "completed",
     "detach",
     "read_parameters",
     "tapped",

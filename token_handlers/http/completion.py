@@ -79,7 +79,8 @@ def _with_lifetime(usage: ReportedUsage, request: ProviderRequest) -> ReportedUs
     if len(lifetimes) != 1 or not lifetimes <= _LIFETIMES.keys():
         return _doubted(usage, UNSTATED_LIFETIME)
     (lifetime,) = lifetimes
-    return usage._replace(counts={**usage.counts, _LIFETIMES[lifetime]: usage.counts["cache_write_tokens"]})
+    counts = {**usage.counts, _LIFETIMES[lifetime]: usage.counts["cache_write_tokens"]}
+    return usage._replace(counts=counts, doubts=tuple(doubt for doubt in usage.doubts if doubt != UNSTATED_LIFETIME))
 
 
 def _with_image_model(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from token_handlers.errors import BudgetExceeded
+from token_handlers.langchain.asked import NOTABLE, with_asked
 from token_handlers.langchain.calls import Run
 from token_handlers.langchain.decisions import decision_text
 from token_handlers.langchain.text import message_text
@@ -26,6 +27,10 @@ _ASKABLE = ("openai", "azure", "deepseek", "xai")
 
 _REPORT = "report_stream_usage(model) makes it exact where the server can"
 _LEFT_OUT = "its server or client leaves the usage out"
+
+
+_LOSSY = frozenset({"cohere", "google_genai", "google_vertexai"})
+"""Providers whose clients leave out what prices a call."""
 
 
 def read_end(run: Run, response: Any) -> Verdict:
@@ -51,9 +56,10 @@ def read_end(run: Run, response: Any) -> Verdict:
     if usage is None:
         usage = read_message(stated, said, run.provider, content=content, additional_kwargs=more)
     elif (
-        (run.chunk is None and run.provider != "cohere")
+        (run.chunk is None and run.provider not in _LOSSY)
         and (usage.model and usage.counts["output_tokens"])
         and (usage.service_tier is not None or output.get("service_tier") is None)
+        and NOTABLE.isdisjoint(run.invocation or ())
     ):
         return CallResult(usage)  # as nearly always, and in a few steps
     model = _model_name(run, metadata, output)
@@ -135,6 +141,7 @@ def _whole(run: Run, usage: ReportedUsage, model: str | None, stated_tier: objec
     tier = tier if isinstance(tier, str) else None
     if model != usage.model or tier != usage.service_tier:
         usage = usage._replace(model=model, service_tier=tier)
+    usage = with_asked(run, usage)
     if run.provider == "cohere" and usage.billed is None:
         # langchain-cohere has the tokens of an answer, but not the units that Cohere bills instead
         return CallResult(usage, "estimated", "tokens instead of billed units")

@@ -213,6 +213,10 @@ def read_output(response: Fields, hint: Hint) -> ReportedUsage | None:
     doubts = ["code ran in a container that the answer does not name"] if unnamed else []
     if not images and any(kind == "image_generation_call" for kind in map(_kind, output)):
         doubts.append("an image was generated, whose tokens the answer does not state")
+    if _is_grok(response, hint) and not part(part(response, "usage"), "server_side_tool_usage_details"):
+        searched = sum((text(item, "name") or _kind(item) or "").startswith("x_") for item in output)
+        if searched:
+            doubts.append(f"{searched} searches of X, by the items of the answer")
     if any(model is None for model, _ in images):
         doubts.append(UNNAMED_IMAGES)
     return ReportedUsage(

@@ -1,0 +1,68 @@
+"""Calls whose answer nobody saw over HTTP: what was asked for completes the event, or makes it an estimate."""
+
+from decimal import Decimal
+
+import pytest
+from langchain_core.messages import HumanMessage
+
+from tests.langchain.test_providers import Shaped, Streaming, answer
+from token_handlers import track_tokens
+
+SAID = {"input_tokens": 1000, "output_tokens": 100}
+WRITTEN = {**SAID, "input_token_details": {"cache_creation": 1000}}
+OPUS, GEMINI, SOL = (
+    {"model_name": "claude-opus-4-8", "model_provider": "anthropic"},
+    {"model_name": "gemini-2.5-flash", "model_provider": "google_genai"},
+    {"model_name": "gpt-5.6-sol", "model_provider": "openai"},
+)
+MARKED = [{"type": "text", "text": "hello", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
+SOUND = [{"type": "media", "mime_type": "audio/mp3", "data": "aGk="}]
+COMPACT = {"context_management": {"edits": [{"type": "compact_20260112"}]}}
+OTHER = {"fallbacks": [{"model": "claude-opus-4-8"}]}
+
+
+def spent(kind, provider, metadata, asked, *, usage=None, prompt="hello"):
+    """Return the cost of a call that asks for this, and whether it is an estimate."""
+    model = kind(provider=provider, message=answer(usage or SAID, **metadata)).bind(**asked)
+    with track_tokens() as counter:
+        list(model.stream([HumanMessage(prompt)])) if kind is Streaming else model.invoke([HumanMessage(prompt)])
+    return counter.cost, counter.estimated_requests
+
+
+@pytest.mark.parametrize(
+    ("kind", "provider", "metadata", "asked", "usd", "estimated"),
+    [
+        (Streaming, "anthropic", OPUS, {}, "0.0075", 0),
+        (Streaming, "anthropic", OPUS, {"inference_geo": "us"}, "0.00825", 0),
+        (Streaming, "anthropic", OPUS, {"speed": "fast"}, "0.015", 1),
+        (Streaming, "anthropic", OPUS, {"model_kwargs": {"speed": "fast"}}, "0.015", 1),
+        (Streaming, "anthropic", OPUS, COMPACT, "0.0075", 1),
+        (Streaming, "anthropic", OPUS, OTHER, "0.0075", 1),
+        (Shaped, "anthropic", OPUS, COMPACT, "0.0075", 0),
+        (Shaped, "openai", {"model_name": "gpt-5"}, {"service_tier": "flex"}, "0.001125", 1),
+        (Shaped, "openai", {"model_name": "gpt-5", "service_tier": "default"}, {"service_tier": "flex"}, "0.00225", 0),
+        (Shaped, "openai", {"model_name": "gpt-5"}, {"tools": [{"type": "shell"}]}, "0.00225", 1),
+        (Shaped, "openai", {"model_name": "gpt-5"}, {"tools": [{"type": "function"}]}, "0.00225", 0),
+    ],
+)
+def test_what_was_asked_for(kind, provider, metadata, asked, usd, estimated):
+    """A place is where it was served; a tier and a speed need not be what served, and what LangChain drops is lost."""
+    assert (Decimal(usd), estimated) == spent(kind, provider, metadata, asked)
+
+
+def test_the_marks_of_the_prompt_say_how_long_the_cache_is_kept():
+    """LangChain leaves the lifetime out of Anthropic's streams."""
+    assert (Decimal("0.0125"), 0) == spent(Streaming, "anthropic", OPUS, {}, usage=WRITTEN, prompt=MARKED)
+    assert 1 == spent(Streaming, "anthropic", OPUS, {}, usage=WRITTEN)[1]
+
+
+def test_a_cache_that_is_kept_for_long_is_an_estimate():
+    """OpenAI's writes for 24 hours have another rate than its page says of 30 minutes."""
+    assert 1 == spent(Shaped, "openai", SOL, {"prompt_cache_retention": "24h"}, usage=WRITTEN)[1]
+    assert 0 == spent(Shaped, "openai", SOL, {}, usage=WRITTEN)[1]
+
+
+def test_sound_in_a_prompt_of_geminis_is_an_estimate():
+    """LangChain's usage has it among the text, which costs a third."""
+    assert 1 == spent(Shaped, "google_genai", GEMINI, {}, prompt=SOUND)[1]
+    assert 0 == spent(Shaped, "google_genai", GEMINI, {})[1]

@@ -1,0 +1,77 @@
+"""What a run asked for: what its price depends on and its event leaves out, where nobody saw the provider's answer."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from token_handlers.http import completed, read_parameters
+from token_handlers.langchain.calls import Run
+from token_handlers.payloads import ReportedUsage
+
+NOTABLE = frozenset({"service_tier", "prompt_cache_retention", "tools", "web_search_options", "extra_body"})
+"""What of a model's parameters may change the price of an answer that looks plain."""
+
+_LOST_IN_STREAMS = {
+    "context_management": "a compaction",
+    "fallbacks": "attempts of other models",
+    "search_parameters": "sources of a live search",
+}
+_SOUND = frozenset({"audio", "input_audio", "media", "video", "file"})
+
+
+def with_asked(run: Run, usage: ReportedUsage) -> ReportedUsage:
+    """Return what a run's event reported, completed by what the run asked for; an answer that was seen needs none."""
+    if run.answers:
+        return usage
+    asked = _asked(run)
+    request = read_parameters(run.base_url or "", "/chat/completions", {**asked, "messages": list(_contents(run))})
+    if request is not None:
+        usage = completed(usage, request, {})
+    if run.chunk is not None and run.provider == "anthropic":
+        usage = _with_place(usage, asked)
+    return usage._replace(doubts=tuple(dict.fromkeys((*usage.doubts, *_lost(run, usage, asked)))))
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    """Return a model's parameters, those of the call before its own."""
+    own, call = (run.serialized or {}).get("kwargs") or {}, run.invocation or {}
+    found: dict[str, Any] = {}
+    for fields in (own, call):
+        for each in (fields, fields.get("model_kwargs"), fields.get("extra_body")):
+            if isinstance(each, Mapping):
+                found.update({name: value for name, value in each.items() if value is not None})
+    return found
+
+
+def _contents(run: Run) -> Iterator[dict[str, Any]]:
+    """Yield what of the prompt may have marks of a cache's lifetime, or sound."""
+    for message in run.prompt[0] if run.prompt and not isinstance(run.prompt[0], str) else ():
+        content = getattr(message, "content", None)
+        if isinstance(content, list):
+            yield {"content": content}
+
+
+def _with_place(usage: ReportedUsage, asked: Mapping[str, Any]) -> ReportedUsage:
+    """Return the usage of one of Anthropic's streams with the speed and the place that were asked for."""
+    context, doubts = dict(usage.context), usage.doubts
+    speed, geo = asked.get("speed"), asked.get("inference_geo")
+    if isinstance(geo, str) and geo != "global":
+        context.setdefault("inference_geo", geo.lower())
+    if isinstance(speed, str) and speed not in ("standard", context.get("speed")):
+        context.setdefault("speed", speed.lower())
+        doubts = (*doubts, f"the speed {speed!r} was asked for: which one served it, the stream does not say")
+    return usage._replace(context=context, doubts=doubts)
+
+
+def _lost(run: Run, usage: ReportedUsage, asked: Mapping[str, Any]) -> Iterator[str]:
+    tools = asked.get("tools")
+    kinds = {tool.get("type") for tool in tools if isinstance(tool, Mapping)} if isinstance(tools, list | tuple) else ()
+    if "shell" in kinds and "container_sessions" not in usage.counts:
+        yield "a shell may have run in containers, which LangChain leaves out"
+    if run.chunk is not None:
+        for name, lost in _LOST_IN_STREAMS.items():
+            if asked.get(name):
+                yield f"{lost}, which LangChain leaves out of streams"
+    if (run.provider or "").startswith("google") and "input_audio_tokens" not in usage.counts:
+        blocks = (block for each in _contents(run) for block in each["content"] if isinstance(block, Mapping))
+        if any(block.get("type") in _SOUND for block in blocks):
+            yield "sound in the prompt, whose tokens LangChain does not tell apart"
