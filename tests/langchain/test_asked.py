@@ -43,6 +43,7 @@ def spent(kind, provider, metadata, asked, *, usage=None, prompt="hello"):
         (Shaped, "openai", {"model_name": "gpt-5", "service_tier": "default"}, {"service_tier": "flex"}, "0.00225", 0),
         (Shaped, "openai", {"model_name": "gpt-5"}, {"tools": [{"type": "shell"}]}, "0.00225", 1),
         (Shaped, "openai", {"model_name": "gpt-5"}, {"tools": [{"type": "function"}]}, "0.00225", 0),
+        (Streaming, "litellm", {"model_name": "openai/gpt-5"}, {}, "0.00225", 1),
     ],
 )
 def test_what_was_asked_for(kind, provider, metadata, asked, usd, estimated):

@@ -96,6 +96,7 @@ def _record(fields: Fields, reading: ReportedUsage, provider: str | None, event_
         cost_source=None if price is None else price.source,
         cache_saved_cost=None if price is None else price.cache_saved,
         doubts=doubts,
+        cost_breakdown=() if price is None else price.parts,
         service_tier=reading.service_tier,
         served=reading.context,
         billed=reading.billed,

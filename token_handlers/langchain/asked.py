@@ -67,6 +67,8 @@ def _lost(run: Run, usage: ReportedUsage, asked: Mapping[str, Any]) -> Iterator[
     kinds = {tool.get("type") for tool in tools if isinstance(tool, Mapping)} if isinstance(tools, list | tuple) else ()
     if "shell" in kinds and "container_sessions" not in usage.counts:
         yield "a shell may have run in containers, which LangChain leaves out"
+    if run.provider == "litellm" and usage.cost is None:
+        yield "LiteLLM's own cache may have answered: no request was seen"
     if run.chunk is not None:
         for name, lost in _LOST_IN_STREAMS.items():
             if asked.get(name):

@@ -174,6 +174,9 @@ _MEDIA = frozenset({"image", "image_url", "audio", "video"})
 _V1 = {"web_search": "web_search_call", "file_search": "file_search_call", "code_interpreter": "code_interpreter_call"}
 
 
+_SHOWN = ("annotations", "executed_tools", "groundingMetadata")  # the last by LangChain.js
+
+
 def answer_of(content: Any, additional_kwargs: Any, usage: Fields | None) -> dict[str, Any]:
     """A message's content as the provider's answer that it was: blocks, output items, tools that ran.
 
@@ -182,7 +185,7 @@ def answer_of(content: Any, additional_kwargs: Any, usage: Fields | None) -> dic
     more = view(additional_kwargs) or {}
     blocks = [_native(block) for block in views(entries(content) or [])]
     answer: dict[str, Any] = {"content": blocks, "output": [*blocks, *views(entries(more.get("tool_outputs")) or [])]}
-    answer |= {key: value for key in ("annotations", "executed_tools") if (value := more.get(key)) is not None}
+    answer |= {key: value for key in _SHOWN if (value := more.get(key)) is not None}
     return answer if usage is None else answer | {"usage": usage}
 
 
