@@ -1,15 +1,17 @@
 """The page 'Why is my count zero, estimated or different?': each cause has a test, each warning leads to the page."""
 
 import ast
+from decimal import Decimal
 
 import pytest
-from langchain_openai import OpenAIEmbeddings
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 from tests.support.bills import billed, counted
 from tests.support.guide_pages import GUIDE, ROOT, blocks, sections
 from token_handlers import guide, shared_counter, track_tokens
 from token_handlers.cli import main
 from token_handlers.langchain import LangChainTokenHandler
+from token_handlers.pricing import price_call, reset_prices
 
 PAGE = (GUIDE / "why.md").read_text("utf-8")
 PARTS = ("Zero", "Estimated", "No cost", "Why is my cost different", "Different")
@@ -128,7 +130,9 @@ SHOWN_BY = {
         "pricing.test_fees.test_a_fee_that_is_not_certain_is_an_estimate "
         "pricing.test_fees.test_search_models_of_chat_are_billed_one_search "
         "pricing.test_fees.test_an_event_without_a_rate_is_never_free "
-        "pricing.test_overrides.test_fees_alone_are_added_to_the_table"
+        "pricing.test_overrides.test_fees_alone_are_added_to_the_table "
+        "pricing.test_overrides.test_a_fee_by_the_size_of_a_searchs_context "
+        "budget.test_tool_fees.test_a_budget_that_searches_would_exceed"
     ),
     "Where it was served": (
         "pricing.test_adjustments.test_a_place_costs_what_its_page_says "
@@ -154,8 +158,14 @@ SHOWN_BY = {
         "pricing.test_kinds.test_openais_cache_writes_for_12_hours_are_an_estimate"
     ),
     "Streams": (
-        "pricing.test_fees.test_perplexity_bills_a_request_by_its_context_size "
-        "pricing.test_adjustments.test_a_place_without_a_known_rate_is_an_estimate"
+        "langchain.test_handler.test_a_handler_alone_sees_what_the_event_leaves_out "
+        "langchain.test_asked.test_what_was_asked_for "
+        "langchain.test_asked.test_the_marks_of_the_prompt_say_how_long_the_cache_is_kept"
+    ),
+    "A gateway is between": (
+        "pricing.test_fees.test_openrouter_without_its_own_cost_is_an_estimate "
+        "http.test_completion.test_litellms_cache_is_free "
+        "pricing.test_catalog.test_bedrocks_ids_are_its_own_at_any_address"
     ),
     "Free allowances and storage": "pricing.test_fees.test_a_fee_that_is_not_certain_is_an_estimate",
     "The table was wrong": (
@@ -258,6 +268,25 @@ def test_a_call_added_by_hand(ledger, monkeypatch):
 
     assert 0 == tokens.successful_requests
     assert billed(ledger) == {name: number - counted(before)[name] for name, number in counted(after).items()}
+
+
+def test_what_a_record_says_of_its_cost(ledger, capsys):
+    """The page's lines print each part of a call's cost, and why it is an estimate."""
+    model = ChatOpenAI(model="gpt-4o-mini", base_url=ledger.url(), api_key="none")
+    exec(blocks(PAGE)[2], {"model": model})
+
+    assert "input_tokens at 0.15 per 1000000" in capsys.readouterr().out
+
+
+def test_prices_of_ones_own():
+    """The page's fees and multipliers are taken."""
+    exec(blocks(PAGE)[3], {})
+    exec(blocks(PAGE)[4], {})
+    azure = {"provider": "azure", "base_url": "https://our-eu-zone.openai.azure.com"}
+    usual = {**azure, "base_url": "https://other.openai.azure.com"}
+    zone, other = (price_call({"input_tokens": 1000}, "gpt-4o", **place) for place in (azure, usual))
+    reset_prices()
+    assert zone.cost == other.cost * Decimal("1.1")
 
 
 def embedder(ledger):

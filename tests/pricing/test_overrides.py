@@ -387,3 +387,44 @@ def test_set_multiplier_refuses_what_is_none(error, named, arguments):
     with pytest.raises(error, match=named):
         set_multiplier(arguments.pop("factor"), **arguments)
     assert Decimal("0.0028") == price_call(CALL, "gpt-4.1", "openai").cost
+
+
+SIZES = {"low": "5", "medium": "8", "high": 12}
+
+
+@pytest.mark.parametrize(("size", "fee", "doubts"), [("low", "0.005", 0), ("high", "0.012", 0), (None, "0.005", 1)])
+@pytest.mark.parametrize("prices", [{"input_mtok": 0}, {}])
+def test_a_fee_by_the_size_of_a_searchs_context(prices, size, fee, doubts):
+    """The size that the answer states decides; without one the first is assumed, and the cost an estimate."""
+    set_price("gpt-4.1", requests_kcount=SIZES, **prices)
+    context = {"search_context_size": size} if size else {}
+    found = price_call({"input_tokens": 0}, "gpt-4.1", "openai", context=context)
+    assert (Decimal(fee), doubts) == (found.cost, len(found.doubts))
+
+
+def test_a_fee_by_the_tool():
+    """A search of one kind may cost more than of another."""
+    set_price("gpt-4.1", web_searches_kcount={"web_search": 9, "web_search_preview": 20})
+    context = {"web_search_tool": "web_search_preview"}
+    found = price_call({"input_tokens": 0, "web_searches": 1}, "gpt-4.1", "openai", context=context)
+    assert (Decimal("0.02"), ()) == (found.cost, found.doubts)
+
+
+@pytest.mark.parametrize(
+    ("prices", "error", "said"),
+    [
+        ({"input_mtok": {"low": 1}}, TypeError, "input_mtok must be one amount"),
+        (
+            {"requests_kcount": {"huge": 1}},
+            ValueError,
+            "by low, .* web_search_preview, not 'huge'",
+        ),
+        ({"requests_kcount": {}}, ValueError, "requests_kcount must be USD by low"),
+        ({"requests_kcount": {"low": -1}}, ValueError, "requests_kcount must be 0 or a positive"),
+    ],
+)
+def test_a_fee_by_kind_that_is_none(prices, error, said):
+    """What is wrong is named, and nothing is set."""
+    with pytest.raises(error, match=said):
+        set_price("gpt-4.1", **prices)
+    assert "genai-prices" == price_call({"input_tokens": 1}, "gpt-4.1", "openai").source

@@ -335,6 +335,7 @@ def set_price(
         set_price("gpt-4o", "azure", input_mtok="2.20", output_mtok="8.80", cache_read_mtok="1.10")
         set_price("gpt-4o", service_tier="scale", input_mtok="2", output_mtok="8")
         set_price("gpt-4o-search-preview", requests_kcount="25")
+        set_price("sonar", requests_kcount={"low": 5, "medium": 8, "high": 12})
         set_price("my-deployment", alias_of="gpt-4o-mini")
 
     ``service_tier`` sets the price of one tier alone. Without a tier, a price holds on every tier.
@@ -342,7 +343,9 @@ def set_price(
     ``input_mtok`` is required, and ``output_mtok`` wherever there are output tokens; cached, audio, image and reasoning
     tokens without a price of their own cost as much as others of their direction. An event that is counted and has no
     price makes the cost an estimate without it: 0 says that it is free. Fees alone, without ``input_mtok``, are added
-    to the rates of the table, or take the place of its fees.
+    to the rates of the table, or take the place of its fees. A fee may depend on the size of the search's context
+    (low, medium, high) or on the tool (web_search, web_search_preview): where the call does not say which, the first
+    given is assumed, and the cost is an estimate.
 
     ``alias_of`` bills a deployment or a fine-tune as another model, tiers and dates included: at the same provider
     where it sells that model, else at its maker, or at ``alias_provider``; its price keeps that model's source. A name
@@ -472,7 +475,7 @@ def _own_plan(book: PriceBook, call: _Call, now: float, seen: frozenset[OwnKey] 
         return None
     own = book.own[key]
     if own.alias_of is None:
-        return own_plan(own.prices)
+        return own_plan(*own.of_call(dict(call.context)))
     fees = _own_fees(book, call, (call.model, own.alias_of))
     alias = call._replace(model=own.alias_of)
     if own.alias_provider:
@@ -484,14 +487,15 @@ def _own_plan(book: PriceBook, call: _Call, now: float, seen: frozenset[OwnKey] 
     return plan
 
 
-def _own_fees(book: PriceBook, call: _Call, names: Sequence[str | None]) -> dict[str, Decimal]:
-    """Return the fees that the user added to the table's, by price key, for any of a call's names."""
-    fees: dict[str, Decimal] = {}
+def _own_fees(book: PriceBook, call: _Call, names: Sequence[str | None]) -> dict[str, tuple[Decimal, str]]:
+    """Return the fees that the user added to the table's, by price key, and their doubts, for any of a call's names."""
+    fees: dict[str, tuple[Decimal, str]] = {}
     for name in names:
         for key in _own_keys(book, call._replace(model=name)):
             own = book.own.get(key)
             if own is not None and own.adds_fees:
-                fees = {**own.prices, **fees}
+                prices, doubts = own.of_call(dict(call.context))
+                fees = {key: (usd, doubts.get(key, "")) for key, usd in prices.items()} | fees
     return fees
 
 
@@ -508,7 +512,7 @@ def _own_keys(book: PriceBook, call: _Call) -> Iterator[OwnKey]:
                 yield name, provider, tier
 
 
-def _table_plan(book: PriceBook, call: _Call, now: float, fees: Mapping[str, Decimal]) -> "Plan | None":
+def _table_plan(book: PriceBook, call: _Call, now: float, fees: Mapping[str, tuple[Decimal, str]]) -> "Plan | None":
     from token_handlers.pricing.catalog import find_entry, price_entry
     from token_handlers.pricing.plans import Plan
 
@@ -519,8 +523,8 @@ def _table_plan(book: PriceBook, call: _Call, now: float, fees: Mapping[str, Dec
     factors = [each for each in book.multipliers if _is_about(each, served)]
     priced = price_entry(book.snapshot, entry, served, place_is_set=any(each.names_place for each in factors))
     sheet, start, end = priced
-    for key, usd in fees.items() if sheet.rates else ():
-        sheet.set(key, usd, "set_price")
+    for key, (usd, doubt) in fees.items() if sheet.rates else ():
+        sheet.set(key, usd, "set_price", doubt)
     for each in factors:
         keys = [key for key in sheet.rates if each.fees or key.endswith("_mtok")]
         sheet.multiply(each.factor, each.says, keys)

@@ -9,6 +9,8 @@ from token_handlers.pricing.providers import provider_id
 from token_handlers.pricing.served import host_of, tier_name
 
 Money = Decimal | str | int | float
+Fee = Money | Mapping[str, Money]
+"""USD per thousand events, or of each kind: {"low": 5, "medium": 8, "high": 12}."""
 
 
 class Prices(TypedDict, total=False):
@@ -30,15 +32,15 @@ class Prices(TypedDict, total=False):
     input_video_mtok: Money
     output_video_mtok: Money
     output_citation_mtok: Money
-    web_searches_kcount: Money
-    social_searches_kcount: Money
-    storage_searches_kcount: Money
-    code_executions_kcount: Money
-    rerank_searches_kcount: Money
-    container_sessions_kcount: Money
-    maps_searches_kcount: Money
-    sources_kcount: Money
-    requests_kcount: Money
+    web_searches_kcount: Fee
+    social_searches_kcount: Fee
+    storage_searches_kcount: Fee
+    code_executions_kcount: Fee
+    rerank_searches_kcount: Fee
+    container_sessions_kcount: Fee
+    maps_searches_kcount: Fee
+    sources_kcount: Fee
+    requests_kcount: Fee
 
 
 PRICE_KEYS = tuple(Prices.__annotations__)
@@ -48,11 +50,26 @@ OwnKey = tuple[str, str | None, str]
 
 
 class PriceOverride(NamedTuple):
-    """Prices, fees that are added to those of the table, or the model that this one is billed as."""
+    """Prices, fees that are added to those of the table, or the model that this one is billed as.
+
+    ``kinds`` are fees that depend on what served: price key -> a value of the call's context -> USD.
+    """
 
     prices: Mapping[str, Decimal]
     alias_of: str | None = None
     alias_provider: str | None = None
+    kinds: Mapping[str, Mapping[str, Decimal]] = {}
+
+    def of_call(self, context: Mapping[str, str]) -> tuple[dict[str, Decimal], dict[str, str]]:
+        """Return the prices of a call, and by price key why one is in doubt: the call does not say its kind."""
+        prices, doubts = dict(self.prices), {}
+        for key, amounts in self.kinds.items():
+            kind = next((said for said in context.values() if said in amounts), None)
+            if kind is None:
+                kind = next(iter(amounts))
+                doubts[key] = f"whether {key} is that of {' or '.join(amounts)} is not known: {kind} is assumed"
+            prices[key] = amounts[kind]
+        return prices, doubts
 
     @property
     def adds_fees(self) -> bool:
@@ -107,7 +124,9 @@ def own_price(
             _check_name(what, name)
     alias_of, alias_provider = names["alias_of"], names["alias_provider"]
     if alias_of is None:
-        return PriceOverride(_checked(model, alias_provider, prices))
+        kinds = {key: _by_kind(key, amount) for key, amount in prices.items() if isinstance(amount, Mapping)}
+        flat = {key: amount for key, amount in prices.items() if key not in kinds}
+        return PriceOverride(_checked(model, alias_provider, prices, flat), kinds=kinds)
     if prices:
         raise ValueError(f"set_price({model!r}) takes either alias_of or prices ({', '.join(prices)}), not both")
     return PriceOverride({}, alias_of, alias_provider)
@@ -156,7 +175,22 @@ def _epoch(since: date) -> float:
     return datetime(since.year, since.month, since.day, tzinfo=UTC).timestamp()
 
 
-def _checked(model: str, alias_provider: str | None, prices: Mapping[str, object]) -> dict[str, Decimal]:
+_KINDS = ("low", "medium", "high", "web_search", "web_search_preview")
+
+
+def _by_kind(key: str, amounts: Mapping[object, object]) -> dict[str, Decimal]:
+    """Check the amounts of a fee that depends on the size of a search's context, or on which tool it was."""
+    if not key.endswith("_kcount"):
+        raise TypeError(f"{key} must be one amount of USD: only fees (..._kcount) may depend on the kind")
+    unknown = [kind for kind in amounts if kind not in _KINDS]
+    if unknown or not amounts:
+        raise ValueError(f"{key} must be USD by {', '.join(_KINDS)}, not {unknown[0] if unknown else amounts!r}")
+    return {str(kind): checked_usd(key, amount) for kind, amount in amounts.items()}
+
+
+def _checked(
+    model: str, alias_provider: str | None, prices: Mapping[str, object], flat: Mapping[str, object]
+) -> dict[str, Decimal]:
     unknown = [key for key in prices if key not in PRICE_KEYS]
     if unknown:
         raise TypeError(f"set_price({model!r}) knows no {', '.join(unknown)}; it knows {', '.join(PRICE_KEYS)}")
@@ -171,7 +205,7 @@ def _checked(model: str, alias_provider: str | None, prices: Mapping[str, object
     parts = [key for key in prices if key.startswith("output_") and key != "output_mtok"]
     if parts and "output_mtok" not in prices:
         raise ValueError(f"{parts[0]} prices a part of the output tokens: set output_mtok too")
-    return {key: checked_usd(key, amount) for key, amount in prices.items()}
+    return {key: checked_usd(key, amount) for key, amount in flat.items()}
 
 
 def checked_usd(key: str, amount: object) -> Decimal:

@@ -457,11 +457,16 @@ def _overlaps(unit: Unit, reported: Sequence[Unit | None]) -> Iterator[tuple[int
 UNPRICED = Plan(RateSheet({}, source=""))
 
 
-def own_plan(prices: Mapping[str, Decimal]) -> Plan:
-    """Return the plan of prices that a user set; output tokens leave the price open where no output price was set."""
+def own_plan(prices: Mapping[str, Decimal], doubts: Mapping[str, str]) -> Plan:
+    """Return the plan of prices that a user set, with doubts by price key.
+
+    Output tokens leave the price open where no output price was set.
+    """
     left_out = frozenset(() if "output_mtok" in prices else ("output_tokens",))
-    notes = dict.fromkeys(prices, "set_price")
-    return Plan(RateSheet(_with_wholes_and_overlaps(prices), notes=notes, source="user"), left_out=left_out)
+    sheet = RateSheet(_with_wholes_and_overlaps(prices), notes=dict.fromkeys(prices, "set_price"), source="user")
+    for key, doubt in doubts.items():
+        sheet.set(key, prices[key], "set_price", doubt)
+    return Plan(sheet, left_out=left_out)
 
 
 def _with_wholes_and_overlaps(prices: Mapping[str, Decimal]) -> dict[str, Rate]:
