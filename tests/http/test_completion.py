@@ -98,3 +98,10 @@ def test_the_images_model_is_what_was_declared():
 def test_litellms_cache_is_free():
     """Its proxy sends the key of what its cache answers, and with it the usage of the call that filled the cache."""
     assert Decimal(0) == completed(ReportedUsage(COUNTS), request(), {"x-litellm-cache-key": "a1"}).cost
+
+
+def test_a_stated_cost_has_all_of_it():
+    """How long a cache is kept and which tier served are in it already."""
+    stated = ReportedUsage(WRITTEN, Decimal("0.002"))
+    asked = request(model="anthropic/claude-sonnet-4.5", service_tier="flex")
+    assert stated == completed(stated, asked, {})

@@ -29,6 +29,8 @@ def completed(usage: ReportedUsage, request: ProviderRequest, headers: Headers) 
     """
     if headers.get(_FROM_LITELLMS_CACHE):
         return usage._replace(cost=Decimal(0))
+    if usage.cost is not None:
+        return usage  # what its biller states has all of it
     if (usage.service_tier or "") in _STANDARD:
         usage = _with_tier(usage, request, headers)
     asked = {"search_context_size": request.search_context_size}

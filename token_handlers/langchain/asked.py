@@ -19,8 +19,8 @@ _SOUND = frozenset({"audio", "input_audio", "media", "video", "file"})
 
 
 def with_asked(run: Run, usage: ReportedUsage) -> ReportedUsage:
-    """Return what a run's event reported, completed by what the run asked for; an answer that was seen needs none."""
-    if run.answers:
+    """Return what a run's event reported with what the run asked for, unless its answer was seen or states its cost."""
+    if run.answers or usage.cost is not None:
         return usage
     asked = _asked(run)
     request = read_parameters(run.base_url or "", "/chat/completions", {**asked, "messages": list(_contents(run))})
@@ -67,7 +67,7 @@ def _lost(run: Run, usage: ReportedUsage, asked: Mapping[str, Any]) -> Iterator[
     kinds = {tool.get("type") for tool in tools if isinstance(tool, Mapping)} if isinstance(tools, list | tuple) else ()
     if "shell" in kinds and "container_sessions" not in usage.counts:
         yield "a shell may have run in containers, which LangChain leaves out"
-    if run.provider == "litellm" and usage.cost is None:
+    if run.provider == "litellm":
         yield "LiteLLM's own cache may have answered: no request was seen"
     if run.chunk is not None:
         for name, lost in _LOST_IN_STREAMS.items():
