@@ -173,3 +173,19 @@ def test_a_misspelt_price_setting(doctor, monkeypatch):
 
     assert 1 == status
     assert ["AGENTSIGHT_TOKEN_PRICES is 'auto', 'off' or an https URL, not 'yes'"] == found["problems"]
+
+
+def test_what_is_not_seen(doctor, tmp_path, monkeypatch):
+    """Installed packages that ask models by gRPC, or run them in the process, are named."""
+    for name in ("xai_sdk", "llama_cpp_python"):
+        folder = tmp_path / f"{name}-1.2.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.2\n", "utf-8"
+        )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    status, found = doctor()
+
+    assert 0 == status
+    assert any("xai-sdk 1.2" in note and "by gRPC" in note for note in found["notes"])
+    assert any("llama-cpp-python 1.2" in note and "in the process" in note for note in found["notes"])

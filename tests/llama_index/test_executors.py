@@ -36,6 +36,12 @@ import asyncio
 async def run_step(step):
     return await asyncio.get_event_loop().run_in_executor(None, step)
 """
+# What llama-index-llms-bedrock-converse has, as far as it matters, where aioboto3 is not installed.
+BEDROCK = """
+import asyncio
+async def converse_with_retry_async(*, client, model):
+    return await asyncio.get_running_loop().run_in_executor(None, lambda: client.converse_stream(modelId=model))
+"""
 AWARE = "import contextvars\n"
 
 
@@ -81,6 +87,26 @@ def test_sync_steps_of_workflows_keep_their_blocks():
     executors.watch(steps)
     with track_tokens():
         assert 1 == asyncio.run(steps.run_step(lambda: len(active_scopes())))
+
+
+class Client:
+    """A client that tells how many blocks are active where it sends."""
+
+    exceptions = ("ThrottlingException",)
+
+    def converse_stream(self, **asked):
+        return len(active_scopes())
+
+
+@pytest.mark.usefixtures("_restored")
+def test_bedrocks_streams_keep_their_blocks(monkeypatch):
+    """BedrockConverse's client sends in the context of the call that it streams for; all else of it is its own."""
+    monkeypatch.setattr(wraps, "_attached", True)
+    bedrock = module(BEDROCK)
+    executors.watch_bedrock(bedrock)
+    with track_tokens():
+        assert 1 == asyncio.run(bedrock.converse_with_retry_async(client=Client(), model="m"))
+    assert Client.exceptions == executors._ContextClient(Client()).exceptions
 
 
 @pytest.mark.usefixtures("_restored")

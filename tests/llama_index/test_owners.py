@@ -113,6 +113,28 @@ def in_another_thread():
     Threaded(name="one").complete("")
 
 
+def in_a_thread_that_feeds_a_stream():
+    """A model that has returned its stream when its thread sends the request, as BedrockConverse has."""
+    returned = threading.Event()
+
+    class Fed(Sender):
+        @llm_completion_callback()
+        def stream_complete(self, prompt, *args, **kwargs):
+            context = contextvars.copy_context()
+            thread = threading.Thread(target=lambda: returned.wait(30) and context.run(send, self.name))
+            thread.start()
+
+            def chunks():
+                thread.join()
+                yield CompletionResponse(text="one", delta="one")
+
+            return chunks()
+
+    stream = Fed(name="one").stream_complete("")
+    returned.set()
+    list(stream)
+
+
 WAYS = {
     "complete": lambda: Sender().complete(""),
     "acomplete": lambda: run(Sender().acomplete("")),
@@ -125,6 +147,7 @@ WAYS = {
     "a stream that asks another": lambda: list(Sender(name="one", other=Sender(name="two")).stream_complete("")),
     "in a fresh context": in_a_fresh_context,
     "in another thread": in_another_thread,
+    "in a thread that feeds a stream": in_a_thread_that_feeds_a_stream,
     "undecorated": lambda: Undecorated().complete(""),
     "an undecorated stream": lambda: list(Undecorated().stream_complete("")),
 }

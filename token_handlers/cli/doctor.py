@@ -9,7 +9,7 @@ from token_handlers.errors import WHY
 REASONS = (
     "Nothing is tracked: no `with track_tokens()`, no handler in a callbacks list, and not `token-handlers run`.",
     "AGENTSIGHT_TOKEN_HANDLER_TYPE is set, but nothing reads it: `import token_handlers.auto` does.",
-    "The calls go past LangChain, LlamaIndex and the providers' own packages, such as by gRPC.",
+    "The calls go past LangChain, LlamaIndex and HTTP, such as by gRPC, by a websocket or to a model in the process.",
     "The calls are made in another process, which a block does not count: `token-handlers run` does.",
     "The calls began before the block was entered, or in a thread that was started before it.",
 )
@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
         *findings.on_frameworks(versions),
         *findings.on_trials(versions),
         *findings.on_answers(),
+        *findings.on_unseen(),
         *findings.on_tracking(versions),
         *findings.on_prices(),
         *findings.on_ledger(name),

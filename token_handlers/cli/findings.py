@@ -26,6 +26,11 @@ _PLAIN = ("AGENTSIGHT_TOKEN_HANDLER_TYPE", "AGENTSIGHT_TOKEN_LEDGER", "AGENTSIGH
           "AGENTSIGHT_TOKEN_LABELS", "OTEL_SEMCONV_STABILITY_OPT_IN")  # fmt: skip
 _ALSO = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE", "ANTHROPIC_API_KEY", *_PLAIN)
 
+_BY_GRPC = ("google-cloud-aiplatform", "google-ai-generativelanguage", "langchain-google-vertexai",
+            "llama-index-llms-vertex", "xai-sdk")  # fmt: skip
+_LOCAL = ("ctransformers", "fastembed", "gpt4all", "llama-cpp-python", "mlx-lm", "sentence-transformers",
+          "transformers", "vllm")  # fmt: skip
+
 FLEET_SECONDS = 2.0
 """How long doctor waits for a fleet's server."""
 
@@ -40,12 +45,14 @@ class Finding(NamedTuple):
 def versions() -> dict[str, str | None]:
     """Return the version of what matters, None where it is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    return found | {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def environment() -> dict[str, str]:
@@ -101,6 +108,15 @@ def on_answers() -> Iterator[Finding]:
         yield Finding(False, f"the providers' own answers are seen under {methods}")
     else:
         yield Finding(False, "the providers' own answers are seen under httpx, requests, aiohttp and botocore")
+
+
+def on_unseen() -> Iterator[Finding]:
+    """Yield which installed packages ask models where no provider's answer is seen."""
+    frameworks = "LangChain's and LlamaIndex's calls of them count by their events, calls of their own do not"
+    for names, way in ((_BY_GRPC, "ask models by gRPC"), (_LOCAL, "run models in the process, for no fee")):
+        installed = ", ".join(f"{name} {version}" for name in names if (version := _version(name)) is not None)
+        if installed:
+            yield Finding(False, f"{installed} may {way}, where no answer is seen: {frameworks}")
 
 
 def on_tracking(found: dict[str, str | None]) -> Iterator[Finding]:

@@ -239,6 +239,7 @@ def _settle(span: ModelSpan, result: Any) -> None:
     call, span.call = span.call, None
     if call is not None and not call.settled:
         if isgenerator(result) or isasyncgen(result):
+            span.streaming = call
             follow(call, result)
         else:
             end(call, result)

@@ -13,7 +13,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from token_handlers.llama_index.wraps import is_replaced, replace
+from token_handlers.llama_index.wraps import is_replaced, replace, wrap
 
 
 def watch(module: ModuleType) -> None:
@@ -25,6 +25,29 @@ def watch(module: ModuleType) -> None:
         replace(module, "asyncio", _CarryingAsyncio("asyncio"))
     if "concurrent" in names:
         replace(module, "concurrent", _CarryingConcurrent("concurrent"))
+
+
+def watch_bedrock(module: ModuleType) -> None:
+    """Have BedrockConverse's async streams, which it reads in an executor's thread, ask in their caller's context."""
+    wrap(module, "converse_with_retry_async", _with_context)
+
+
+def _with_context(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if kwargs.get("client") is not None:
+        kwargs = {**kwargs, "client": _ContextClient(kwargs["client"])}
+    return wrapped(*args, **kwargs)
+
+
+class _ContextClient:
+    """A client whose methods run in the context in which this was made."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._context = contextvars.copy_context()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        return partial(self._context.copy().run, found) if callable(found) else found
 
 
 class _CarryingAsyncio(ModuleType):

@@ -56,8 +56,9 @@ def owner_here() -> ModelCall | ModelSpan | None:
         if call is not None and not call.settled:
             return call
     for one in around:
-        if one.call is not None and not one.call.settled:
-            return one.call
+        call = one.call or one.streaming
+        if call is not None and not call.settled:
+            return call
         if one.embeds():
             return one
     return None

@@ -17,13 +17,15 @@ _EMBEDDING_METHODS = ("get_", "aget_")
 class ModelSpan:
     """One method call on an LLM or an embedding model, from LlamaIndex's own span around it.
 
-    ``call`` is the LLM call that was opened in it. ``waiting`` are an embedding model's started batches for which no
+    ``call`` is the LLM call that was opened in it, ``streaming`` the one that it has left as a stream, whose request a
+    thread may send that has the span's context. ``waiting`` are an embedding model's started batches for which no
     request was sent yet, ``ahead`` those that it is about to start and a budget has let pass, ``senders`` tells which
     task or thread sends which of them, and ``covered`` counts the texts whose usage is recorded already.
     """
 
     # Class attributes are the defaults: a span is made in the application's time, and most of them stay as they are.
     call: ModelCall | None = None
+    streaming: ModelCall | None = None
     seen = False
     closed = False
     error: BaseException | None = None
