@@ -15,6 +15,8 @@ from llama_index.llms.openai_like import OpenAILike
 
 from tests.support.llama_index_budgets import Pairs, refusal, settled
 from tests.support.llama_index_clients import MESSAGES, PROMPT, Answering, Local, Weather, answer, drain, make_llm, run
+from tests.support.provider_answers import RESPONSE
+from tests.support.provider_servers import replying
 from token_handlers import BudgetExceeded, install, track_tokens, uninstall
 from token_handlers.budget import Amounts
 from token_handlers.llama_index import LlamaIndexTokenHandler, report_stream_usage
@@ -397,3 +399,21 @@ def test_asking_instead(ledger, make_budget):
         refusal(lambda: make_llm(ledger).chat(MESSAGES))
 
     assert (2, 2, ["gpt-4o-mini"] * 2) == (len(ledger.entries()), budget.spent().requests, asked)
+
+
+@pytest.mark.parametrize(("limit", "sent"), [("0.005", 0), ("0.015", 1)])
+@pytest.mark.parametrize("declared", ["by the LLM", "by the call"])
+def test_fees_of_declared_tools_are_held(make_budget, limit, sent, declared):
+    """A budget holds what a provider's own tools may be billed for, before the call is sent."""
+    tools = [{"type": "web_search"}]
+    own, given = ({"built_in_tools": tools}, {}) if declared == "by the LLM" else ({}, {"tools": tools})
+    with replying(responses=RESPONSE) as server, track_tokens(budget=make_budget(max_cost=limit)):
+        llm = OpenAIResponses(
+            model="gpt-5-mini", api_key="none", api_base=server.url, max_retries=0, max_output_tokens=50, **own
+        )
+        for _ in range(sent):
+            llm.chat(MESSAGES, **given)
+        with pytest.raises(BudgetExceeded):
+            llm.chat(MESSAGES, **given)
+
+    assert sent == len(server.asked)

@@ -426,6 +426,20 @@ def test_budget_refuses_before_anything_is_sent(answers, name):
     assert (1, 0) == (budget.spent().requests, budget.held().requests)
 
 
+@pytest.mark.parametrize(("limit", "sent"), [("0.005", 0), ("0.015", 1)])
+def test_fees_of_declared_tools_are_held(answers, limit, sent):
+    """A budget holds what the tools may be billed for that a request declares, before it is sent."""
+    answers.answer(body(RESPONSE))
+    with track_tokens(budget=Budget(max_cost=limit)), openai_client(answers) as client:
+        asked = {"model": "gpt-5-mini", "input": "Hi", "tools": [{"type": "web_search"}], "max_output_tokens": 50}
+        for _ in range(sent):
+            client.responses.create(**asked)
+        with pytest.raises(BudgetExceeded):
+            client.responses.create(**asked)
+
+    assert sent == len(answers.asked)
+
+
 def test_refusal_comes_once_and_above_retries(answers):
     """An SDK that would take a refusal for a lost connection gets it above its retries, as the budget's own error."""
     answers.answer(body(CHAT))

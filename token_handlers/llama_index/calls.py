@@ -25,6 +25,7 @@ from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import evict_oldest
 
 _MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "num_predict")
+_TOOLS = ("tools", "built_in_tools")  # an LLM's own, Anthropic's and OpenAIResponses'
 _SETTINGS = ("additional_kwargs", "_generation_config")  # what is sent with each request; the other is Google's
 
 
@@ -118,7 +119,7 @@ class ModelCall(Call):
     def prompt_bound(self) -> int | None:
         """Return what a prompt of plain text can't exceed; None with tools, schemas, images, a handler's tokenizer."""
         kwargs = self.kwargs or {}
-        if self.tokenizer is not None or any(kwargs.get(name) for name in SENT_BESIDE) or self._has_tools():
+        if self.tokenizer is not None or any(kwargs.get(name) for name in SENT_BESIDE) or self._declared()[0]:
             return None
         texts = [self.prompt] if isinstance(self.prompt, str) else plain_texts(self.prompt)
         return None if texts is None else bound_tokens(texts)
@@ -135,21 +136,17 @@ class ModelCall(Call):
         return next((number for number in fields if type(number) is int and number > 0), 0)
 
     def allowed_fees(self) -> AllowedFees:
-        """Return what the tools that the call or its LLM declares may be billed for."""
-        settings = [said for said in self._settings() if said.get("tools")]
-        built_in = _field(self.instance, "built_in_tools") or ()
-        tools = [tool for said in settings for tool in sent_tools(said)]
-        most = next((limit for said in self._settings() if (limit := said.get("max_tool_calls"))), None)
-        return allowed_fees([*tools, *built_in], most) if tools or built_in else NO_FEES
+        """Return what the tools may be billed for that the call or its LLM declares."""
+        tools, settings = self._declared()
+        most = next((said["max_tool_calls"] for said in settings if "max_tool_calls" in said), None)
+        return allowed_fees(tools, most) if tools else NO_FEES
 
-    def _has_tools(self) -> bool:
-        """Return whether the LLM itself declares tools of its provider's."""
-        config = _field(self.instance, "_generation_config")
-        return bool(_field(self.instance, "built_in_tools") or (isinstance(config, Mapping) and config.get("tools")))
-
-    def _settings(self) -> list[Mapping[str, Any]]:
+    def _declared(self) -> tuple[list[Any], list[Mapping[str, Any]]]:
+        """Return the tools that the call or its LLM declares, and the settings of both."""
         own = (_field(self.instance, name) for name in _SETTINGS)
-        return [said for said in (self.kwargs, *own) if isinstance(said, Mapping)]
+        settings = [said for said in (self.kwargs, *own) if isinstance(said, Mapping)]
+        listed = (*(said.get("tools") for said in settings), *(_field(self.instance, name) for name in _TOOLS))
+        return [tool for each in listed if isinstance(each, list | tuple) for tool in each], settings
 
     def asks_by_options(self) -> bool:
         """Return whether report_stream_usage makes this LLM report usage in streams: it speaks OpenAI's chat API."""

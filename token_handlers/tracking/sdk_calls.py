@@ -29,7 +29,6 @@ class SDKCall(Call):
     is_gated = False
     size = 0
     _most_output = 0
-    _fees = NO_FEES
 
     def __init__(self, request: ProviderRequest, context: CallContext) -> None:
         super().__init__(context)
@@ -39,10 +38,7 @@ class SDKCall(Call):
         self.base_url = request.url
         self.size = request.size
         self._most_output = request.most_output_tokens or 0
-        self._documents = request.documents
-        if request.tools and self.budgets:
-            tools = [{"type": tool.kind, "max_uses": tool.most_uses} for tool in request.tools]
-            self._fees = allowed_fees(tools, request.most_tool_calls)
+        self._request = request
         recorder.evict_oldest()
 
     def note_body(self, body: object) -> None:
@@ -69,21 +65,22 @@ class SDKCall(Call):
         return self.size // _BYTES_PER_TOKEN
 
     def prompt_bound(self) -> int | None:
-        """Return the size of the request: a token has at least a byte; None where tools may be billed besides."""
-        return None if self._fees.counts else self.size or None
+        """Return the size of the request, as a token has at least a byte; None where tools may be billed beside it."""
+        return None if self._request.tools else self.size or None
+
+    def allowed_fees(self) -> AllowedFees:
+        """Return what the tools that the request declares may be billed for."""
+        tools = [{"type": tool.kind, "max_uses": tool.most_uses} for tool in self._request.tools]
+        return allowed_fees(tools, self._request.most_tool_calls) if tools else NO_FEES
 
     def max_output(self) -> int:
         """Return the most output tokens that the request allows, 0 where it does not say."""
         return self._most_output
 
-    def allowed_fees(self) -> AllowedFees:
-        """Return what the declared tools may be billed for."""
-        return self._fees
-
     def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
         """Return the tokens of the request, by its size; what was answered is not known."""
         if self.operation == "rerank" and self.provider == "aws":  # which counts them nowhere
-            return {"rerank_searches": -(-self._documents // _DOCUMENTS_PER_SEARCH)}, "documents"
+            return {"rerank_searches": -(-self._request.documents // _DOCUMENTS_PER_SEARCH)}, "documents"
         counts = {"input_tokens": self.estimate_prompt()}
         if self.operation not in ("embeddings", "rerank"):
             counts["output_tokens"] = 0
