@@ -6,7 +6,9 @@ from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
 from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.llms.google_genai import GoogleGenAI
 from llama_index.llms.mistralai import MistralAI
+from llama_index.llms.ollama import Ollama
 
+from tests.support.answer_server import answering, body, lines
 from tests.support.bills import billed, counted
 from tests.support.llama_index_clients import MESSAGES, PROMPT, Weather, drain, no_swallowed_faults, run
 from tests.support.provider_servers import replying
@@ -303,3 +305,39 @@ def test_a_providers_usage_of_nothing(provider):
 
     assert (1, 1) == (counter.successful_requests, counter.estimated_requests)
     assert counter.completion_tokens > 0
+
+
+SAID = {"model": "llama3", "created_at": "2026-11-29T10:00:00Z", "done": False}
+SAID |= {"message": {"role": "assistant", "content": "Hello"}}
+ENDED = {**SAID, "done": True, "done_reason": "stop", "eval_count": 20}
+WHOLE = {**ENDED, "prompt_eval_count": 100}
+OLLAMA = {
+    "chat": lambda llm: llm.chat(MESSAGES),
+    "complete": lambda llm: llm.complete("Hi"),
+    "achat": lambda llm: run(llm.achat(MESSAGES)),
+    "acomplete": lambda llm: run(llm.acomplete("Hi")),
+}
+OLLAMA_STREAMS = {
+    "stream_chat": lambda llm: list(llm.stream_chat(MESSAGES)),
+    "stream_complete": lambda llm: list(llm.stream_complete("Hi")),
+    "astream_chat": lambda llm: run(drain(llm.astream_chat(MESSAGES))),
+    "astream_complete": lambda llm: run(drain(llm.astream_complete("Hi"))),
+}
+
+
+@pytest.mark.parametrize("end", [WHOLE, ENDED], ids=["whole", "without the prompt"])
+@pytest.mark.parametrize("way", [*OLLAMA, *OLLAMA_STREAMS])
+def test_ollamas_methods_call_each_other(way, end):
+    """Ollama's complete is made of chat: each is one request, an estimate where the server leaves the prompt out."""
+    reply = lines([SAID, {**end, "message": {"role": "assistant", "content": ""}}])
+    with answering(reply if way in OLLAMA_STREAMS else body(end)) as server:
+        llm = Ollama(model="llama3", base_url=server.url, context_window=8000)
+        ask = {**OLLAMA, **OLLAMA_STREAMS}[way]
+        with track_tokens(budget=Budget(max_requests=1)) as counter:
+            ask(llm)
+            with pytest.raises(BudgetExceeded):
+                ask(llm)
+
+    assert (1, 1, 20) == (len(server.asked), counter.successful_requests, counter.completion_tokens)
+    assert (end is ENDED) == counter.estimated_requests
+    assert end is ENDED or 100 == counter.prompt_tokens

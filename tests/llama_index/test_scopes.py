@@ -3,11 +3,16 @@ import contextvars
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
+from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
+from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index_instrumentation import root_dispatcher
 
 from tests.support.llama_index_clients import MESSAGES, Answering, answer, drain, no_swallowed_faults
+from tests.support.provider_answers import CHAT
+from tests.support.provider_servers import replying
 from token_handlers import install, shared_counter, track_tokens, uninstall
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.spans import current
@@ -119,3 +124,42 @@ def test_other_span_handlers_are_served():
     root_dispatcher.span_handlers = [handler for handler in root_dispatcher.span_handlers if handler is not spans]
 
     assert 1 == len(spans.completed_spans) == counter.successful_requests
+
+
+class Threaded(CustomLLM):
+    """An LLM that asks in a thread without its context, and passes on what was answered."""
+
+    url: str
+
+    @property
+    def metadata(self):
+        return LLMMetadata(model_name="gpt-4o-mini")
+
+    @llm_completion_callback()
+    def complete(self, prompt, **kwargs):
+        with ThreadPoolExecutor(1) as pool:
+            raw = pool.submit(self.ask).result()
+        return CompletionResponse(text="Hello", raw=raw)
+
+    stream_complete = complete
+
+    def ask(self):
+        with httpx.Client() as client:
+            return client.post(f"{self.url}/chat/completions", json={"model": "gpt-4o-mini", "messages": []}).json()
+
+
+def test_a_request_of_a_bare_thread_counts_once():
+    """Under automatic tracking the LLM's call is known by the answer's id; a block sees the LLM's alone."""
+    with replying(completions=CHAT) as server:
+        before = shared_counter().snapshot()
+        install("auto")
+        Threaded(url=server.url).complete("")
+        uninstall()
+        total = shared_counter().snapshot()
+        assert (1, 100) == (
+            total.successful_requests - before.successful_requests, total.prompt_tokens - before.prompt_tokens,
+        )  # fmt: skip
+        with track_tokens() as counter:
+            Threaded(url=server.url).complete("")
+
+    assert (2, 1, 100) == (len(server.asked), counter.successful_requests, counter.prompt_tokens)

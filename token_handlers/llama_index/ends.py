@@ -7,9 +7,11 @@ from token_handlers.errors import shielded
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.results import read_end, read_error
+from token_handlers.payloads import response_id
 from token_handlers.tracking import recorder
 from token_handlers.tracking.failures import was_stopped
 from token_handlers.tracking.result import DISCARD, Incomplete, Verdict
+from token_handlers.tracking.state import state
 
 # An exception that passes through two streams, one reading the other, is one failure.
 _MARK = "_token_handlers_recorded"
@@ -17,7 +19,7 @@ _MARK = "_token_handlers_recorded"
 
 def end(call: ModelCall, response: Any) -> None:
     """Record a call that ended well."""
-    if call.response is not None and calls.hand_over(call):
+    if (call.response is not None and calls.hand_over(call)) or _was_counted(call, response):
         recorder.discard(call)
         return
     verdict: Verdict = Incomplete()  # where reading fails: the call was made, and is not to be lost
@@ -25,6 +27,18 @@ def end(call: ModelCall, response: Any) -> None:
         verdict = read_end(call, response)
     finally:
         _finish(call, verdict)
+
+
+@shielded
+def _was_counted(call: ModelCall, response: Any) -> bool:
+    """Return whether the answer is that of an SDK's call of its own: a model's thread without its context asked for it.
+
+    Only automatic tracking sees such a request, and no block does, so a block's call is still to be counted.
+    """
+    counted = state.counter.answers
+    if call.answers or call.context.own or not counted:
+        return False
+    return response_id(getattr(response, "raw", None)) in tuple(counted)
 
 
 def fail(call: ModelCall, error: BaseException | None) -> None:

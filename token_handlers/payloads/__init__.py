@@ -23,6 +23,7 @@ __all__ = [
     "read_payload",
     "read_usage_metadata",
     "reported_cost",
+    "response_id",
     "usage_from_payload",
 ]
 
@@ -41,11 +42,11 @@ def usage_from_payload(payload: object, provider: str | None = None) -> Usage | 
     if reading is None:
         return None
     usage = Usage(**reading.counts)
-    vars(usage)["response_id"] = _response_id(payload)  # a cached property, which equality leaves out
+    vars(usage)["response_id"] = response_id(payload)  # a cached property, which equality leaves out
     return usage
 
 
-def _response_id(payload: object) -> str | None:
+def response_id(payload: object) -> str | None:
     """Return the id of the answer that a payload is, or of the stream whose chunks or last event it is."""
     listed = entries(payload)
     fields = view(payload) if listed is None else next(views(listed), None)
