@@ -286,7 +286,8 @@ def _field(instance: Any, name: str) -> Any:
     fields = getattr(instance, "__dict__", None)
     if fields is not None and name in fields:
         return fields[name]
-    return getattr(instance, name, None) if _may_have(type(instance), name) else None
+    may_have = _may_have(type(instance), name)  # type: ignore[arg-type] # mypy asks a class for its instances' hash
+    return getattr(instance, name, None) if may_have else None
 
 
 @lru_cache(maxsize=1_000)

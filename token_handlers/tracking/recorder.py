@@ -64,13 +64,9 @@ def _record(call: Call, verdict: Verdict, reached: list[None]) -> None:
         _undo(call)
         return
     result, price, added, fault = _read(call, verdict)
-    for parent in call.parents:
-        if parent.child_usages is not None:
-            parent.child_usages.append(result.usage.counts)
+    if call.parents or call.answers:
+        _tell(call, result.usage.counts)
     sinks = _count(call, added, reached)
-    for answer in call.answers:
-        for counter in call.context.counters:
-            counter.note_answer(answer.response_id, answer.request_id)
     if call.budgets:
         reservations.settle(call, result, None if price is None else price.cost)
     if sinks:
@@ -90,6 +86,16 @@ def _read(call: Call, verdict: CallResult | Incomplete) -> tuple[CallResult, Pri
     except Exception as error:  # noqa: BLE001 - whatever it is, it is not the application's, and the call was made
         result = CallResult(verdict.usage or ReportedUsage({}), "estimated", "none")
         return result, None, increment(result.usage.counts, call.operation, source="estimated"), error
+
+
+def _tell(call: Call, counts: Mapping[str, int]) -> None:
+    """Tell the calls that made this one what it used, and its counters which answers they count."""
+    for parent in call.parents:
+        if parent.child_usages is not None:
+            parent.child_usages.append(counts)
+    for answer in call.answers:
+        for counter in call.context.counters:
+            counter.note_answer(answer.response_id, answer.request_id)
 
 
 def _count_the_rest(call: Call, verdict: CallResult | Incomplete, reached: list[None]) -> None:
