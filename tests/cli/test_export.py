@@ -14,6 +14,7 @@ from token_handlers.cli.export import COLUMNS
 from token_handlers.reporting import focus
 from token_handlers.reporting.parquet import write_parquet
 from token_handlers.sinks.sqlite import SQLiteLedger
+from token_handlers.usage import CostPart
 
 
 @pytest.fixture
@@ -62,7 +63,13 @@ def test_parquet_of_any_record(tmp_path, monkeypatch):
     monkeypatch.setattr("token_handlers.reporting.parquet.ROWS", 3)
     at = datetime(2026, 11, 1, 12, 0, 0, 123456, tzinfo=UTC)
     records = [
-        UsageRecord(model=f"\ud800{number}", cost=Decimal("0.000000000000000001"), started_at=at, doubts=("why",))
+        UsageRecord(
+            model=f"\ud800{number}",
+            cost=Decimal("0.000000000000000001"),
+            started_at=at,
+            doubts=("why",),
+            cost_breakdown=(CostPart("input_tokens", 1, Decimal("0.1"), 10**6, Decimal("1e-7"), "\ud800"),),
+        )
         for number in range(8)
     ]
     file = tmp_path / "calls.parquet"
@@ -71,6 +78,8 @@ def test_parquet_of_any_record(tmp_path, monkeypatch):
     assert [(records[0].cost, at, ["why"])] * 8 == [
         (row["cost"], row["started_at"], row["doubts"]) for row in parquet.read_table(file).to_pylist()
     ]
+    part = parquet.read_table(file).to_pylist()[0]["cost_breakdown"][0]
+    assert (1, "0.1", 10**6, "0.0000001") == tuple(part[name] for name in ("number", "rate", "per", "cost"))
     assert 0 == write_parquet([], COLUMNS, file)
     assert 0 == parquet.read_table(file).num_rows
 

@@ -15,7 +15,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExpor
 
 from token_handlers import MissingDependency, Usage, UsageRecord, record_cost, track_tokens
 from token_handlers.counter.counter import OTHER
-from token_handlers.http import times_chunks
+from token_handlers.http import stop_timing, time_chunks
+from token_handlers.http.exchange import times_chunks
 from token_handlers.sinks.otel import BOUNDARIES, LATEST, MAX_SERIES, OPT_IN, SECONDS, OTelMetrics, provider_name
 
 SECRETS = {"session": "s-secret", "user": "u-secret", "tags": {"t-secret": "v-secret"}, "node": "n-secret"}
@@ -513,10 +514,10 @@ def test_nobody_times_chunks(ledger, provider):
     sink.close()
     with track_tokens(sinks=[records.append]):
         list(model.stream("Hello"))
-    times_chunks.add(sink)
+    time_chunks(sink)
     with track_tokens(sinks=[records.append]):
         list(model.stream("Hello"))
-    times_chunks.discard(sink)
+    stop_timing(sink)
 
     assert [False, True] == [bool(one.chunk_seconds) for one in records]
     assert "chunk_seconds" not in records[1].model_dump()

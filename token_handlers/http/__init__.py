@@ -23,7 +23,7 @@ An answer's ``usage`` is the whole bill only if it ``is_final``. The text of pro
 """
 
 from token_handlers.http.completion import completed
-from token_handlers.http.exchange import NEVER_CONNECTED, Observer, ProviderAnswer, times_chunks
+from token_handlers.http.exchange import NEVER_CONNECTED, Observer, ProviderAnswer, stop_timing, time_chunks
 from token_handlers.http.requests import BilledTool, ProviderRequest, read_parameters
 from token_handlers.http.responses import ResponseUsage
 from token_handlers.http.taps import attach, detach, tapped
@@ -39,6 +39,7 @@ __all__ = [
     "completed",
     "detach",
     "read_parameters",
+    "stop_timing",
     "tapped",
-    "times_chunks",
+    "time_chunks",
 ]

@@ -8,7 +8,7 @@ from contextlib import suppress
 from contextvars import ContextVar, Token
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
-from weakref import WeakSet
+from weakref import ref
 
 from token_handlers.errors import BudgetExceeded, TokenHandlersError, absorb
 from token_handlers.http.completion import Headers, completed
@@ -26,7 +26,7 @@ class ProviderAnswer(NamedTuple):
     made again by botocore; other SDKs' retries are requests of their own. ``is_relayed``: it went to a server in this
     process that asked a provider itself, which has an answer of its own; this one is to be dropped. ``model`` is the
     one that answered. ``error`` is the name of the exception's class that ended it. ``chunk_seconds`` is when each
-    piece of a stream came, from the sending of the request on; empty unless somebody `times_chunks`.
+    piece of a stream came, from the sending of the request on; empty unless somebody asks by `time_chunks`.
     """
 
     request: ProviderRequest
@@ -140,8 +140,23 @@ def contain(error: Exception, where: str) -> None:
 MOST_CHUNKS = 10_000
 """How many pieces of a stream are timed."""
 
-times_chunks: WeakSet[object] = WeakSet()
-"""Who wants to know when the pieces of streams come; with nobody no time is taken."""
+times_chunks: dict[int, ref[object]] = {}
+"""Who wants to know when the pieces of streams come, by identity; with nobody no time is taken."""
+
+
+def time_chunks(who: object) -> None:
+    """Take the times of the pieces of streams, for as long as somebody is there, or until `stop_timing`."""
+    key = id(who)
+
+    def gone(_: object) -> None:
+        times_chunks.pop(key, None)
+
+    times_chunks[key] = ref(who, gone)
+
+
+def stop_timing(who: object) -> None:
+    """Take no times any more for somebody."""
+    times_chunks.pop(id(who), None)
 
 
 class Exchange:

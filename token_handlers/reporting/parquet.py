@@ -4,13 +4,15 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from token_handlers.counter.tables import money
 from token_handlers.errors import MissingDependency
 from token_handlers.sinks.escapes import escaped
-from token_handlers.usage import Usage, UsageRecord
+from token_handlers.usage import CostPart, Usage, UsageRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +29,8 @@ def write_parquet(records: Iterable[UsageRecord], columns: Sequence[str], path: 
     """Write calls in one step, and return how many; raises MissingDependency and OSError.
 
     Times are timestamps in UTC, money is decimals of USD with 18 digits behind the point, counts are integers and null
-    where they were not reported, tags are a map, and doubts a list.
+    where they were not reported, tags are a map, doubts a list, and the parts of a cost a list of structures, in which
+    amounts are texts, as a rate may have any number of digits.
     """
     try:
         import pyarrow as pa
@@ -61,8 +64,15 @@ def _schema(columns: Sequence[str]) -> "pa.Schema":
         **dict.fromkeys((*COUNTS, "requests"), pa.int64()),
         "tags": pa.map_(pa.string(), pa.string()),
         "doubts": pa.list_(pa.string()),
+        "cost_breakdown": pa.list_(pa.struct([(name, _part_kind(name)) for name in CostPart._fields])),
     }
     return pa.schema([(name, kinds[name]) for name in columns])
+
+
+def _part_kind(name: str) -> "pa.DataType":
+    import pyarrow as pa
+
+    return pa.int64() if name in ("number", "per") else pa.string()
 
 
 def _batches(records: Iterable[UsageRecord]) -> Iterator[list[UsageRecord]]:
@@ -77,6 +87,10 @@ def _row(record: UsageRecord, columns: Sequence[str]) -> dict[str, object]:
     values.update((name, count if name in reported else None) for name, count in record.usage.__dict__.items())
     values["tags"] = [(escaped(name), escaped(value)) for name, value in record.tags.items()]
     values["doubts"] = [escaped(doubt) for doubt in record.doubts]
+    values["cost_breakdown"] = [
+        {name: money(value) if isinstance(value, Decimal) else _plain(value) for name, value in part._asdict().items()}
+        for part in record.cost_breakdown
+    ]
     return values
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from token_handlers.counter.counter import OTHER
 from token_handlers.counter.totals import UNKNOWN_MODEL
 from token_handlers.errors import MissingDependency
-from token_handlers.http import times_chunks
+from token_handlers.http import stop_timing, time_chunks
 from token_handlers.pricing.providers import COMPATIBLE, flat, provider_id
 from token_handlers.sinks.escapes import escaped
 from token_handlers.usage import Operation, Usage, UsageRecord
@@ -76,7 +76,7 @@ class OTelMetrics:
         is_latest = LATEST in opted_in
         self._emit = _latest(meter) if is_latest else _token_usage(meter)
         self._emit_times = _times(meter, is_latest=is_latest)
-        times_chunks.add(self)
+        time_chunks(self)
         self._cost = meter.create_counter("token_handlers.cost", unit="{USD}", description="Cost of GenAI calls.")
         self._unpriced = meter.create_counter(
             "token_handlers.unpriced_requests", unit="{request}", description="GenAI requests whose cost is not known."
@@ -119,7 +119,7 @@ class OTelMetrics:
 
     def close(self) -> None:
         """Flush; the meter provider is the application's, which shuts it down."""
-        times_chunks.discard(self)
+        stop_timing(self)
         self.flush()
 
     def _attributes(self, record: UsageRecord) -> Attributes:
