@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from token_handlers.counter.tables import money
 from token_handlers.errors import MissingDependency
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COUNTS = tuple(Usage.model_fields)
-_TIMES = ("started_at", "ended_at")
-_MONEY = ("cost", "saved_cost")
 
 ROWS = 10_000
 """How many calls are in memory at once."""
@@ -59,14 +57,20 @@ def _schema(columns: Sequence[str]) -> "pa.Schema":
 
     kinds = {
         **dict.fromkeys(columns, pa.string()),
-        **dict.fromkeys(_TIMES, pa.timestamp("us", "UTC")),
-        **dict.fromkeys(_MONEY, pa.decimal128(38, 18)),
-        **dict.fromkeys((*COUNTS, "requests"), pa.int64()),
+        **dict.fromkeys(_fields_of(datetime), pa.timestamp("us", "UTC")),
+        **dict.fromkeys(_fields_of(Decimal), pa.decimal128(38, 18)),
+        **dict.fromkeys((*COUNTS, *_fields_of(int)), pa.int64()),
         "tags": pa.map_(pa.string(), pa.string()),
         "doubts": pa.list_(pa.string()),
         "cost_breakdown": pa.list_(pa.struct([(name, _part_kind(name)) for name in CostPart._fields])),
     }
     return pa.schema([(name, kinds[name]) for name in columns])
+
+
+def _fields_of(kind: type) -> list[str]:
+    """Return the fields of a record that are of a type, or may be None beside it."""
+    fields = UsageRecord.model_fields.items()
+    return [name for name, field in fields if kind in (field.annotation, *get_args(field.annotation))]
 
 
 def _part_kind(name: str) -> "pa.DataType":
