@@ -40,7 +40,7 @@ def test_all_start_at_once(postgres, schema):
 
 
 def test_an_older_ledger(postgres, schema):
-    """A column and a measure that are missing are added, the rollups made again, and who may read still may."""
+    """A column and a measure that are missing are added, whatever time it takes, and who may read still may."""
     with SQLLedger(postgres.url, schema) as ledger:
         ledger(call("a", usage=Usage(input_tokens=5, web_searches=3), project="gone"))
     postgres.run(
@@ -51,10 +51,16 @@ def test_an_older_ledger(postgres, schema):
         "ALTER TABLE usage_event DROP COLUMN project",
         *(f"ALTER TABLE {level} DROP COLUMN web_searches" for level in ("rollup_hour", "rollup_day", "rollup_32days")),
         f"UPDATE ledger_version SET version = {VERSION - 2}",
+        "CREATE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql "
+        "AS $$ BEGIN PERFORM pg_sleep(2.5); RETURN NULL; END $$",
+        "CREATE TRIGGER takes_time BEFORE INSERT ON usage_batch FOR EACH STATEMENT EXECUTE FUNCTION take_time()",
     )
     with pytest.raises(StoreUnavailable, match="an older token_handlers made it"):
         SQLLedger(postgres.url, schema, read_only=True).totals()
 
+    with SQLLedger(postgres.url, schema, timeout=2) as ledger:
+        assert 1 == ledger.totals().successful_requests
+    postgres.run(f"DROP TRIGGER takes_time ON {schema}.usage_batch")
     with SQLLedger(postgres.url, schema) as ledger:
         assert (3, 5) == (ledger.totals().web_searches, ledger.totals().prompt_tokens)
         ledger(call("b", project="here"))

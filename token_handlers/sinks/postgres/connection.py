@@ -171,6 +171,14 @@ class OpenTransaction:
             return self._connection.execute(query.encode())
         return self._connection.execute(_translated(query), given)
 
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        """Wait for each answer as long as it takes."""
+        connection: Any = self._connection  # a TimedConnection
+        before, connection.patience = connection.patience, float("inf")
+        yield
+        connection.patience = before
+
     def execute_all(self, query: str, given: Sequence[Mapping[str, object]]) -> None:
         """Run a statement with each of several parameters."""
         with self._connection.cursor() as cursor:
@@ -187,8 +195,8 @@ def _timed_class(timeout: float) -> "type[Connection[Any]]":
     """Return psycopg's Connection whose waits end: a server that hangs would hold its caller for ever."""
     import psycopg
 
-    def ending(steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        end = time.monotonic() + timeout
+    def ending(steps: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
+        end = time.monotonic() + seconds
         try:
             awaited = next(steps)
             while True:
@@ -200,8 +208,10 @@ def _timed_class(timeout: float) -> "type[Connection[Any]]":
             return last.value
 
     class TimedConnection(psycopg.Connection[Any]):
+        patience = timeout
+
         def wait(self, gen: Any, *args: object, **options: object) -> Any:  # noqa: ANN401 (psycopg's own)
-            return super().wait(ending(gen), _LOOK_SECONDS)
+            return super().wait(ending(gen, self.patience), _LOOK_SECONDS)
 
     return TimedConnection
 

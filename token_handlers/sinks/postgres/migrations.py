@@ -34,11 +34,7 @@ def bring_up(place: PostgresPlace, connection: OpenTransaction, *, read_only: bo
         raise place.refused(f"an older token_handlers made it (version {version})", "let its owner write to it once")
     _check_server(place, connection)
     connection.execute(f"{WRITE}; SET LOCAL search_path = {place.schema}, pg_temp")
-    try:
-        _migrate(place, connection)
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
+    _migrate(place, connection)
     connection.execute("COMMIT")
 
 
@@ -51,8 +47,9 @@ def _migrate(place: PostgresPlace, connection: OpenTransaction) -> None:
         _check_schema(place, connection)
     columns, sums = (_names(connection, _COLUMNS, place, table=table) for table in ("usage_event", "rollup_day"))
     readers = _names(connection, _READERS, place)
-    for statement in statements_since(version, columns, sums, place.schema):
-        connection.execute(statement)
+    with connection.patient():  # all calls of an older ledger are counted
+        for statement in statements_since(version, columns, sums, place.schema):
+            connection.execute(statement)
     for reader in readers:
         name = reader if reader == "PUBLIC" else '"' + reader.replace('"', '""') + '"'
         connection.execute(f"GRANT SELECT ON usage_measure TO {name}")
