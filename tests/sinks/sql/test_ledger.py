@@ -138,6 +138,16 @@ def test_a_record_made_by_hand_is_kept_once(place, ledger):
     assert (2, 10) == (ledger.totals().successful_requests, ledger.totals().prompt_tokens)
 
 
+def test_a_record_that_was_looked_at_is_kept(ledger):
+    """What a usage works out when it is asked, its total and its answer's id, is no count."""
+    record = call("a")
+    assert (29, None) == (record.usage.total_tokens, record.usage.response_id)
+    ledger(record)
+    assert ledger.flush()
+
+    assert (1, 0) == (ledger.totals().successful_requests, ledger.lost)
+
+
 def test_doubts_make_an_estimate(ledger):
     """A call of which something could not be counted or priced exactly is among the estimates."""
     ledger(call("a", doubts=("a rate is missing",)))

@@ -67,7 +67,7 @@ def row_of(record: UsageRecord) -> Row:
     """
     usage = record.usage
     counts, reported = usage.__dict__, usage.model_fields_set
-    if record.requests > MOST_TOKENS or max(counts.values()) > MOST_TOKENS:
+    if record.requests > MOST_TOKENS or max((counts[name] for name in reported), default=0) > MOST_TOKENS:
         raise OverflowError(f"a call of more than {MOST_TOKENS} tokens")
     row: dict[str, Value] = {
         "event_id": escaped(record.event_id),
