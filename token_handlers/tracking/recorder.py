@@ -113,6 +113,9 @@ def _count(call: Call, added: Increment, reached: list[None]) -> Sinks:
         reached.append(counter.settle(call, added) if call.shown else counter.apply(added))  # type: ignore[func-returns-value]
         if counter.listeners:
             sinks = (*sinks, *counter.listeners)
+    for answer in call.answers:
+        for counter in call.context.counters:
+            counter.note_answer(answer.response_id, answer.request_id)
     return sinks
 
 
