@@ -8,6 +8,7 @@ llama-index-workflows from 2.11 on or somewhat earlier.
 import asyncio
 import concurrent.futures
 import contextvars
+import importlib.util
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -25,6 +26,12 @@ def watch(module: ModuleType) -> None:
         replace(module, "asyncio", _CarryingAsyncio("asyncio"))
     if "concurrent" in names:
         replace(module, "concurrent", _CarryingConcurrent("concurrent"))
+
+
+def watch_workflows(module: ModuleType) -> None:
+    """Have the sync steps of workflows keep the context, in versions that run them in this module."""
+    if importlib.util.find_spec("workflows.runtime") is None:
+        watch(module)
 
 
 def watch_bedrock(module: ModuleType) -> None:

@@ -19,7 +19,7 @@ _WRAPS = {
     "llama_index.core.multi_modal_llms.base": uninstrumented.watch,
     "llama_index.core.tools.function_tool": executors.watch,
     "llama_index.core.async_utils": executors.watch,
-    "workflows.context.context": executors.watch,
+    "workflows.context.context": executors.watch_workflows,
     "llama_index.llms.bedrock_converse.base": executors.watch_bedrock,
     "openai._base_client": clients.wrap_sdk,
 }
