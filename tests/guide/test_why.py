@@ -35,7 +35,7 @@ SHOWN_BY = {
         "tracking.test_track_tokens.test_a_call_belongs_to_where_it_started "
         "langchain.test_handler.test_a_stream_begun_inside_and_drained_outside guide.test_why.test_a_task_made_outside"
     ),
-    "The call is a generator's consumer's": "tracking.test_track_tokens.test_a_consumers_calls_are_not_the_generators",
+    "The call is a generator's consumer's": "tracking.test_scopes.test_a_consumers_calls_are_not_the_generators",
     "The call is made in another process": (
         "sinks.sqlite.test_processes.test_four_processes_write_at_once "
         "sinks.redis.test_counter.test_processes_that_end_send_what_waits "
@@ -180,8 +180,8 @@ SHOWN_BY = {
     ),
     "Two trackers send to AgentSight": "cli.test_doctor.test_another_tracker",
     "The ledger has less than the counter": (
-        "sinks.sqlite.test_ledger.test_flush_is_the_acknowledgement "
-        "sinks.sqlite.test_ledger.test_a_ledger_closed_in_an_outage_says_what_is_lost"
+        "sinks.sql.test_ledger.test_flush_is_the_acknowledgement "
+        "sinks.sql.test_ledger.test_a_ledger_closed_in_an_outage_says_what_is_lost"
     ),
     "A fault of ours": "langchain.test_providers.test_a_fault_of_ours_leaves_an_estimate",
 }
