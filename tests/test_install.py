@@ -2,9 +2,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cohere
+import httpx
 import pytest
+from langchain_openai import ChatOpenAI
+from openai._base_client import SyncAPIClient
 
-from token_handlers import install, track_tokens, uninstall
+from token_handlers import Budget, install, track_tokens, uninstall
+from token_handlers.http import tapped
+from token_handlers.langchain import LangChainTokenHandler
 from token_handlers.tracking.state import state
 
 ROOT = Path(__file__).parents[1]
@@ -167,6 +173,30 @@ def test_uninstall_leaves_the_dispatcher_as_it_was():
         assert (len(before[0]) + 1, len(before[1]) + 1) == (len(root.event_handlers), len(root.span_handlers))
         uninstall()
         assert before == (root.event_handlers, root.span_handlers)
+
+
+def test_uninstall_leaves_clients_as_they_were():
+    """HTTP clients, SDKs and their threads have their own methods again; the next block wraps them anew."""
+    uninstall()
+    clients = (httpx.Client, "send"), (SyncAPIClient, "request"), (cohere.Client, "embed")
+    before = [vars(owner)[name] for owner, name in clients]
+    for _ in range(2):
+        install("auto", budget=Budget(max_requests=1))
+        assert all(vars(owner)[name] is not own for (owner, name), own in zip(clients, before, strict=True))
+        uninstall()
+        assert before == [vars(owner)[name] for owner, name in clients]
+
+
+def test_a_handler_outlives_uninstall(ledger):
+    """A handler goes on seeing the provider's answer, and so the exact usage of a stream that LangChain drops."""
+    handler = LangChainTokenHandler()
+    uninstall()
+    model = ChatOpenAI(model="gpt-4o-mini", base_url=ledger.url(close=1, usage="every"), api_key="none")
+    list(model.stream("Hello", config={"callbacks": [handler]}))
+
+    assert ["httpx.Client.send"] == [name for name in tapped() if name == "httpx.Client.send"]
+    assert (1, 0) == (handler.successful_requests, handler.estimated_requests)
+    uninstall()
 
 
 def test_a_block_outlives_uninstall():

@@ -11,7 +11,7 @@ from token_handlers.settings import FRAMEWORKS, Settings
 from token_handlers.sinks.configured import add_configured_sinks
 from token_handlers.tracking.scopes import any_entered
 from token_handlers.tracking.sdk_calls import SDK
-from token_handlers.tracking.state import check_budgets, state, unwatch_llama_index, watch_frameworks
+from token_handlers.tracking.state import check_budgets, state, unwatch_frameworks, watch_frameworks
 from token_handlers.tracking.surroundings import choose_labels
 from token_handlers.tracking.unread_variable import note_read, warn_if_unread
 
@@ -85,7 +85,7 @@ def uninstall() -> None:
     state.budgets = ()
     calculator.stop_updates()
     if not any_entered():
-        unwatch_llama_index()
+        unwatch_frameworks()
 
 
 def parse_handler_type(text: str) -> set[str]:

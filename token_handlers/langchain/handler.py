@@ -75,6 +75,8 @@ class RunRecorder(BaseCallbackHandler):
                 last_run.set(run)
             run.handlers.append(self)
             if counter is not None:
+                if not state.watched:  # since uninstall()
+                    watch_frameworks()
                 run.count_for(counter)
             if run.budgets and run.reservations is None:
                 reserve(run)

@@ -83,7 +83,7 @@ def watch() -> None:
         http.attach(_observer)
 
 
-watchers.append(watch)
+watchers.append((watch, http.detach))
 
 
 def billed_by_answers(call: Call, verdict: Verdict) -> Verdict:

@@ -57,13 +57,13 @@ def watch_frameworks() -> None:
         # By name: this module is below the frameworks' packages and must not import them.
         for hook, module in _HOOKS.items():
             wrapt.register_post_import_hook(f"token_handlers.{hook}:attach", module)
-        for watch in watchers:
+        for watch, _ in (*watchers, *(budget_watchers if state.checked else ())):
             watch()
         state.watched = True
 
 
-watchers: list[Callable[[], object]] = []
-"""What else is to be watched while something is tracked; called once, with the frameworks."""
+watchers: list[tuple[Callable[[], object], Callable[[], object]]] = []
+"""What else is to be watched while something is tracked, and what leaves it as it was: called with the frameworks."""
 
 
 budget_watchers: list[tuple[Callable[[], object], Callable[[], object]]] = []
@@ -81,13 +81,18 @@ def check_budgets() -> None:
             hook.check_budgets()
 
 
-def unwatch_llama_index() -> None:
-    """Leave LlamaIndex's dispatcher as it was, until something is to be tracked again; LangChain's hook can stay."""
+def unwatch_frameworks() -> None:
+    """Leave LlamaIndex, the HTTP clients and the SDKs as they were, until something is to be tracked again.
+
+    LangChain's hook can stay: it is a function that LangChain asks.
+    """
     hook = sys.modules.get("token_handlers.llama_index.hook")
-    if hook is not None:
-        with _watching:
+    with _watching:
+        if hook is not None:
             hook.detach()
-            state.watched = False
+        for _, unwatch in (*watchers, *budget_watchers):
+            unwatch()
+        state.watched = False
 
 
 def renew_locks() -> None:

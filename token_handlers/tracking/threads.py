@@ -37,13 +37,24 @@ def watch() -> None:
         wrapt.register_post_import_hook(_wrap, "cohere.client")
 
 
+def restore() -> None:
+    """Give cohere's client its own method back, unless someone else has wrapped ours in turn."""
+    global _is_watched  # noqa: PLW0603 (as above)
+    _is_watched = False
+    for client, embed, carrying in _wrapped:
+        if client.__dict__.get("embed") is carrying:
+            client.embed = embed
+    _wrapped.clear()
+
+
 _is_watched = False
+_wrapped: list[tuple[Any, Callable[..., Any], Callable[..., Any]]] = []
 
 
 def _wrap(module: ModuleType) -> None:
     client = getattr(module, "Client", None)
     embed = None if client is None else client.__dict__.get("embed")
-    if client is None or embed is None:
+    if client is None or embed is None or not _is_watched or _wrapped:
         return
 
     @functools.wraps(embed)
@@ -54,6 +65,7 @@ def _wrap(module: ModuleType) -> None:
         return embed(self, *args, **kwargs)
 
     client.embed = carrying
+    _wrapped.append((client, embed, carrying))
 
 
-watchers.append(watch)
+watchers.append((watch, restore))
