@@ -21,7 +21,7 @@ from tests.support.prices import (
     random_moment,
 )
 from token_handlers.pricing import calculator as pricing
-from token_handlers.pricing.calculator import explain_call, find_plan, price_call
+from token_handlers.pricing.calculator import find_plan, price_call
 from token_handlers.pricing.overrides import PRICE_KEYS
 from token_handlers.pricing.plans import UNITS
 from token_handlers.usage import CostPart, Usage
@@ -367,7 +367,7 @@ def test_doubts_of_parts_are_doubts_of_the_call():
 def test_a_call_is_explained_by_its_parts():
     """Each counted unit has its number, its rate with every factor, its cost and which rate that is."""
     counts = {"input_tokens": 3000, "cache_read_tokens": 1000, "output_tokens": 200, "web_searches": 2}
-    parts = explain_call(counts, "claude-opus-4-8", "anthropic", context={"inference_geo": "us"})
+    parts = price_call(counts, "claude-opus-4-8", "anthropic", context={"inference_geo": "us"}).parts
 
     assert [
         CostPart("input_tokens", 2000, Decimal("5.5"), 10**6, Decimal("0.011"), "x1.1 for inference_geo us"),
@@ -381,13 +381,8 @@ def test_parts_name_the_model_that_was_billed():
     """Where another model was billed for a part, it is named there alone."""
     counts = {"input_tokens": 2000, "output_tokens": 500}
     attempt = {"input_tokens": 1000, "output_tokens": 300}
-    parts = explain_call(counts, "claude-opus-4-8", "anthropic", beside=[("claude-fable-5", attempt)])
+    parts = price_call(counts, "claude-opus-4-8", "anthropic", beside=[("claude-fable-5", attempt)]).parts
     assert [None, None, "claude-fable-5", "claude-fable-5"] == [part.model for part in parts]
-
-
-def test_an_unpriced_call_has_no_parts():
-    """Nothing is made up of what is not known."""
-    assert () == explain_call(CALL, "nobodys", "openai")
 
 
 def test_parts_add_up_to_the_cost_of_every_model():

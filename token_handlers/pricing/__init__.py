@@ -2,7 +2,6 @@
 
 from token_handlers.pricing.calculator import (
     Price,
-    explain_call,
     load_prices,
     price_call,
     reset_prices,
@@ -10,4 +9,4 @@ from token_handlers.pricing.calculator import (
     set_price,
 )
 
-__all__ = ["Price", "explain_call", "load_prices", "price_call", "reset_prices", "set_multiplier", "set_price"]
+__all__ = ["Price", "load_prices", "price_call", "reset_prices", "set_multiplier", "set_price"]

@@ -196,33 +196,6 @@ def _cache_saved(plan: "Plan", counts: Mapping[str, int], cost: Decimal) -> Deci
     return None if uncached is None else EXACT.subtract(uncached[0], cost)
 
 
-def explain_call(
-    counts: Mapping[str, int],
-    model: str | None,
-    provider: str | None = None,
-    *,
-    base_url: str | None = None,
-    service_tier: str | None = None,
-    at: float | None = None,
-    requested: str | None = None,
-    context: Mapping[str, str] | None = None,
-    beside: Sequence[tuple[str | None, Mapping[str, int]]] = (),
-) -> tuple[CostPart, ...]:
-    """Return what each part of a call cost and by which rate: together `price_call`'s cost. Nothing if unpriced."""
-    price = price_call(
-        counts,
-        model,
-        provider,
-        base_url=base_url,
-        service_tier=service_tier,
-        at=at,
-        requested=requested,
-        context=context,
-        beside=beside,
-    )
-    return price.parts if price is not None else ()
-
-
 def _price_apart(
     counts: Mapping[str, int],
     beside: Sequence[tuple[str | None, Mapping[str, int]]],

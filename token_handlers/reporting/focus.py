@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from token_handlers.counter.tables import money
-from token_handlers.pricing.calculator import explain_call
 from token_handlers.pricing.providers import provider_id
+from token_handlers.pricing.recorded import price_again
 from token_handlers.sinks.escapes import escaped
 from token_handlers.usage import CostPart, UsageRecord
 
@@ -61,16 +61,8 @@ def _parts(record: UsageRecord) -> tuple[CostPart, ...]:
 def _explained(record: UsageRecord) -> tuple[CostPart, ...]:
     if record.cost_source not in ("genai-prices", "token_handlers", "user", "repriced"):
         return ()
-    return explain_call(
-        record.usage.model_dump(exclude={"total_tokens"}, exclude_unset=True),
-        record.model,
-        record.provider,
-        requested=record.requested_model,
-        base_url=None if record.host is None else f"https://{record.host}",
-        service_tier=record.service_tier,
-        at=None if record.started_at is None else record.started_at.timestamp(),
-        context={"region": record.region} if record.region else None,
-    )
+    price = price_again(record)
+    return () if price is None else price.parts
 
 
 def _whole(record: UsageRecord) -> CostPart:
