@@ -123,7 +123,7 @@ class BillAPI:
         try:
             response = http.send(request, stream=True)
             with contextlib.closing(response):
-                body = _read(response, exchange)
+                body = exchange.read_body(response, MAX_BODY)
         except httpx.TimeoutException:
             return _Failure(f"{self._base_url} gave no whole answer within {ANSWER_SECONDS:g} s: try again later")
         except httpx.RequestError as error:
@@ -181,22 +181,6 @@ def _checked_url(url: str) -> str:
     if parts.scheme == "http" and _LOOPBACK.fullmatch(parts.hostname) is None:
         raise BillUnavailable(f"an admin key is not sent to {parts.hostname} unencrypted: write https://")
     return url.rstrip("/")
-
-
-def _read(response: "httpx.Response", exchange: TimedExchange) -> bytes | None:
-    """Return the body; None where it is too long, or packed although nobody asked for that."""
-    import httpx
-
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        return None
-    body = bytearray()
-    for chunk in response.iter_raw():
-        body += chunk
-        if len(body) > MAX_BODY:
-            return None
-        if time.monotonic() >= exchange.end:
-            raise httpx.ReadTimeout("the answer drips")
-    return bytes(body)
 
 
 def _detail(body: bytes | None) -> str:

@@ -23,6 +23,24 @@ class TimedExchange:
         left = max(self.end - time.monotonic(), _SHORTEST_SECONDS)
         return left if timeout is None else min(timeout, left)
 
+    def read_body(self, response: "httpx.Response", most: int) -> bytes | None:
+        """Return a body; None where it has more than so many bytes, or is packed although nobody asked for that.
+
+        Raises httpx.ReadTimeout where it is not complete in time.
+        """
+        import httpx
+
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            return None
+        body = bytearray()
+        for chunk in response.iter_raw():
+            body += chunk
+            if len(body) > most:
+                return None
+            if time.monotonic() >= self.end:
+                raise httpx.ReadTimeout("the answer was not complete in time")
+        return bytes(body)
+
 
 class _Stream(Protocol):
     """httpcore's connection to a server."""

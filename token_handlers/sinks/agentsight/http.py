@@ -133,27 +133,12 @@ class Wire:
         try:
             response = http.send(request, stream=True)
             with contextlib.closing(response):
-                body = self._read(response, exchange)
+                body = exchange.read_body(response, MAX_BODY)
         except httpx.RequestError as error:
             failure = SendFailed(f"{self._endpoint} cannot be reached ({_reason(error)}): {_KEPT}")
             failure.__cause__ = error
             return failure
         return self._answer(response, body) if response.is_success else self._refusal(response, body)
-
-    def _read(self, response: "httpx.Response", exchange: TimedExchange) -> bytes | None:
-        """Return the body; None where it is too long, or packed although nobody asked for that."""
-        import httpx
-
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            return None
-        body = bytearray()
-        for chunk in response.iter_raw():
-            body += chunk
-            if len(body) > MAX_BODY:
-                return None
-            if time.monotonic() >= exchange.end:
-                raise httpx.ReadTimeout(f"the answer was not complete within {self._timeout:g} s")
-        return bytes(body)
 
     def _answer(self, response: "httpx.Response", body: bytes | None) -> "Mapping[str, object] | SendFailed":
         """Return what is in an answer; one that AgentSight does not give is a failure, such as a login page's."""
