@@ -103,12 +103,15 @@ def test_what_is_not_there(postgres, schema):
 
 def test_a_black_hole(caplog):
     """A server that accepts and never answers slows no call, and a question only until its time-out."""
-    with listening(black_hole) as port:
-        ledger = SQLLedger(f"postgresql://user:{SECRET}@127.0.0.1:{port}/db?connect_timeout=2", timeout=0.2)
+    with (
+        listening(black_hole) as port,
+        SQLLedger(f"postgresql://user:{SECRET}@127.0.0.1:{port}/db?connect_timeout=2", timeout=0.2) as ledger,
+    ):
         ledger(call("a"))
         assert not ledger.flush(0.01)
         assert 1 == ledger.waiting
         assert "can't be used" in failure(ledger)
+    assert "records that were not written: 1: " in caplog.messages[-1]
     assert SECRET not in caplog.text
 
 

@@ -292,7 +292,7 @@ def test_a_ledger_closed_in_an_outage_says_what_is_lost(ledger, outage, caplog):
     ledger(call("a"))
     ledger.close()
 
-    assert "1 records were not written" in caplog.messages[-1]
+    assert "records that were not written: 1: " in caplog.messages[-1]
     assert ledger.place in caplog.messages[-1]
 
 

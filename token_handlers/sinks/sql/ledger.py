@@ -333,7 +333,7 @@ class SQLSink:
     def _report_loss(self) -> None:
         error = self._last_error
         reason = self._store.explained(error) if error else f"not within {self._pace.end:g} s"
-        logger.error("%d records were not written: %s", self._writer.waiting, reason)
+        logger.error("records that were not written: %d: %s", self._writer.waiting, reason)
 
     def _warn(self, message: str) -> None:
         self._warnings.warn(message, "%s", message)
