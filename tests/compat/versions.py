@@ -75,7 +75,7 @@ def floors(extras: list[str]) -> dict[str, str]:
     lines = (*PROJECT["dependencies"], *(line for name in extras for line in PROJECT["optional-dependencies"][name]))
     found = {}
     for line in lines:
-        if not (floor := re.match(r"([\w.-]+)>=([\d.]+)", line)):
+        if not (floor := re.match(r"([\w.-]+)(?:\[[\w,]+])?>=([\d.]+)", line)):
             raise Failed(f"pyproject.toml: {line!r} has no floor")
         found[floor[1]] = floor[2]
     return found
