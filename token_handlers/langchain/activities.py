@@ -6,8 +6,7 @@ have no end. So what says where code runs is the run of LangChain's own variable
 
 from uuid import UUID
 
-from langchain_core.runnables.config import var_child_runnable_config
-
+from token_handlers.langchain.run_config import run_config
 from token_handlers.tracking.surroundings import Activity, activity
 
 MAX_RUNS = 10_000
@@ -87,5 +86,5 @@ def leave_outermost(run_id: UUID | None) -> None:
 
 def _run_here() -> UUID | None:
     """Return the run in whose code this is, None outside of all."""
-    config = var_child_runnable_config.get()
+    config = run_config()
     return getattr(config.get("callbacks"), "parent_run_id", None) if config else None

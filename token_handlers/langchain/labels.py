@@ -6,9 +6,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from langchain_core.runnables.config import var_child_runnable_config
-
 from token_handlers.counter.counter import TokenCounter
+from token_handlers.langchain.run_config import run_config
 from token_handlers.tracking.scopes import Labels
 from token_handlers.tracking.surroundings import MOST_CHARACTERS, RunLabels, is_chosen
 from token_handlers.tracking.track_tokens import RESERVED
@@ -78,7 +77,7 @@ def with_metadata(labels: Labels, metadata: Mapping[str, Any]) -> Labels:
 
 def labels_of_run(labels: Labels) -> RunLabels | None:
     """Return the labels of a call of another kind that starts in the code of a run, by the run's metadata."""
-    config = var_child_runnable_config.get()
+    config = run_config()
     metadata = config.get("metadata") if config else None
     if not metadata:
         return None
@@ -88,7 +87,7 @@ def labels_of_run(labels: Labels) -> RunLabels | None:
 
 def counters_of_run() -> Sequence[TokenCounter]:
     """Return the counters of the LangChainTokenHandlers that the run here was given."""
-    config = var_child_runnable_config.get()
+    config = run_config()
     handlers = getattr(config.get("callbacks"), "handlers", ()) if config else ()
     counters = (getattr(handler, "counter", None) for handler in handlers)
     return [counter for counter in counters if isinstance(counter, TokenCounter)]

@@ -6,12 +6,11 @@ from types import ModuleType
 from typing import Any
 from uuid import UUID
 
-from langchain_core.runnables.config import var_child_runnable_config
-
 from token_handlers.http import ProviderRequest
 from token_handlers.langchain.calls import Run, flow, open_runs
 from token_handlers.langchain.labels import counters_of_run, labels_of_run
 from token_handlers.langchain.nested import RUN_CODE
+from token_handlers.langchain.run_config import run_config
 from token_handlers.tracking.answers import context_owners, request_owners
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.frames import callers
@@ -71,4 +70,4 @@ def attach(_: ModuleType | None = None) -> None:
     if owner_of not in request_owners:
         request_owners.append(owner_of)
         context_owners.append(owner_in_context)
-        run_sources.append(RunSource(var_child_runnable_config.get, labels_of_run, counters_of_run))
+        run_sources.append(RunSource(run_config, labels_of_run, counters_of_run))
