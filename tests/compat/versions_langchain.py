@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from langchain_core.caches import InMemoryCache
-from langchain_core.messages.ai import UsageMetadata
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
@@ -15,7 +14,6 @@ from openai import APIStatusError
 from pydantic import BaseModel
 
 from tests.compat.versions_checks import Watch, automatic, block, estimated, every, exact, refuses, same, together
-from tests.support.bills import billed, counted
 from token_handlers import Budget, TokenCounter, get_openai_callback, track_tokens
 from token_handlers.langchain import LangChainTokenHandler, TrackedEmbeddings, report_stream_usage
 
@@ -88,15 +86,6 @@ def config(handlers):
     return {"callbacks": handlers} if handlers else {}
 
 
-def undetailed(ledger, counter):
-    """Expect what was billed, without how much of it was cached and how much reasoning."""
-    same({**billed(ledger), "cached": 0, "reasoning": 0}, counted(counter))
-    same(0, counter.estimated_requests)
-
-
-# before 0.3.9, langchain-core has no place for the details of a stream's usage
-streamed = exact if "input_token_details" in UsageMetadata.__annotations__ else undetailed
-
 REPORTED = {
     "invoke": lambda ledger, on: chat(ledger).invoke(QUESTION, config(on)),
     "ainvoke": lambda ledger, on: asyncio.run(chat(ledger).ainvoke(QUESTION, config(on))),
@@ -162,7 +151,7 @@ def cumulative_usage(ledger):
     """A server that repeats the running total in every chunk is not summed up."""
     with track_tokens() as counter:
         list(chat(ledger, usage="every").stream(QUESTION))
-    streamed(ledger, counter)
+    exact(ledger, counter)
 
 
 def over_budget(ledger):
@@ -185,7 +174,7 @@ def after_uninstall(ledger):
 
 CHECKS = {
     **every(WITH_HANDLER, REPORTED, exact),
-    **every(WITH_HANDLER, STREAMED, streamed),
+    **every(WITH_HANDLER, STREAMED, exact),
     **every(WITH_HANDLER, UNREPORTED, estimated),
     **every(WAYS, EMBEDDED, exact),
     "async with": async_block,
