@@ -14,7 +14,7 @@ from llama_index.core.storage.kvstore import SimpleKVStore
 
 from tests.support.llama_index_clients import make_embedder, no_swallowed_faults, run
 from tests.support.provider_servers import replying
-from token_handlers import Budget, BudgetExceeded, shared_counter, track_tokens
+from token_handlers import Budget, BudgetExceeded, shared_counter, track_tokens, uninstall
 from token_handlers.llama_index import LlamaIndexTokenHandler
 from token_handlers.tokenizer.vocabularies import load
 
@@ -204,6 +204,7 @@ def test_a_models_own_methods_equal_the_bill(ledger, way):
 
 def test_a_models_own_methods_are_refused_and_fail_for_free(ledger):
     """A budget refuses their requests before they are sent; a rejected one costs nothing."""
+    uninstall()  # so that the SDK's gate comes to stand around LlamaIndex's wrap
     with track_tokens(budget=Budget(max_requests=1)) as counter:
         with pytest.raises(openai.AuthenticationError):
             make_embedder(ledger, modes={"status": "401"})._get_text_embeddings(TEXTS)

@@ -20,6 +20,7 @@ from token_handlers.llama_index.owners import owner_here, sending
 from token_handlers.llama_index.spans import ModelSpan, method_of
 from token_handlers.llama_index.wraps import wrap
 from token_handlers.tracking.frames import callers
+from token_handlers.tracking.gates import make_way
 
 _OWN = re.compile("_a?get_(query|text)_embeddings?")
 _BASE = "llama_index.core.base.embeddings.base"
@@ -113,5 +114,6 @@ def _send(batch: EmbeddingBatch, options: Any) -> EmbeddingBatch:
     if isinstance(texts, str):
         texts = [texts]
     batch.texts = [text for text in texts or () if isinstance(text, str)]
+    make_way()
     budgets.check(batch)
     return batch

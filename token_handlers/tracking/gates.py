@@ -164,6 +164,16 @@ def _passing(call: SDKCall) -> Any:
         gated.reset(token)
 
 
+def make_way() -> None:
+    """Forget the call that a gate above has opened for the request that is sent here: a framework's call is made of it.
+
+    Whichever of two wraps was put there first, they may stand in either order.
+    """
+    call = gated.get()
+    if call is not None:
+        recorder.discard(call)
+
+
 @shielded
 def _open(client: Any, args: tuple[Any, ...], kwargs: dict[str, Any], read: Read) -> SDKCall | None:
     """Return a call with budgets that no framework's call makes, reserved; raises BudgetExceeded."""
