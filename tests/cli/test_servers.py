@@ -94,15 +94,15 @@ def test_ingest_and_reprice(filled, url, postgres, tmp_path, capsys):
 def test_run(url, ledger, tmp_path, capsys):
     """A program's calls reach the ledger that --ledger or the environment names, and sessions are found there."""
     (tmp_path / "program.py").write_text(f"{CALL}print(ask().content[:4])\n", "utf-8")
-    result = run_command("run", "--ledger", url, "--session", "s", tmp_path / "program.py", ledger.url())
+    result = run_command("run", "--ledger", url, "--session", "of run", tmp_path / "program.py", ledger.url())
     assert (0, "this\n") == (result.returncode, result.stdout), result.stderr
     with SQLLedger(url) as kept:
-        total = kept.totals(session="s")
+        total = kept.totals(session="of run")
         assert (billed(ledger)["requests"], billed(ledger)["prompt"]) == (
             total.successful_requests,
             total.prompt_tokens,
         )
-        (usage,) = get_llm_token_usage_for_session("s", ledger=kept).values()
+        (usage,) = get_llm_token_usage_for_session("of run", ledger=kept).values()
         assert total.prompt_tokens == usage["usage"]["inputTokens"]
 
 
