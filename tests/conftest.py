@@ -95,7 +95,7 @@ def namespace() -> str:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator["Postgres"]:
-    """A PostgreSQL server for all tests of a worker; each has a schema of its own in it."""
+    """A PostgreSQL server for all tests of a worker; each test uses another schema."""
     from tests.support.postgres_servers import Postgres
 
     with Postgres() as running:

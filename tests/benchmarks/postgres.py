@@ -1,7 +1,7 @@
 """What a ledger on PostgreSQL takes in a second, and how fast it answers once it is large.
 
-``python -m tests.benchmarks.postgres [--rows 10_000_000] [--url postgresql://...]`` starts a server of its own unless
-it is given one, lets 1, 2, 4 and 8 processes write for some seconds each, then fills a year with rows, asks at a tenth
+``python -m tests.benchmarks.postgres [--rows 10_000_000] [--url postgresql://...]`` starts a server unless a URL names
+one, lets 1, 2, 4 and 8 processes write for some seconds each, then fills a year with rows, asks at a tenth
 of them and at all, and prints the warm milliseconds of each question and the size of each table.
 """
 

@@ -7,8 +7,8 @@ in the same run: langchain-community's get_openai_callback, or LlamaIndex's Toke
 model answers at once to a conversation of 500 tokens. A figure is what a tracker adds above no handler at all, blocks
 and the totals read after them included, as a mean over requests; the second one is the slowest request of a round, at
 the median of the rounds. Rounds take all cells in random order, the collector is off inside a cell, and the measure
-is CPU time, as other processes share the machine: of the calling thread for what waits for it, of the process where
-a tracker works in threads. The last table is a real ChatOpenAI over loopback, in percent of its own CPU.
+is CPU time, as other processes share the machine: of the calling thread for calls that block it, of the whole process
+for trackers that work in threads. The last table is a real ChatOpenAI over loopback, in percent of its own CPU.
 """
 
 import asyncio

@@ -150,7 +150,7 @@ def test_a_url_that_refuses(hook, caplog, status):
 
 @pytest.mark.parametrize("statuses", [[503], [429, 500, 502]])
 def test_a_url_that_takes_it_later(hook, caplog, statuses):
-    """What a server can't take now is sent again, and nothing is logged; the next alert has tries of its own."""
+    """An alert that the server can't accept now is sent again, without a log line; the next one is retried alike."""
     webhook = Webhook(hook.url)
     for spent in ("0.8", "0.9"):
         hook.statuses = list(statuses)

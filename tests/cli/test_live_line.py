@@ -83,7 +83,7 @@ def test_a_dumb_terminal(terminal, monkeypatch):
 
 
 def test_the_text():
-    """It has the cost, the tokens and the calls, those that failed and those of unknown cost."""
+    """The line shows the cost, the tokens, and the numbers of calls, failed calls and calls of unknown cost."""
     counter = TokenCounter()
     line = LiveLine(counter, io.StringIO())
     assert "$0.00 | 0 tokens | 0 calls" == line.text()

@@ -167,7 +167,7 @@ def test_signals(number, script, ledger, tmp_path):
 
 
 def test_an_interrupted_command():
-    """Without a terminal, which would tell both, a command in a process of its own is told of a SIGINT to ours."""
+    """Where no terminal interrupts both processes, `run` passes a SIGINT on to the command's process."""
     text = "import signal, sys; signal.signal(2, lambda *_: sys.exit(7)); print('ready', flush=True); signal.pause()"
     with start_command("run", "python", "-I", "-c", text) as process:
         assert "ready\n" == process.stdout.readline()

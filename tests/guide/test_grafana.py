@@ -81,7 +81,7 @@ def test_every_label_is_emitted(emitted):
 
 
 def test_the_dashboards_shape():
-    """Each panel has an id, a title, a unit, a data source and a place of its own in Grafana's 24 columns."""
+    """Each panel has an id, a title, a unit and a data source, and no two panels overlap in Grafana's 24 columns."""
     panels = DASHBOARD["panels"]
 
     assert list(range(1, len(panels) + 1)) == [panel["id"] for panel in panels]

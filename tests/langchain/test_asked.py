@@ -1,4 +1,4 @@
-"""Calls whose answer nobody saw over HTTP: what was asked for completes the event, or makes it an estimate."""
+"""Calls without a seen HTTP answer: the request's parameters complete the event, or make it an estimate."""
 
 from decimal import Decimal
 

@@ -159,7 +159,7 @@ def test_a_tier_and_a_provider():
     ],
 )
 def test_what_is_no_prompt(arguments, error):
-    """The error names what was given and what is taken."""
+    """The error names the value that was passed and the types that are accepted."""
     with pytest.raises(TypeError) as caught:
         estimate(*arguments)
 

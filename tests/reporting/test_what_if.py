@@ -65,7 +65,7 @@ def test_every_llm_call_on_another_model():
     ],
 )
 def test_whose_calls(name, model, requested, provider, matches):
-    """A model's own name, any snapshot of it, what was asked for, or PROVIDER/MODEL tell whose calls are meant."""
+    """Calls are selected by the model's name, by any of its snapshots, by the requested name, or by PROVIDER/MODEL."""
     record = call(model, requested_model=requested, provider=provider)
     found = compare([record], asked(f"{name}=small"), "model")
 

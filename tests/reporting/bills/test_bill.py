@@ -27,7 +27,7 @@ def test_value_by_the_bills_own_rates():
     ("counts", "value"), [({"input_tokens": 5, "output_tokens": 6}, "0.11"), ({"web_searches": 1}, "0")]
 )
 def test_value_without_kinds(counts, value):
-    """Where the bill has one amount for all, a token costs the average, and a search nothing of its own."""
+    """Where the bill has one amount for everything, each token costs the average, and searches cost nothing."""
     assert Decimal(value) == bill(("", "1.1")).value(counts)
 
 

@@ -131,7 +131,7 @@ def test_calls_that_went_past_the_package():
 
 
 def test_calls_by_their_ids():
-    """Where the bill has each call, those that the ledger lacks are known by their ids, and by what they cost."""
+    """Where the bill lists each call, the calls that the ledger lacks are found by id, and their cost is stated."""
     header = {"created_at": f"{FIRST} 10:00:00", "model_permaslug": "openai/gpt-4.1-mini", "tokens_prompt": "9"}
     lines = [{**header, "generation_id": f"gen-{number}", "cost_total": f"0.{number}"} for number in range(1, 6)]
     rows = [row for line in lines for row in openrouter.table_rows(line)]

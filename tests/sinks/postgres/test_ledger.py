@@ -112,7 +112,7 @@ def test_more_than_memory_holds(postgres, schema, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_fork(postgres, schema):
-    """A child of a fork goes on with connections of its own, and the parent with those that it had."""
+    """After a fork the child opens new connections, and the parent keeps its old ones."""
     with SQLLedger(postgres.url, schema) as ledger:
         ledger(call("before"))
         assert ledger.flush()
