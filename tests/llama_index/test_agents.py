@@ -11,17 +11,12 @@ from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.tools import FunctionTool, QueryEngineTool, ToolSelection
 from llama_index.core.tools.calling import acall_tool_with_selection, call_tool_with_selection
 
-from tests.support.llama_index_clients import make_embedder, make_llm, no_swallowed_faults
+from tests.support.llama_index_clients import AGENT_WARNINGS, make_embedder, make_llm, no_swallowed_faults
 from token_handlers import record_cost, track_tokens
 from token_handlers.llama_index import agents
 from token_handlers.tracking.surroundings import activity
 
-# as in test_engines
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = AGENT_WARNINGS
 
 
 @pytest.fixture(autouse=True)

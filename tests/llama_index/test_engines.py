@@ -21,17 +21,11 @@ from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from tests.support.llama_index_clients import Weather, make_embedder, make_llm, no_swallowed_faults, run
+from tests.support.llama_index_clients import AGENT_WARNINGS, Weather, make_embedder, make_llm, no_swallowed_faults, run
 from token_handlers import Budget, BudgetExceeded, shared_counter, track_tokens
 from token_handlers.llama_index import report_stream_usage
 
-# llama-index-workflows walks over the attributes of agents, which are pydantic models, and asks what it deprecates
-# itself; chat memory leaves its database to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = AGENT_WARNINGS
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from llama_index.core.llms import ChatMessage, ChatResponse, CompletionResponse, CustomLLM, LLMMetadata
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.prompts import PromptTemplate
@@ -23,6 +24,15 @@ class Weather(BaseModel):
 
     city: str
     degrees: int
+
+
+# llama-index-workflows walks over the attributes of agents, which are pydantic models, and asks what it deprecates
+# itself; chat memory leaves its database to the garbage collector.
+AGENT_WARNINGS = [
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 
 def make_llm(ledger, kind=OpenAI, *, model="gpt-4o-mini", modes=None, **settings):

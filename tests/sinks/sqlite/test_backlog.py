@@ -37,19 +37,6 @@ assert fleet.flush(60)
 """
 
 
-@pytest.fixture
-def path(tmp_path):
-    """The path of a ledger that is not there yet."""
-    return tmp_path / "ledger.db"
-
-
-@pytest.fixture
-def ledger(path):
-    """An empty ledger."""
-    with SQLiteLedger(path) as empty:
-        yield empty
-
-
 def start(path, url, name, durability="batch"):
     """Start a process that counts for the fleet."""
     command = [sys.executable, "-c", PROGRAM, *map(str, (path, url, name, durability))]

@@ -14,19 +14,6 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def path(tmp_path):
-    """The path of a ledger that is not there yet."""
-    return tmp_path / "ledger.db"
-
-
-@pytest.fixture
-def ledger(path):
-    """An empty ledger."""
-    with SQLiteLedger(path) as empty:
-        yield empty
-
-
-@pytest.fixture
 def outage(path, ledger, monkeypatch):
     """A program that holds the ledger's file locked, until it is closed."""
     monkeypatch.setattr(location, "BUSY_SECONDS", 0)

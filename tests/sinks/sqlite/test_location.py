@@ -16,19 +16,6 @@ from token_handlers.sinks.sqlite import rollups as sqlite_rollups
 from token_handlers.usage import MEASURES
 
 
-@pytest.fixture
-def path(tmp_path):
-    """The path of a ledger that is not there yet."""
-    return tmp_path / "ledger.db"
-
-
-@pytest.fixture
-def ledger(path):
-    """An empty ledger."""
-    with SQLiteLedger(path) as empty:
-        yield empty
-
-
 def test_text_is_not_touched(path):
     """A file of something else is refused by name, and stays as it was, alone."""
     for text in ("my diary\n" * 1000, "hi"):

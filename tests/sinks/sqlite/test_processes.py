@@ -41,12 +41,6 @@ with SQLiteLedger(path, durability=durability) as ledger:
 """
 
 
-@pytest.fixture
-def path(tmp_path):
-    """The path of a ledger that is not there yet."""
-    return tmp_path / "ledger.db"
-
-
 def start(program, *arguments, **options):
     """Start a Python program in a process of its own."""
     root = Path(__file__).parents[3]

@@ -8,22 +8,8 @@ from token_handlers import TokenHandlersError
 from token_handlers.sinks.sql import rollups
 from token_handlers.sinks.sql.queries import query_for
 from token_handlers.sinks.sql.questions import dimension_of, window_of
-from token_handlers.sinks.sqlite import SQLiteLedger
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def path(tmp_path):
-    """The path of a ledger that is not there yet."""
-    return tmp_path / "ledger.db"
-
-
-@pytest.fixture
-def ledger(path):
-    """An empty ledger."""
-    with SQLiteLedger(path) as empty:
-        yield empty
 
 
 def test_errors_of_reads_are_named(path, ledger):
