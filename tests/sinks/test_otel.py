@@ -1,4 +1,6 @@
 import http.server
+import json
+import subprocess
 import sys
 import threading
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import TracerProvider
 
 from token_handlers import MissingDependency, Usage, UsageRecord, record_cost, track_tokens
 from token_handlers.counter.counter import OTHER
@@ -521,6 +524,40 @@ def test_nobody_times_chunks(ledger, provider):
 
     assert [False, True] == [bool(one.chunk_seconds) for one in records]
     assert "chunk_seconds" not in records[1].model_dump()
+
+
+def test_a_call_belongs_to_its_span(ledger, provider, reader):
+    """Metrics are emitted in the context in which the call ended: an exemplar names its span."""
+    tracer = TracerProvider().get_tracer("test")
+    model = ChatOpenAI(model="gpt-4o-mini", base_url=ledger.url(), api_key="none")
+    with track_tokens(sinks=[OTelMetrics(provider)]), tracer.start_as_current_span("request") as span:
+        model.invoke("Hello")
+    (resource,) = reader.get_metrics_data().resource_metrics
+    (cost,) = [one for one in resource.scope_metrics[0].metrics if one.name == "token_handlers.cost"]
+
+    assert [span.get_span_context().span_id] == [one.span_id for one in cost.data.data_points[0].exemplars]
+
+
+def test_the_last_export_has_the_last_call():
+    """What the SDK exports when the process ends has the calls that ended just before."""
+    done = subprocess.run([sys.executable, "-c", LAST_CALL], capture_output=True, text=True, check=True)
+    exported = json.loads(done.stdout)
+    metrics = exported["resource_metrics"][0]["scope_metrics"][0]["metrics"]
+    (cost,) = [one for one in metrics if one["name"] == "token_handlers.cost"]
+
+    assert 0.25 == cost["data"]["data_points"][0]["value"]
+
+
+LAST_CALL = """
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+from token_handlers import record_cost, track_tokens
+from token_handlers.sinks.otel import OTelMetrics
+
+provider = MeterProvider([PeriodicExportingMetricReader(ConsoleMetricExporter(), 60_000)])
+with track_tokens(sinks=[OTelMetrics(provider)]):
+    record_cost("search API", "0.25")
+"""
 
 
 def test_what_a_tool_cost(provider, reader):

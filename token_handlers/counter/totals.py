@@ -1,5 +1,6 @@
 """What a call adds to a counter, and running totals of that."""
 
+import operator
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import NamedTuple
@@ -16,6 +17,7 @@ Labelled = tuple[tuple[str, str], ...]
 
 _add, _subtract = EXACT.add, EXACT.subtract
 _ZERO = Decimal(0)
+_NO_NUMBERS: Mapping[str, int] = {}
 _WITHOUT_OUTPUT = ("embeddings", "rerank")
 
 
@@ -47,19 +49,19 @@ def increment(
 
     ``doubted`` is whether something billed could not be counted or priced exactly: the request is an estimate then.
     """
-    if outcome == "cached":
-        return Increment({"cached_responses": requests}, None, saved, labels)
-    if outcome == "failed":
+    if outcome != "success":
+        if outcome == "cached":
+            return Increment({"cached_responses": requests}, None, saved, labels)
         return Increment({"failed_requests": requests}, None, None, labels)
-    numbers = dict(counts)
+    numbers = {**counts, "successful_requests": requests}
     if operation in _WITHOUT_OUTPUT:
         numbers.pop("output_tokens", None)
         if "input_tokens" in numbers:
             numbers["embedding_tokens"] = numbers.pop("input_tokens")
-    if source != "manual":
-        numbers["successful_requests"] = requests
-        if doubted or source == "estimated":
-            numbers["estimated_requests"] = requests
+    if source == "manual":
+        del numbers["successful_requests"]
+    elif doubted or source == "estimated":
+        numbers["estimated_requests"] = requests
     if cost is None:  # also of tokens that were counted by hand
         numbers["unpriced_requests"] = requests
     if cache_saved is None and (counts.get("cache_read_tokens") or counts.get("cache_write_tokens")):
@@ -72,24 +74,26 @@ def _cached_tokens(counts: Mapping[str, int]) -> int:
 
 
 class RunningTotal:
-    """One running sum; its counter's lock guards it."""
+    """One running sum; its counter's lock guards it. Its ``numbers`` are replaced, never changed: others have them."""
 
     __slots__ = ("cache_saved", "cost", "numbers", "priced", "saved")
 
     def __init__(self, first: Increment | None = None) -> None:
-        self.numbers: dict[str, int] = {} if first is None else dict(first.numbers)
-        self.cost = _ZERO if first is None or first.cost is None else first.cost
-        self.saved = _ZERO if first is None or first.saved is None else first.saved
-        self.cache_saved = _ZERO if first is None or first.cache_saved is None else first.cache_saved
-        # How many increments have a cost.
-        self.priced = 0 if first is None or first.cost is None else 1
+        self.numbers: Mapping[str, int] = _NO_NUMBERS
+        self.cost = self.saved = self.cache_saved = _ZERO
+        self.priced = 0  # how many increments have a cost
+        if first is not None:
+            self.numbers = first.numbers
+            if first.cost is not None:
+                self.cost, self.priced = first.cost, 1
+            if first.saved is not None:
+                self.saved = first.saved
+            if first.cache_saved is not None:
+                self.cache_saved = first.cache_saved
 
     def add(self, increment: Increment) -> None:
         """Add an increment."""
-        numbers = self.numbers
-        for name, number in increment.numbers.items():
-            if number or name not in numbers:  # many are 0
-                numbers[name] = numbers.get(name, 0) + number
+        self.numbers = _sums(self.numbers, increment.numbers)
         if increment.cost is not None:
             self.cost = _add(self.cost, increment.cost)
             self.priced += 1
@@ -100,10 +104,7 @@ class RunningTotal:
 
     def add_total(self, other: "RunningTotal") -> None:
         """Add another sum."""
-        numbers = self.numbers
-        for name, number in other.numbers.items():
-            if number or name not in numbers:
-                numbers[name] = numbers.get(name, 0) + number
+        self.numbers = _sums(self.numbers, other.numbers)
         self.cost = _add(self.cost, other.cost)
         if other.saved:
             self.saved = _add(self.saved, other.saved)
@@ -114,14 +115,13 @@ class RunningTotal:
     def copy(self) -> "RunningTotal":
         """Return another sum of the same."""
         other = RunningTotal()
-        other.numbers, other.cost, other.saved, other.priced = dict(self.numbers), self.cost, self.saved, self.priced
+        other.numbers, other.cost, other.saved, other.priced = self.numbers, self.cost, self.saved, self.priced
         other.cache_saved = self.cache_saved
         return other
 
     def subtract(self, increment: Increment) -> None:
         """Subtract an increment that was added."""
-        for name, number in increment.numbers.items():
-            self.numbers[name] -= number
+        self.numbers = _sums(self.numbers, {name: -number for name, number in increment.numbers.items()})
         if increment.cost is not None:
             self.cost = _subtract(self.cost, increment.cost)
             self.priced -= 1
@@ -144,6 +144,12 @@ class RunningTotal:
     def known_cost(self) -> Decimal | None:
         """Return the USD, or None where there were requests and none could be priced."""
         return None if not self.priced and self.numbers.get("unpriced_requests") else self.cost
+
+
+def _sums(numbers: Mapping[str, int], more: Mapping[str, int]) -> Mapping[str, int]:
+    if [*numbers] == [*more]:  # as nearly always: calls of one kind state the same
+        return dict(zip(numbers, map(operator.add, numbers.values(), more.values()), strict=True))
+    return {**numbers, **{name: numbers.get(name, 0) + number for name, number in more.items()}}
 
 
 def known_saving(saved: Decimal, unpriced_tokens: int, cached_tokens: int) -> Decimal | None:

@@ -7,7 +7,9 @@ from token_handlers.http import completed, read_parameters
 from token_handlers.langchain.calls import Run
 from token_handlers.payloads import ReportedUsage
 
-NOTABLE = frozenset({"service_tier", "prompt_cache_retention", "tools", "web_search_options", "extra_body"})
+NOTABLE = frozenset(
+    {"service_tier", "prompt_cache_retention", "tools", "web_search_options", "extra_body", "model_kwargs"}
+)
 """What of a model's parameters may change the price of an answer that looks plain."""
 
 _LOST_IN_STREAMS = {

@@ -29,7 +29,7 @@ _REPORT = "report_stream_usage(model) makes it exact where the server can"
 _LEFT_OUT = "its server or client leaves the usage out"
 
 
-_LOSSY = frozenset({"cohere", "google_genai", "google_vertexai"})
+_LOSSY = frozenset({"cohere", "google_genai", "google_vertexai", "litellm"})
 """Providers whose clients leave out what prices a call."""
 
 
@@ -57,9 +57,10 @@ def read_end(run: Run, response: Any) -> Verdict:
         usage = read_message(stated, said, run.provider, content=content, additional_kwargs=more)
     elif (
         (run.chunk is None and run.provider not in _LOSSY)
-        and (usage.model and usage.counts["output_tokens"])
+        and usage.counts["output_tokens"]
         and (usage.service_tier is not None or output.get("service_tier") is None)
         and NOTABLE.isdisjoint(run.invocation or ())
+        and (usage.model or NOTABLE.isdisjoint((run.serialized or {}).get("kwargs") or ()))
     ):
         return CallResult(usage)  # as nearly always, and in a few steps
     model = _model_name(run, metadata, output)

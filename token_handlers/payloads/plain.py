@@ -4,6 +4,7 @@ Whatever is not plain, in one field or another, is None here, and is left to the
 an SDK's own object, whose fields can be asked for without running anybody's code.
 """
 
+from itertools import compress
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -26,7 +27,6 @@ _CHAT_INPUTS: _Names = {"cached_tokens": "cache_read_tokens", "cache_write_token
 _CHAT_OUTPUTS: _Names = {"reasoning_tokens": "reasoning_tokens", "audio_tokens": "output_audio_tokens",
                  "image_tokens": "output_image_tokens", "text_tokens": None, "accepted_prediction_tokens": None,
                  "rejected_prediction_tokens": None}  # fmt: skip
-_DETAILS = frozenset({"PromptTokensDetails", "CompletionTokensDetails"})
 _MESSAGES = frozenset({"input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens",
                        "cache_creation", "output_tokens_details", "service_tier", "inference_geo", "server_tool_use",
                        "iterations", "speed"})  # fmt: skip
@@ -221,93 +221,140 @@ def _raw_counts(usage: Any, provider: Any) -> Counts | None:
     return _messages_counts(usage) if is_anthropic and _MESSAGES.issuperset(usage) else None
 
 
-class _Form(NamedTuple):
-    """Where a usage with two sides and a total says what; a part without a name is in others, or free."""
+class _Naming(NamedTuple):
+    """How the parts that two wholes state are counted: the names of all counts in their order, and which parts have
+    one; a part without a name is in others, or free. ``is_timed`` is whether what is kept for a time is among them.
+    """
 
-    sent: str
-    received: str
-    given: str
-    inputs: _Names
-    generated: str
-    outputs: _Names
+    names: tuple[str, ...]
+    inputs: tuple[bool, ...]
+    outputs: tuple[bool, ...]
+    is_timed: bool
 
+
+class _Form:
+    """Where a usage says its two sides, their total, and their parts; and the names of the parts."""
+
+    def __init__(self, sides: tuple[str, ...], given: str, inputs: _Names, generated: str, outputs: _Names) -> None:
+        self.sides = itemgetter(*sides)
+        self.given, self.generated = given, generated
+        self._inputs, self._outputs = inputs, outputs
+        self.namings: dict[tuple[object, ...], _Naming] = {}  # by the parts' keys: clients have few orders of them
+
+    def learn(self, given: _Dict, generated: _Dict) -> _Naming | None:
+        """Return how parts of these keys are counted, and remember it; None where one is not known."""
+        if not (self._inputs.keys() >= given.keys() and self._outputs.keys() >= generated.keys()):
+            return None
+        inputs, outputs = [*map(self._inputs.get, given)], [*map(self._outputs.get, generated)]
+        names = (*_SIDES, *(name for name in (*inputs, *outputs) if name is not None))
+        made = _Naming(names, tuple(map(bool, inputs)), tuple(map(bool, outputs)), not _TIMED.isdisjoint(names))
+        if len(self.namings) >= _NAMINGS_KEPT:
+            self.namings.clear()
+        self.namings[*given, None, *generated] = made
+        return made
+
+
+_SIDES = "input_tokens", "output_tokens"
+_TIMED = frozenset({"cache_write_5m_tokens", "cache_write_1h_tokens"})
+_NAMINGS_KEPT = 256
+_INTEGERS = {int}
+_INTEGERS_OR_NONE = {int, type(None)}
 
 _LANGCHAIN = _Form(
-    "input_tokens", "output_tokens", "input_token_details", _METADATA_INPUTS, "output_token_details", _METADATA_OUTPUTS
-)
+    ("input_tokens", "output_tokens", "total_tokens"),
+    "input_token_details", _METADATA_INPUTS, "output_token_details", _METADATA_OUTPUTS,
+)  # fmt: skip
 """LangChain's UsageMetadata; see `read_usage_metadata`."""
 
 _OPENAI = _Form(
-    "prompt_tokens",
-    "completion_tokens",
-    "prompt_tokens_details",
-    _CHAT_INPUTS,
-    "completion_tokens_details",
-    _CHAT_OUTPUTS,
-)
+    ("prompt_tokens", "completion_tokens", "total_tokens"),
+    "prompt_tokens_details", _CHAT_INPUTS, "completion_tokens_details", _CHAT_OUTPUTS,
+)  # fmt: skip
 """OpenAI's usage; see `read_chat`."""
+
+_ANTHROPIC = _Form(("input_tokens", "output_tokens"), "cache_creation", _LIFETIMES, "output_tokens_details", _THOUGHTS)
+"""Anthropic's usage; see `read_messages`. Its input is what was neither read from a cache nor written to one."""
 
 
 def _side_counts(usage: _Dict, form: _Form) -> Counts | None:
     """The counts of a form, where all parts fit into their wholes together, which is more than they have to."""
-    sent, received, total = usage.get(form.sent), usage.get(form.received), usage.get("total_tokens")
-    if not (type(sent) is type(received) is type(total) is int) or sent < 0 or received < 0:
+    try:
+        sent, received, total = form.sides(usage)
+    except KeyError:
         return None
-    counts: Counts = {"input_tokens": sent, "output_tokens": received}
-    given, generated = usage.get(form.given), usage.get(form.generated)
-    inputs = 0 if given is None else _add_parts(counts, given, form.inputs)
-    outputs = 0 if generated is None else _add_parts(counts, generated, form.outputs)
-    if "cache_write_5m_tokens" in counts or "cache_write_1h_tokens" in counts:
+    found = _with_parts(usage, form, (sent, received), (total,))
+    if found is None:
+        return None
+    counts, inputs, outputs, is_timed = found
+    if is_timed:
         timed = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
         if timed and counts.get("cache_write_tokens") == timed:
             inputs -= timed  # they are what was written
         elif timed:  # LangChain moves them out of it
             counts["cache_write_tokens"] = counts.get("cache_write_tokens", 0) + timed
-    return (
-        counts if 0 <= inputs <= sent and 0 <= outputs <= received and total == sent + received < MOST_TOKENS else None
-    )
+    return counts if inputs <= sent and outputs <= received and total == sent + received < MOST_TOKENS else None
 
 
 def _messages_counts(usage: _Dict) -> Counts | None:
     """Anthropic's usage; see `read_messages`."""
     sent, received = usage.get("input_tokens"), usage.get("output_tokens")
     read, write = usage.get("cache_read_input_tokens"), usage.get("cache_creation_input_tokens")
+    has_cache = read is not None
     if read is write is None and _is_void(usage.get("cache_creation")):
         read = write = 0  # older servers' answers, and those without a cache
-    if not (type(sent) is type(received) is type(read) is type(write) is int) or min(sent, received, read, write) < 0:
-        return None
     if not (usage.get("server_tool_use") is usage.get("iterations") is usage.get("speed") is None):
         return None
-    kept, thoughts = usage.get("cache_creation"), usage.get("output_tokens_details")
-    counts = {"input_tokens": sent + read + write, "output_tokens": received}
-    if usage.get("cache_read_input_tokens") is not None:
-        counts |= {"cache_read_tokens": read, "cache_write_tokens": write}
     place = usage.get("inference_geo")
     if place is not None and (type(place) is not str or place not in _ANYWHERE):
         return None
-    timed = 0 if kept is None else _add_parts(counts, kept, _LIFETIMES)
-    reasoning = 0 if thoughts is None else _add_parts(counts, thoughts, _THOUGHTS)
-    fits = 0 <= timed <= write and 0 <= reasoning <= received and sent + read + write + received < MOST_TOKENS
-    return counts if fits else None
+    found = _with_parts(usage, _ANTHROPIC, (sent, received), (read, write))
+    if found is None:
+        return None
+    counts, timed, reasoning, _ = found
+    counts["input_tokens"] = whole = sent + read + write  # type: ignore[operator]  # they are integers
+    if has_cache:
+        counts["cache_read_tokens"], counts["cache_write_tokens"] = read, write  # type: ignore[assignment]
+    return counts if timed <= write and reasoning <= received and whole + received < MOST_TOKENS else None  # type: ignore[operator]
 
 
 _PARTS = frozenset({"PromptTokensDetails", "CompletionTokensDetails", "CacheCreation", "OutputTokensDetails"})
 
 
-def _add_parts(counts: Counts, details: Any, names: _Names) -> int:
-    """Add a whole's parts, in place, and return their sum; less than 0 where one is not known, or no count."""
-    if type(details) is not dict:
-        if not _is_plain_object(details, _PARTS):
-            return -MOST_TOKENS
-        details = details.__dict__
-    added = 0
-    for key, number in details.items():
-        if number is None:
-            continue
-        if type(number) is not int or number < 0 or key not in names:
-            return -MOST_TOKENS
-        name = names[key]
-        if name is not None:
-            counts[name] = number
-            added += number
-    return added
+def _with_parts(
+    usage: _Dict, form: _Form, sides: tuple[Any, Any], more: tuple[Any, ...]
+) -> tuple[Counts, int, int, bool] | None:
+    """Two sides with their parts, the sums of the parts, and whether some are kept for a time.
+
+    None where one of them, or of the numbers given beside, is no count, or a part is not known.
+    """
+    given, generated = usage.get(form.given), usage.get(form.generated)
+    if type(given) is not dict:
+        given = _details(given)
+    if type(generated) is not dict:
+        generated = _details(generated)
+    if given is None or generated is None:
+        return None
+    numbers = (*sides, *more, *given.values(), *generated.values())
+    kinds = {*map(type, numbers)}
+    if kinds != _INTEGERS:
+        if kinds != _INTEGERS_OR_NONE:
+            return None
+        given = {key: number for key, number in given.items() if number is not None}
+        generated = {key: number for key, number in generated.items() if number is not None}
+        numbers = (*sides, *more, *given.values(), *generated.values())
+        if None in numbers:
+            return None
+    naming = form.namings.get((*given, None, *generated)) or form.learn(given, generated)
+    if naming is None or min(numbers) < 0:
+        return None
+    inputs, outputs = [*compress(given.values(), naming.inputs)], [*compress(generated.values(), naming.outputs)]
+    counts = dict(zip(naming.names, (*sides, *inputs, *outputs), strict=True))
+    return counts, sum(inputs), sum(outputs), naming.is_timed
+
+
+def _details(value: Any) -> _Dict | None:
+    """The fields of details that are no dict: none, or an SDK's own object; None where they are another thing."""
+    if value is None:
+        return {}
+    fields: _Dict | None = value.__dict__ if _is_plain_object(value, _PARTS) else None
+    return fields

@@ -165,21 +165,20 @@ def price_by(
     warns: bool = True,  # noqa: FBT001, FBT002 (a keyword would cost each call a microsecond)
 ) -> Price | None:
     """As `price_call`, by what it finds the plan by, in one tuple: for the calls that are recorded."""
-    model, provider, requested = key[0], key[1], key[4]
     try:
         plan = _plan_at(key, at)
-        found = plan.price(counts) if plan is not None else None
+        found = None if plan is None else plan.price(counts)
     except _JUNK as error:
         if warns:
-            _warn_unpriced(model, provider, str(error))
+            _warn_unpriced(key[0], key[1], str(error))
         return None
     if plan is None or found is None:
         if warns and plan is not None:
-            _warn_of_no_price(plan, counts, model, requested, provider)
+            _warn_of_no_price(plan, counts, key[0], key[4], key[1])
         return None
     cost, doubts = found
     if doubts and warns:
-        _warn_of_doubts(model or requested, provider, doubts)
+        _warn_of_doubts(key[0] or key[4], key[1], doubts)
     saved = None
     if counts.get("cache_read_tokens") or counts.get("cache_write_tokens"):
         saved = _cache_saved(plan, counts, cost)

@@ -6,25 +6,32 @@ which the environment chooses one. https://github.com/open-telemetry/semantic-co
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import Context, copy_context
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from token_handlers.counter.counter import OTHER
+from token_handlers.counter.listeners import MakeRecord
 from token_handlers.counter.totals import UNKNOWN_MODEL
-from token_handlers.errors import MissingDependency
+from token_handlers.errors import MissingDependency, absorb
 from token_handlers.http import stop_timing, time_chunks
+from token_handlers.lifecycle import BackgroundWriter
 from token_handlers.pricing.providers import COMPATIBLE, flat, provider_id
 from token_handlers.sinks.escapes import escaped
 from token_handlers.usage import Operation, Usage, UsageRecord
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Meter, MeterProvider
+    from opentelemetry.metrics import Meter, MeterProvider, Observation
 
 OPT_IN, LATEST = "OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental"
 BOUNDARIES = tuple(4**power for power in range(14))
 SECONDS = tuple(0.01 * 2**power for power in range(14))
 MAX_SERIES = 1_000
 """How many sets of attributes there may be; in what comes later the model is OTHER."""
+MAX_WAITING = 10_000
+"""How many calls may wait to be emitted; later ones are emitted where they end."""
+FLUSH_SECONDS = 5.0
+"""How long a collection waits for the calls that ended before it."""
 
 Attributes = dict[str, str | bool]
 Emit = Callable[[Operation, Usage, Attributes], None]
@@ -62,6 +69,9 @@ class OTelMetrics:
     ``.organization`` and ``.project``; never a session, a user, a tag or a request's id. Calls that failed or that a
     cache answered used nothing. What `record_cost` books is a cost whose operation is ``execute_tool``, under the
     ``gen_ai.tool.name`` that was paid for.
+
+    A call is emitted by a thread of the sink's own, in the context in which it ended; each collection has all calls
+    that ended before it.
     """
 
     def __init__(self, meter_provider: "MeterProvider | None" = None) -> None:
@@ -90,6 +100,15 @@ class OTelMetrics:
             "token_handlers.cache_read_tokens", unit="{token}", description="Input tokens read from prompt caches."
         )
         self._series: dict[tuple[object, ...], Attributes] = {}
+        self._writer: BackgroundWriter[tuple[Context, MakeRecord]] = BackgroundWriter(
+            self._emit_deferred,
+            name="token_handlers-otel",
+            capacity=MAX_WAITING,
+            linger=0.1,
+            refused=lambda _, error: absorb(error, "emitting a call's metrics"),
+        )
+        # Observed at each collection, before the SDK reads the other instruments; it has no values of its own.
+        meter.create_observable_gauge("token_handlers.waiting_calls", callbacks=[self._catch_up])
 
     def __call__(self, record: UsageRecord) -> None:
         """Emit what a call used and cost, and how long it took."""
@@ -111,6 +130,11 @@ class OTelMetrics:
         if record.usage.cache_read_tokens:
             self._cache_read.add(record.usage.cache_read_tokens, attributes)
 
+    def defer(self, make_record: MakeRecord) -> None:
+        """Emit a call whose record the sink's thread makes."""
+        if not self._writer.put((copy_context(), make_record)):
+            self(make_record())
+
     def flush(self, timeout: float | None = None) -> bool:
         """Make the SDK export what it has, for 10 seconds unless told otherwise; True where there is no SDK."""
         provider = self._own_provider or self._global_provider()
@@ -121,6 +145,14 @@ class OTelMetrics:
         """Flush; the meter provider is the application's, which shuts it down."""
         stop_timing(self)
         self.flush()
+
+    def _emit_deferred(self, calls: Sequence[tuple[Context, MakeRecord]]) -> None:
+        for context, make_record in calls:
+            context.run(self, make_record())
+
+    def _catch_up(self, options: object) -> Sequence["Observation"]:
+        self._writer.flush(FLUSH_SECONDS)
+        return ()
 
     def _attributes(self, record: UsageRecord) -> Attributes:
         if record.operation == "tool":

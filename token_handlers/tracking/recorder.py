@@ -40,7 +40,16 @@ def finish(call: Call, verdict: Verdict) -> None:
     if not close(call):
         return
     try:
-        _record(call, verdict, reached)
+        if call.task is not None:
+            unwatch_task(call)
+        for counter in call.context.own:
+            counter.open_calls.pop(call, None)
+        if call.answers:
+            verdict = _bill(call, verdict) or verdict
+        if isinstance(verdict, Discard):
+            _undo(call)
+        else:
+            _record(call, verdict, reached)
     except BaseException as error:
         if not isinstance(verdict, Discard):
             _count_the_rest(call, verdict, reached)
@@ -52,21 +61,17 @@ def finish(call: Call, verdict: Verdict) -> None:
             reservations.clear(call, was_sent=not isinstance(verdict, Discard))
 
 
-def _record(call: Call, verdict: Verdict, reached: list[None]) -> None:
+def _record(call: Call, verdict: CallResult | Incomplete, reached: list[None]) -> None:
     """Record the end of a call that is closed, and note in ``reached`` which counters have it."""
-    if call.task is not None:
-        unwatch_task(call)
-    for counter in call.context.own:
-        counter.open_calls.pop(call, None)
-    if call.answers:
-        verdict = _bill(call, verdict) or verdict
-    if isinstance(verdict, Discard):
-        _undo(call)
-        return
     result, price, added, fault = _read(call, verdict)
     if call.parents or call.answers:
         _tell(call, result.usage.counts)
-    sinks = _count(call, added, reached)
+    sinks = (*state.sinks, *call.context.sinks)
+    for counter in call.context.counters:
+        # in one step: what a fault keeps from its counter is to be added after all, and nothing twice
+        reached.append(counter.settle(call, added) if call.shown else counter.apply(added))  # type: ignore[func-returns-value]
+        if counter.listeners:
+            sinks = (*sinks, *counter.listeners)
     if call.budgets:
         reservations.settle(call, result, None if price is None else price.cost)
     if sinks:
@@ -103,20 +108,6 @@ def _count_the_rest(call: Call, verdict: CallResult | Incomplete, reached: list[
     added = _read(call, verdict)[2]
     for counter in call.context.counters[len(reached) :]:
         counter.settle(call, added)
-
-
-def _count(call: Call, added: Increment, reached: list[None]) -> Sinks:
-    """Add a call to its counters, each noted in ``reached``, and return the sinks that get its record."""
-    sinks = (*state.sinks, *call.context.sinks)
-    for counter in call.context.counters:
-        # in one step: what a fault keeps from its counter is to be added after all, and nothing twice
-        reached.append(counter.settle(call, added) if call.shown else counter.apply(added))  # type: ignore[func-returns-value]
-        if counter.listeners:
-            sinks = (*sinks, *counter.listeners)
-    for answer in call.answers:
-        for counter in call.context.counters:
-            counter.note_answer(answer.response_id, answer.request_id)
-    return sinks
 
 
 def discard(call: Call) -> None:
@@ -221,41 +212,35 @@ def _price(call: Call, result: CallResult) -> Price | None:
     if usage.cost is not None and not was_cached(usage.counts):
         return Price(usage.cost, "reported")
     counts = usage.counts if usage.billed is None else usage.billed
-    context = {**call.served, **usage.context} if call.served else usage.context
     # the address that was asked, as an environment variable or a client's own may have set another one
     url = call.answers[-1].request.url if call.answers else call.base_url
     model = usage.model or call.model
-    stand_in = call.stand_ins.get(model or "") if call.stand_ins else None
+    if usage.cost is None and not (usage.context or usage.beside or call.served or call.stand_ins):  # as nearly always
+        return price_by((model, call.provider, url, usage.service_tier, call.model, ()), counts, call.started_at)
+    stand_in = call.stand_ins.get(model or "")
     if stand_in is not None:
         return price_call(counts, *stand_in, at=call.started_at)
-    warns = usage.cost is None
-    if not context and not usage.beside:  # as nearly always
-        key = (model, call.provider, url, usage.service_tier, call.model, ())
-        price = price_by(key, counts, call.started_at, warns)
-    else:
-        price = price_call(
-            counts,
-            model,
-            call.provider,
-            requested=call.model,
-            base_url=url,
-            service_tier=usage.service_tier,
-            at=call.started_at,
-            context=context,
-            beside=usage.beside,
-            warns=warns,
-        )
+    price = price_call(
+        counts,
+        model,
+        call.provider,
+        requested=call.model,
+        base_url=url,
+        service_tier=usage.service_tier,
+        at=call.started_at,
+        context={**call.served, **usage.context},
+        beside=usage.beside,
+        warns=usage.cost is None,
+    )
     if usage.cost is None:
         return price
     return Price(usage.cost, "reported", cache_saved=None if price is None else price.cache_saved)
 
 
 def _increment(call: Call, result: CallResult, price: Price | None) -> Increment:
-    usage, cost, doubted, cache_saved = result.usage, None, bool(result.usage.doubts), None
-    if price is not None:
-        cost, doubted, cache_saved = price.cost, bool(price.doubts or usage.doubts), price.cache_saved
+    usage = result.usage
+    cost, doubts, cache_saved = (None, (), None) if price is None else (price.cost, price.doubts, price.cache_saved)
     session, user, tags = call.labels
-    labels = label_pairs(usage.model or call.model, session, user, call.node, tags, call.provider)
     return increment(
         usage.counts,
         call.operation,
@@ -264,8 +249,8 @@ def _increment(call: Call, result: CallResult, price: Price | None) -> Increment
         cost,
         cost,
         result.requests,
-        labels,
-        doubted,
+        label_pairs(usage.model or call.model, session, user, call.node, tags, call.provider),
+        bool(doubts or usage.doubts),
         cache_saved,
     )
 

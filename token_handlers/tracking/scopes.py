@@ -51,23 +51,17 @@ NO_LABELS = Labels()
 class Scope:
     """One entered block."""
 
-    __slots__ = (
-        "budgets",
-        "closed",
-        "context",
-        "counter",
-        "flow",
-        "frame",
-        "labels",
-        "left",
-        "left_in",
-        "outer",
-        "recorder",
-        "sdk_calls",
-        "sinks",
-        "stand_ins",
-        "token",
-    )
+    # Class attributes are the defaults: a block is opened in the application's time, and most of them stay as they are.
+    context: Any = None  # what a call that starts here needs, which `call` alone knows; made with the first one
+    recorder: Any = None  # a framework's own handler for this block, which the framework's package alone knows
+    sdk_calls = True
+    stand_ins: Mapping[str, Sold] = NO_STAND_INS
+    left = False
+    left_in: tuple[int, int | None] | None = None
+    closed = False
+    frame: FrameType | None = None
+    flow: tuple[int, int | None] | None = None
+    token: "Token[tuple[Scope, ...]] | None" = None
 
     def __init__(
         self, counter: TokenCounter, labels: Labels, sinks: Sinks, budgets: Budgets, outer: "tuple[Scope, ...]"
@@ -77,18 +71,6 @@ class Scope:
         self.sinks = sinks
         self.budgets = budgets
         self.outer = outer
-        # What a call that starts here needs, which `call` alone knows; made with the first one.
-        self.context: Any = None
-        # A framework's own handler for this block, which the framework's package alone knows.
-        self.recorder: Any = None
-        self.sdk_calls = True
-        self.stand_ins: Mapping[str, Sold] = NO_STAND_INS
-        self.left = False
-        self.left_in: tuple[int, int | None] | None = None
-        self.closed = False
-        self.frame: FrameType | None = None
-        self.flow: tuple[int, int | None] | None = None
-        self.token: Token[tuple[Scope, ...]] | None = None
 
 
 active: ContextVar[tuple[Scope, ...]] = ContextVar("token_handlers_scopes", default=())
@@ -149,15 +131,14 @@ def leave(scope: Scope) -> None:
     if scope.frame is not None:
         _forget_frame(scope, scope.frame)
         unusual.discard(scope)
-    current = active.get()
+    current, token = active.get(), scope.token
+    scope.token = None
     try:
-        active.reset(scope.token)  # type: ignore[arg-type]  # set by enter
+        active.reset(token)  # type: ignore[arg-type]  # set by enter
     except ValueError:
         scope.closed = True
         unusual.add(_CLOSED)
         return
-    finally:
-        scope.token = None
     if current and current[-1] is scope:
         rest = active.get()
     else:
