@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from token_handlers import TokenCounter, Usage, UsageRecord, UsageTotals
-from token_handlers.counter.counter import MAX_VALUES, OTHER
+from token_handlers.counter.totals import MAX_VALUES, OTHER
 
 
 def record(sent=17, received=12, cost="0.0000015", **fields):

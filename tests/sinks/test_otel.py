@@ -17,7 +17,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExpor
 from opentelemetry.sdk.trace import TracerProvider
 
 from token_handlers import MissingDependency, Usage, UsageRecord, record_cost, track_tokens
-from token_handlers.counter.counter import OTHER
+from token_handlers.counter.totals import OTHER
 from token_handlers.http import stop_timing, time_chunks
 from token_handlers.http.exchange import times_chunks
 from token_handlers.sinks.otel import BOUNDARIES, LATEST, MAX_SERIES, OPT_IN, SECONDS, OTelMetrics, provider_name

@@ -104,7 +104,7 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def _print_totals(options: argparse.Namespace, ledger: "SQLSink", added: dict[str, object]) -> None:
-    from token_handlers.counter.counter import OTHER
+    from token_handlers.counter.totals import OTHER
     from token_handlers.reporting.text import IN_TIME, cache_table, notes_on, totals_json, totals_table
 
     window = {"since": options.since, "until": options.until}

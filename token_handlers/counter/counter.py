@@ -3,26 +3,17 @@
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
-from functools import partial
 from importlib import import_module
 from typing import Any, ClassVar
 
 from token_handlers.counter.listeners import BackgroundListener
 from token_handlers.counter.tables import html_table, summary_lines, usd
-from token_handlers.counter.totals import Increment, RunningTotal, increment_of
+from token_handlers.counter.totals import RunningTotal, Sums, increment_of
 from token_handlers.errors import NoLangChainHandler, absorb, shielded
 from token_handlers.lifecycle import Warnings
-from token_handlers.locks import DeferredLock
 from token_handlers.usage import Measures, UsageRecord, UsageTotals
 
-MAX_VALUES = 10_000
-"""How many values of one label (models, sessions, ...) a counter holds apart; what comes later adds to OTHER."""
-
-OTHER = "(other)"
-
-_MAX_APART = 64
 _MOST_ANSWERS = 1_000
-"""How many combinations of labels are summed apart before the oldest is added to the sums of its labels."""
 
 _LABELS_WITHOUT_CALLS = Warnings()
 
@@ -31,7 +22,7 @@ def _show_nothing(counter: "TokenCounter") -> None:
     """Do nothing: nobody tracks calls."""
 
 
-class TokenCounter(Measures):
+class TokenCounter(Sums, Measures):
     """Thread-safe cumulative totals of the calls that were added to it.
 
     Token counts are those of LLM calls; embeddings have ``embedding_tokens``. Requests are counted once per HTTP call
@@ -43,30 +34,13 @@ class TokenCounter(Measures):
     show_open: ClassVar[Callable[["TokenCounter"], object]] = _show_nothing
     """Adds estimates of a counter's open calls; called before a total is read. Tracking, which is above, sets it."""
 
-    __slots__ = (
-        "__weakref__",
-        "_apart",
-        "_labels",
-        "_lock",
-        "_resets",
-        "_shown",
-        "_total",
-        "answers",
-        "block",
-        "listeners",
-        "open_calls",
-    )
+    __slots__ = ("_resets", "answers", "block", "listeners", "open_calls")
 
     run_inline = raise_error = NoLangChainHandler()
 
     def __init__(self) -> None:
-        self._lock = DeferredLock()
-        # A call is added to the sum of its combination of labels alone; reading adds these up.
-        self._apart: dict[tuple[tuple[str, str], ...], RunningTotal] = {}
-        self._total = RunningTotal()
-        self._labels: dict[str, dict[str, RunningTotal]] = {}
+        super().__init__()
         self._resets = 0
-        self._shown: dict[object, Increment] = {}
         # Kept here for tracking, which alone writes them: what track_tokens(counter=...) enters again, who listens, and
         # the calls that have started and not yet ended.
         self.block: object = None
@@ -96,97 +70,6 @@ class TokenCounter(Measures):
         if not isinstance(self.answers, deque):
             self.answers = deque(maxlen=_MOST_ANSWERS)
         self.answers.extend(each for each in ids if each)
-
-    def apply(self, increment: Increment) -> None:
-        """Add an increment: at once where the lock is free, else by whoever holds it."""
-        lock = self._lock
-        if lock.depth or not lock.rlock.acquire(False):
-            lock.run_soon(partial(self._add, increment))
-            return
-        try:
-            lock.depth = 1  # which was 0: set, not counted up, so that an interruption here can't leave it off
-            apart = self._apart
-            total = apart.get(increment.labels)
-            if total is not None:
-                total.add(increment)
-            elif len(apart) < _MAX_APART:
-                apart[increment.labels] = RunningTotal(increment)
-            else:
-                self._add(increment)
-        finally:
-            lock.depth = 0
-            lock.rlock.release()
-            if lock.waiting:
-                lock.catch_up()
-
-    def show(self, call: object, estimate: Increment) -> None:
-        """Add what a call that is still open is estimated to be, until it is settled or hidden."""
-        self._lock.run_soon(lambda: self._show(call, estimate))
-
-    def settle(self, call: object, increment: Increment) -> None:
-        """Add a call's increment in place of the estimate, atomically."""
-        self._lock.run_soon(lambda: self._hide(call, increment))
-
-    def hide(self, call: object) -> None:
-        """Subtract the estimate of a call that was never sent, or that another one includes."""
-        self._lock.run_soon(lambda: self._hide(call))
-
-    def renew_lock(self) -> None:
-        """Replace the lock: for a forked child, in which a thread that held it does not exist."""
-        self._lock.renew()
-
-    def _add(self, increment: Increment) -> None:
-        total = self._apart.get(increment.labels)
-        if total is not None:
-            total.add(increment)
-            return
-        if len(self._apart) >= _MAX_APART:
-            oldest = next(iter(self._apart))
-            self._add_up(oldest, self._apart.pop(oldest))
-        self._apart[increment.labels] = RunningTotal(increment)
-
-    def _subtract(self, increment: Increment) -> None:
-        self._add_all_up()
-        self._total.subtract(increment)
-        for label, value in increment.labels:
-            self._sum_of(label, value).subtract(increment)
-
-    def _add_up(self, labels: Iterable[tuple[str, str]], total: RunningTotal) -> None:
-        self._total.add_total(total)
-        for label, value in labels:
-            values = self._labels.setdefault(label, {})
-            if value not in values and len(values) < MAX_VALUES:  # such as a new session's
-                values[value] = total.copy()
-            else:
-                self._sum_of(label, value).add_total(total)
-
-    def _add_all_up(self) -> None:
-        for labels, total in self._apart.items():
-            self._add_up(labels, total)
-        self._apart.clear()
-
-    def _sum_of(self, label: str, value: str) -> RunningTotal:
-        values = self._labels.setdefault(label, {})
-        total = values.get(value)
-        if total is None:
-            if len(values) >= MAX_VALUES:
-                value = OTHER
-            total = values.setdefault(value, RunningTotal())
-        return total
-
-    def _show(self, call: object, estimate: Increment) -> None:
-        if getattr(call, "settled", False):
-            return
-        self._hide(call)
-        self._shown[call] = estimate
-        self._add(estimate)
-
-    def _hide(self, call: object, increment: Increment | None = None) -> None:
-        estimate = self._shown.pop(call, None)
-        if estimate is not None:
-            self._subtract(estimate)
-        if increment is not None:
-            self._add(increment)
 
     def _prepare(self) -> None:
         """Show the open calls: for whoever reads a total."""

@@ -1,10 +1,12 @@
-"""What a call adds to a counter, and running totals of that."""
+"""What a call adds to a counter, and the sums of that, in all and by label."""
 
 import operator
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import partial
 from typing import NamedTuple
 
+from token_handlers.locks import DeferredLock
 from token_handlers.usage import EXACT, MEASURES, Operation, Outcome, Source, UsageRecord, UsageTotals
 
 UNKNOWN_MODEL = "(unknown)"
@@ -12,6 +14,14 @@ SESSION_MODEL = "\0session"
 """A label within: a session, a provider and a model, divided by NULs."""
 BARE = "true"
 """The value of a tag that was given without one."""
+
+MAX_VALUES = 10_000
+"""How many values of one label (models, sessions, ...) a counter holds apart; what comes later adds to OTHER."""
+
+OTHER = "(other)"
+
+_MAX_APART = 64
+"""How many combinations of labels are summed apart before the oldest is added to the sums of its labels."""
 
 Labelled = tuple[tuple[str, str], ...]
 
@@ -197,3 +207,110 @@ def label_pairs(
         pairs.append((name, value))
         pairs.append(("tag", name if value == BARE else f"{name}={value}"))
     return tuple(pairs)
+
+
+class Sums:
+    """Sums of increments, in all and by label, that several threads and the garbage collector may add to at once.
+
+    An increment is added to the sum of its combination of labels alone; reading adds these up.
+    """
+
+    __slots__ = ("__weakref__", "_apart", "_labels", "_lock", "_shown", "_total")
+
+    def __init__(self) -> None:
+        self._lock = DeferredLock()
+        self._apart: dict[Labelled, RunningTotal] = {}
+        self._total = RunningTotal()
+        self._labels: dict[str, dict[str, RunningTotal]] = {}
+        self._shown: dict[object, Increment] = {}
+
+    def apply(self, increment: Increment) -> None:
+        """Add an increment: at once where the lock is free, else by whoever holds it."""
+        lock = self._lock
+        if lock.depth or not lock.rlock.acquire(False):
+            lock.run_soon(partial(self._add, increment))
+            return
+        try:
+            lock.depth = 1  # which was 0: set, not counted up, so that an interruption here can't leave it off
+            apart = self._apart
+            total = apart.get(increment.labels)
+            if total is not None:
+                total.add(increment)
+            elif len(apart) < _MAX_APART:
+                apart[increment.labels] = RunningTotal(increment)
+            else:
+                self._add(increment)
+        finally:
+            lock.depth = 0
+            lock.rlock.release()
+            if lock.waiting:
+                lock.catch_up()
+
+    def show(self, call: object, estimate: Increment) -> None:
+        """Add what a call that is still open is estimated to be, until it is settled or hidden."""
+        self._lock.run_soon(lambda: self._show(call, estimate))
+
+    def settle(self, call: object, increment: Increment) -> None:
+        """Add a call's increment in place of the estimate, atomically."""
+        self._lock.run_soon(lambda: self._hide(call, increment))
+
+    def hide(self, call: object) -> None:
+        """Subtract the estimate of a call that was never sent, or that another one includes."""
+        self._lock.run_soon(lambda: self._hide(call))
+
+    def renew_lock(self) -> None:
+        """Replace the lock: for a forked child, in which a thread that held it does not exist."""
+        self._lock.renew()
+
+    def _add(self, increment: Increment) -> None:
+        total = self._apart.get(increment.labels)
+        if total is not None:
+            total.add(increment)
+            return
+        if len(self._apart) >= _MAX_APART:
+            oldest = next(iter(self._apart))
+            self._add_up(oldest, self._apart.pop(oldest))
+        self._apart[increment.labels] = RunningTotal(increment)
+
+    def _subtract(self, increment: Increment) -> None:
+        self._add_all_up()
+        self._total.subtract(increment)
+        for label, value in increment.labels:
+            self._sum_of(label, value).subtract(increment)
+
+    def _add_up(self, labels: Labelled, total: RunningTotal) -> None:
+        self._total.add_total(total)
+        for label, value in labels:
+            values = self._labels.setdefault(label, {})
+            if value not in values and len(values) < MAX_VALUES:  # such as a new session's
+                values[value] = total.copy()
+            else:
+                self._sum_of(label, value).add_total(total)
+
+    def _add_all_up(self) -> None:
+        for labels, total in self._apart.items():
+            self._add_up(labels, total)
+        self._apart.clear()
+
+    def _sum_of(self, label: str, value: str) -> RunningTotal:
+        values = self._labels.setdefault(label, {})
+        total = values.get(value)
+        if total is None:
+            if len(values) >= MAX_VALUES:
+                value = OTHER
+            total = values.setdefault(value, RunningTotal())
+        return total
+
+    def _show(self, call: object, estimate: Increment) -> None:
+        if getattr(call, "settled", False):
+            return
+        self._hide(call)
+        self._shown[call] = estimate
+        self._add(estimate)
+
+    def _hide(self, call: object, increment: Increment | None = None) -> None:
+        estimate = self._shown.pop(call, None)
+        if estimate is not None:
+            self._subtract(estimate)
+        if increment is not None:
+            self._add(increment)

@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
 
-from token_handlers.counter.counter import OTHER
+from token_handlers.counter.totals import OTHER
 from token_handlers.pricing.freshness import PriceTable
 from token_handlers.reporting.budget_line import BudgetLine, BudgetMeter
 from token_handlers.reporting.period import Period, Step, labels, midnight, moment_of, period_of

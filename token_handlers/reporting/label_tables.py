@@ -1,6 +1,6 @@
 """What was used by the values of a label, as a table that the page's script sorts, filters and folds."""
 
-from token_handlers.counter.counter import OTHER
+from token_handlers.counter.totals import OTHER
 from token_handlers.reporting.amounts import counted, dollars, percent
 from token_handlers.reporting.charts import share_bar
 from token_handlers.reporting.markup import Markup, tag

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
-from token_handlers.counter.counter import OTHER
+from token_handlers.counter.totals import OTHER
 from token_handlers.reporting.text import arranged
 from token_handlers.sinks.sql.groups import Groups
 from token_handlers.usage import EXACT, UsageTotals

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from token_handlers.counter.counter import OTHER
 from token_handlers.counter.tables import text_table, usd, usd_column
+from token_handlers.counter.totals import OTHER
 from token_handlers.reporting.amounts import counted, percent
 from token_handlers.reporting.savings import cached_tokens, in_words, unknown_in_words
 from token_handlers.usage import UsageTotals

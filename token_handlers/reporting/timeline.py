@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from token_handlers.counter.counter import OTHER
+from token_handlers.counter.totals import OTHER
 from token_handlers.reporting.amounts import counted, dollars, short
 from token_handlers.reporting.budget_line import BudgetMeter
 from token_handlers.reporting.charts import Bar, bar_chart, folded_table, slots

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from token_handlers.counter.counter import OTHER
 from token_handlers.counter.tables import money, usd_column
-from token_handlers.counter.totals import RunningTotal, increment_of, label_pairs
+from token_handlers.counter.totals import OTHER, RunningTotal, increment_of, label_pairs
 from token_handlers.pricing.calculator import Price
 from token_handlers.pricing.catalog import base_name
 from token_handlers.pricing.providers import provider_id

@@ -10,9 +10,8 @@ from contextvars import Context, copy_context
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from token_handlers.counter.counter import OTHER
 from token_handlers.counter.listeners import MakeRecord
-from token_handlers.counter.totals import UNKNOWN_MODEL
+from token_handlers.counter.totals import OTHER, UNKNOWN_MODEL
 from token_handlers.errors import MissingDependency, absorb
 from token_handlers.http import stop_timing, time_chunks
 from token_handlers.lifecycle import BackgroundWriter

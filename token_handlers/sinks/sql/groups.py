@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from token_handlers.counter.counter import OTHER
+from token_handlers.counter.totals import OTHER
 from token_handlers.sinks.escapes import unescaped
 from token_handlers.sinks.sql.queries import Reader, query_for, sums_by
 from token_handlers.sinks.sql.questions import Dimension, Window, dimension_of
