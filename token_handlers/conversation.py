@@ -19,7 +19,8 @@ from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import WHY
 from token_handlers.install import install
 from token_handlers.lifecycle import Warnings
-from token_handlers.pricing.calculator import Price, price_call
+from token_handlers.pricing.calculator import price_call
+from token_handlers.pricing.price import Price
 from token_handlers.settings import Settings
 from token_handlers.sinks.agentsight.client import DEFAULT_ENDPOINT, AgentSightClient, SendFailed
 from token_handlers.sinks.agentsight.http import checked_endpoint, checked_key

@@ -171,22 +171,16 @@ PLAIN = [
     "langchain/results.py",
     "payloads/plain.py",
     "tracking/recorder.py",
-    "pricing/calculator.py",
     "pricing/plans.py",
     "counter/totals.py",
-    "counter/counter.py",
 ]
 
 
 BESIDES = {
-    "budget/alerts.py",
     "budget/budget.py",
     "budget/limits.py",
     "budget/local_store.py",
-    "langchain/budgets.py",
     "lifecycle.py",
     "sinks/sql/ledger.py",
-    "tokenizer/estimates.py",
     "tracking/reservations.py",
-    "usage.py",
 }

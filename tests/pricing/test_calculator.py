@@ -21,9 +21,10 @@ from tests.support.prices import (
     random_moment,
 )
 from token_handlers.pricing import calculator as pricing
+from token_handlers.pricing import price as prices
 from token_handlers.pricing.calculator import find_plan, price_call
 from token_handlers.pricing.overrides import PRICE_KEYS
-from token_handlers.pricing.plans import UNITS
+from token_handlers.pricing.rates import UNITS
 from token_handlers.usage import CostPart, Usage
 
 ENTRIES = [(provider, model) for provider in get_snapshot().providers for model in provider.models]
@@ -299,8 +300,8 @@ def test_memory_does_not_grow_with_names(caplog):
     """Plans and warnings are bounded however many names come by, and the last warning says that it is the last."""
     for number in range(1100):
         price_call(CALL, f"random-{number}", "nvidia")
-    assert len(pricing._state.book.plans) <= 1024
-    assert len(pricing._state.warned) <= 1024
+    assert len(pricing.price_state.book.plans) <= 1024
+    assert len(prices._warned) <= 1024
     assert 1025 == len(caplog.messages)
     assert "further models are not named" in caplog.messages[-1]
 

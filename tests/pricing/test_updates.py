@@ -225,7 +225,7 @@ def wait_for_update():
 @pytest.mark.parametrize("way", ["argument", "environment", "a block alone"])
 def test_in_the_background(publisher, monkeypatch, way):
     """install(update_prices=True), or the variable, fetches a table in a thread; uninstall() ends that."""
-    monkeypatch.setattr(calculator._state, "asked", False)
+    monkeypatch.setattr(calculator.price_state, "asked", False)
     monkeypatch.setattr("token_handlers.tracking.state.state.watched", False)
     if way == "argument":
         monkeypatch.setattr(updates, "DEFAULT_UPDATE_URL", publisher.url)
@@ -279,7 +279,7 @@ def test_a_misspelt_variable(monkeypatch, caplog):
     monkeypatch.setenv("AGENTSIGHT_TOKEN_PRICES", "yes")
     with pytest.raises(ValueError, match="AGENTSIGHT_TOKEN_PRICES is 'auto', 'off' or an https URL, not 'yes'"):
         install("langchain")
-    monkeypatch.setattr(calculator._state, "asked", False)
+    monkeypatch.setattr(calculator.price_state, "asked", False)
     calculator.load_prices()
     assert "AGENTSIGHT_TOKEN_PRICES is 'auto'" in caplog.text
 

@@ -205,7 +205,9 @@ class Budget:
         booked = self._store.settle(reservation, amounts)
         if booked is not None:  # asking a fleet's store would take time: reserving does that anyway
             spent, window = booked
-            self._alerts.check(spent, window, reservation.account, lambda: self._title(reservation.name))
+            cost, tokens, requests = self._alerts.lowest
+            if spent.cost >= cost or spent.tokens >= tokens or spent.requests >= requests:
+                self._alerts.check(spent, window, reservation.account, lambda: self._title(reservation.name))
 
     def release(self, reservation: Reservation, *, wait: bool = False) -> None:
         """Release what a call reserved that used nothing; with ``wait`` before this returns."""

@@ -9,7 +9,8 @@ from typing import get_args
 from pydantic import ValidationError
 
 from token_handlers.payloads import ReportedUsage, is_empty, is_whole, read_payload
-from token_handlers.pricing.calculator import Price, price_call, was_cached
+from token_handlers.pricing.calculator import price_call, was_cached
+from token_handlers.pricing.price import Price
 from token_handlers.usage import Operation, Usage, UsageRecord
 
 Fields = Mapping[str, object]

@@ -21,7 +21,8 @@ from token_handlers.cli.options import (
 )
 from token_handlers.counter.tables import money
 from token_handlers.errors import TokenHandlersError
-from token_handlers.pricing.calculator import Price, price_call
+from token_handlers.pricing.calculator import price_call
+from token_handlers.pricing.price import Price
 from token_handlers.pricing.providers import provider_id
 from token_handlers.pricing.sellers import Sold, find_seller
 

@@ -20,7 +20,8 @@ from token_handlers.cli.options import (
 )
 from token_handlers.counter.tables import money
 from token_handlers.errors import TokenHandlersError
-from token_handlers.pricing.calculator import Price, set_price
+from token_handlers.pricing.calculator import set_price
+from token_handlers.pricing.price import Price
 from token_handlers.pricing.recorded import price_again
 from token_handlers.usage import UsageRecord
 

@@ -1,4 +1,4 @@
-"""Checking an LLM run against its budgets where it starts, and what a refusal leaves behind in LangChain."""
+"""What a budget's refusal of an LLM run leaves behind in LangChain."""
 
 import inspect
 
@@ -27,22 +27,17 @@ class _Refusal(BudgetExceeded):
         raise error.with_traceback(None) from None
 
 
-def reserve(run: Run) -> None:
-    """Reserve what a run may use in its budgets; one that is refused takes along what was to be sent with it.
+def refused(run: Run, error: BudgetExceeded) -> BudgetExceeded:
+    """Discard a run that a budget refuses, and what was to be sent with it, and return what is to be raised.
 
     LangChain fires no end of them: it raises before it sends the first.
     """
-    try:
-        if run.batch is not None and run.batch.refusal is not None:
-            raise run.batch.refusal
-        recorder.reserve(run)
-    except BudgetExceeded as error:
-        if run.batch is not None:
-            run.batch.refusal = error
-        for other in run.batch.runs if run.batch is not None else (run,):
-            recorder.discard(other)
-        _close_starts()
-        raise _Refusal(error) from None
+    if run.batch is not None:
+        run.batch.refusal = error
+    for other in run.batch.runs if run.batch is not None else (run,):
+        recorder.discard(other)
+    _close_starts()
+    return _Refusal(error)
 
 
 def _close_starts() -> None:

@@ -13,8 +13,8 @@ from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.langchain.cache import has_answer
 from token_handlers.langchain.labels import INTERNAL_KEYS, with_metadata, with_run_name
 from token_handlers.langchain.text import message_pairs
-from token_handlers.tokenizer.estimates import Estimate, bound_tokens, estimate_prompt, estimate_tokens, prepare
-from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, CallContext, open_calls, watch_task
+from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
+from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, CallContext, bound_tokens, open_calls, watch_task
 from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import evict_oldest, task_ended
 

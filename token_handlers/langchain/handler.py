@@ -7,9 +7,9 @@ from langchain_core.callbacks.base import BaseCallbackHandler
 
 from token_handlers.counter.attributes import UsageAttributes
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.errors import NoLangChainHandler, absorb, shielded
+from token_handlers.errors import BudgetExceeded, NoLangChainHandler, absorb, shielded
 from token_handlers.langchain import activities, calls, nested
-from token_handlers.langchain.budgets import reserve
+from token_handlers.langchain.budgets import refused
 from token_handlers.langchain.calls import open_runs
 from token_handlers.langchain.decisions import DecisionRun, is_decision
 from token_handlers.langchain.owners import last_run
@@ -79,7 +79,7 @@ class RunRecorder(BaseCallbackHandler):
                     watch_frameworks()
                 run.count_for(counter)
             if run.budgets and run.reservations is None:
-                reserve(run)
+                _reserve(run)
         except Exception as error:  # noqa: BLE001 - as `shielded`, whose wrapper costs more than some of these events
             absorb(error, "on_llm_start")
 
@@ -237,6 +237,16 @@ class RunRecorder(BaseCallbackHandler):
     def ignore_custom_event(self) -> bool:
         """Custom events carry no usage."""
         return True
+
+
+def _reserve(run: calls.Run) -> None:
+    """Reserve what a run may use in its budgets; one that is refused takes along what was to be sent with it."""
+    try:
+        if run.batch is not None and run.batch.refusal is not None:
+            raise run.batch.refusal
+        recorder.reserve(run)
+    except BudgetExceeded as error:
+        raise refused(run, error) from None
 
 
 def _abandon(run: calls.Run | None, run_id: UUID | None) -> None:

@@ -19,8 +19,8 @@ from token_handlers.llama_index.text import (
     split_tokens,
     states_usage,
 )
-from token_handlers.tokenizer.estimates import Estimate, bound_tokens, estimate_prompt, estimate_tokens, prepare
-from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, open_calls
+from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
+from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, bound_tokens, open_calls
 from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import evict_oldest
 

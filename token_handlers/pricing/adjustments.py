@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from genai_prices.types import ModelInfo, StartDateConstraint
 
-from token_handlers.pricing.plans import Rate, RateSheet, amount_of, scaled, token_keys
+from token_handlers.pricing.rates import Rate, RateSheet, amount_of, scaled, token_keys
 from token_handlers.pricing.served import Served, version
 
 _HALF = Decimal("0.5")

@@ -3,9 +3,7 @@
 import logging
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import partial
@@ -22,56 +20,18 @@ from token_handlers.pricing.overrides import (
     own_multiplier,
     own_price,
 )
+from token_handlers.pricing.price import JUNK, Context, PlanKey, Price, forget_warnings, warn_unpriced
 from token_handlers.pricing.providers import provider_id
 from token_handlers.pricing.served import Served, host_of, location_of, tier_name
 from token_handlers.settings import Settings
-from token_handlers.usage import EXACT, CostPart
 
 if TYPE_CHECKING:
-    from genai_prices.data_snapshot import DataSnapshot
-
     from token_handlers.pricing.catalog import Entry
-    from token_handlers.pricing.plans import Plan
+    from token_handlers.pricing.plans import Plan, PriceBook
 
 logger = logging.getLogger("token_handlers")
 
-_Context = tuple[tuple[str, str], ...]
-PlanKey = tuple[str | None, str | None, str | None, str | None, str | None, _Context]
-"""What a plan is found by: model, provider, base URL, service tier, requested model, and the context, sorted."""
-
-# counts that contradict each other or are no numbers, a time out of range, a context that is no mapping
-_JUNK = ValueError, OverflowError, OSError, TypeError, AttributeError
 _PLANS_KEPT = 1024
-_WARNINGS_KEPT = 1024
-
-
-class Price(NamedTuple):
-    """USD, whose price it is, and why the cost is an estimate, if it is.
-
-    ``source`` is "user" for `set_price`, "genai-prices", or "token_handlers" where the rates are our own. ``priced``
-    has what was priced by which plan: (plan, counts, the model where that is another one). ``cache_saved`` is what
-    tokens that were read from the provider's prompt cache did not cost, less what those written to it cost more; None
-    where there are none.
-    """
-
-    cost: Decimal
-    source: str
-    doubts: tuple[str, ...] = ()
-    priced: "tuple[tuple[Plan, Mapping[str, int], str | None], ...]" = ()
-    cache_saved: Decimal | None = None
-
-    def __eq__(self, other: object) -> bool:
-        """Whether it is the same price, whatever was priced."""
-        return isinstance(other, Price) and self[:3] == other[:3]
-
-    def __hash__(self) -> int:
-        """Of what makes it equal."""
-        return hash(self[:3])
-
-    @property
-    def parts(self) -> tuple[CostPart, ...]:
-        """What each unit cost and by which rate; together that is the cost, but for one that a provider stated."""
-        return tuple(part for plan, counts, model in self.priced for part in plan.parts(counts, model))
 
 
 class _Call(NamedTuple):
@@ -80,18 +40,7 @@ class _Call(NamedTuple):
     base_url: str | None
     service_tier: str | None
     requested: str | None
-    context: _Context = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PriceBook:
-    """The user's prices, a snapshot of genai-prices, and the plans made of both; a change of either is a new book."""
-
-    own: Mapping[OwnKey, PriceOverride]
-    multipliers: tuple[Multiplier, ...]
-    snapshot: "DataSnapshot"
-    get_snapshot: Callable[[], "DataSnapshot"]
-    plans: dict[PlanKey, "Plan"] = field(default_factory=dict)
+    context: Context = ()
 
 
 class _PriceState:
@@ -102,11 +51,11 @@ class _PriceState:
         self.own: Mapping[OwnKey, PriceOverride] = {}
         self.multipliers: tuple[Multiplier, ...] = ()
         self.book: PriceBook | None = None
-        self.warned: set[tuple[str | None, ...]] = set()
         self.asked = False  # whether the settings were asked for updates
 
 
-_state = _PriceState()
+price_state = _PriceState()
+"""The one that there is; its ``book`` has the plans that hold now, None where nothing was priced so far."""
 
 
 def price_call(
@@ -151,48 +100,17 @@ def price_call(
             )
             return _price_apart(counts, beside, model, requested, one)
         served = tuple(sorted(context.items())) if context else ()
-    except _JUNK as error:
+    except JUNK as error:
         if warns:
-            _warn_unpriced(model, provider, str(error))
+            warn_unpriced(model, provider, str(error))
         return None
-    return price_by((model, provider, base_url, service_tier, requested, served), counts, at, warns)
-
-
-def price_by(
-    key: PlanKey,
-    counts: Mapping[str, int],
-    at: float | None,
-    warns: bool = True,  # noqa: FBT001, FBT002 (a keyword would cost each call a microsecond)
-) -> Price | None:
-    """As `price_call`, by what it finds the plan by, in one tuple: for the calls that are recorded."""
-    try:
-        plan = _plan_at(key, at)
-        found = None if plan is None else plan.price(counts)
-    except _JUNK as error:
-        if warns:
-            _warn_unpriced(key[0], key[1], str(error))
-        return None
-    if plan is None or found is None:
-        if warns and plan is not None:
-            _warn_of_no_price(plan, counts, key[0], key[4], key[1])
-        return None
-    cost, doubts = found
-    if doubts and warns:
-        _warn_of_doubts(key[0] or key[4], key[1], doubts)
-    saved = None
-    if counts.get("cache_read_tokens") or counts.get("cache_write_tokens"):
-        saved = _cache_saved(plan, counts, cost)
-    return Price(cost, plan.source, doubts, ((plan, counts, None),), saved)
+    book = price_state.book or current_book()
+    return book.price((model, provider, base_url, service_tier, requested, served), counts, at, warns)
 
 
 def was_cached(counts: Mapping[str, int]) -> bool:
     """Return whether tokens were read from the provider's prompt cache or written to it."""
     return bool(counts.get("cache_read_tokens") or counts.get("cache_write_tokens"))
-
-
-def _cache_saved(plan: "Plan", counts: Mapping[str, int], cost: Decimal) -> Decimal | None:
-    uncached = plan.price({name: number for name, number in counts.items() if not name.startswith("cache_")})
-    return None if uncached is None else EXACT.subtract(uncached[0], cost)
 
 
 def _price_apart(
@@ -239,19 +157,8 @@ def find_plan(
 ) -> "Plan | None":
     """Return the plan by which `price_call` prices, None where there can be none; raises for a time out of range."""
     served = tuple(sorted(context.items())) if context else ()
-    return _plan_at((model, provider, base_url, service_tier, requested, served), at)
-
-
-def _plan_at(key: PlanKey, at: float | None) -> "Plan | None":
-    book = _state.book or _current_book()
-    try:
-        now = time.time() if at is None else at + 0.0
-        plan = book.plans.get(key)
-        if plan is not None and plan.start <= now < plan.end and book.snapshot is book.get_snapshot():
-            return plan
-    except TypeError:  # a name that cannot be looked up, a time that is no number
-        return None
-    return _plan(key, now)
+    book = price_state.book or current_book()
+    return book.plan((model, provider, base_url, service_tier, requested, served), at)
 
 
 def load_prices() -> None:
@@ -259,19 +166,19 @@ def load_prices() -> None:
 
     Where AGENTSIGHT_TOKEN_PRICES asks for newer tables, these are looked for from now on.
     """
-    if not _state.asked:
-        _state.asked = True
+    if not price_state.asked:
+        price_state.asked = True
         try:
             _update_if_asked(Settings().price_updates)
         except ValueError as error:
             logger.warning("no price table is fetched: %s (%s)", error, WHY)
-    if _state.book is None:
-        _current_book()
+    if price_state.book is None:
+        current_book()
 
 
 def update_prices() -> None:
     """Look for newer price tables from now on, from where AGENTSIGHT_TOKEN_PRICES says or genai-prices has them."""
-    _state.asked = True
+    price_state.asked = True
     _update_if_asked(Settings().price_updates or "")
 
 
@@ -284,7 +191,7 @@ def _update_if_asked(url: str | None) -> None:
 
 def stop_updates() -> None:
     """Look for newer price tables no more, until somebody asks again."""
-    _state.asked = False
+    price_state.asked = False
     updates = sys.modules.get("token_handlers.pricing.updates")
     if updates is not None:
         updates.stop_updates()
@@ -332,9 +239,9 @@ def set_price(
     own = own_price(model, names, prices)
     if alias_of is not None:
         _check_alias(alias_of, alias_provider)
-    with _state.lock:
-        _state.own = {**_state.own, own_key(model, provider, service_tier): own}
-        _state.book = None
+    with price_state.lock:
+        price_state.own = {**price_state.own, own_key(model, provider, service_tier): own}
+        price_state.book = None
 
 
 def set_multiplier(
@@ -362,27 +269,27 @@ def set_multiplier(
     """
     names = {"provider": provider, "host": host, "region": region, "model": model}
     own = own_multiplier(factor, names, since, fees=fees)
-    with _state.lock:
-        _state.multipliers = (*(each for each in _state.multipliers if each.key != own.key), own)
-        _state.book = None
+    with price_state.lock:
+        price_state.multipliers = (*(each for each in price_state.multipliers if each.key != own.key), own)
+        price_state.book = None
 
 
 def reset_prices() -> None:
     """Forget every price and multiplier that was set, and which models were warned of."""
-    with _state.lock:
-        _state.own = {}
-        _state.multipliers = ()
-        _state.book = None
-        _state.warned.clear()
+    with price_state.lock:
+        price_state.own = {}
+        price_state.multipliers = ()
+        price_state.book = None
+        forget_warnings()
 
 
 def _check_alias(alias_of: str, alias_provider: str | None) -> None:
     """Refuse an alias of a model that has no price."""
     from token_handlers.pricing.catalog import is_known, similar_names
 
-    if any(model == alias_of.lower() for model, _, _ in _state.own):
+    if any(model == alias_of.lower() for model, _, _ in price_state.own):
         return
-    book = _current_book()
+    book = current_book()
     if is_known(book.snapshot, alias_of, alias_provider):
         return
     similar = similar_names(book.snapshot, alias_of, alias_provider)
@@ -391,20 +298,22 @@ def _check_alias(alias_of: str, alias_provider: str | None) -> None:
     raise ValueError(f"alias_of={alias_of!r}{seller} is no model with a price: {remedy}")
 
 
-def _current_book() -> PriceBook:
+def current_book() -> "PriceBook":
+    """Return the book of the prices that hold now, made where there is none; prices load at first need."""
     from genai_prices.data_snapshot import get_snapshot
 
     import token_handlers.pricing.catalog  # noqa: F401
+    from token_handlers.pricing.plans import PriceBook
 
     snapshot = get_snapshot()
-    with _state.lock:
-        if _state.book is None or _state.book.snapshot is not snapshot:
-            _state.book = PriceBook(_state.own, _state.multipliers, snapshot, get_snapshot)
-        return _state.book
+    with price_state.lock:
+        if price_state.book is None or price_state.book.snapshot is not snapshot:
+            price_state.book = PriceBook(price_state.own, price_state.multipliers, snapshot, get_snapshot, _plan)
+        return price_state.book
 
 
 def _plan(key: PlanKey, now: float) -> "Plan":
-    book = _current_book()
+    book = current_book()
     model, provider, base_url, service_tier, requested = (None if name is None else str(name) for name in key[:5])
     call = _Call(model, provider, base_url, service_tier, requested, key[5])
     plan = _find_plan(book, call, now)
@@ -414,7 +323,7 @@ def _plan(key: PlanKey, now: float) -> "Plan":
     return plan
 
 
-def _find_plan(book: PriceBook, call: _Call, now: float) -> "Plan":
+def _find_plan(book: "PriceBook", call: _Call, now: float) -> "Plan":
     from token_handlers.pricing.catalog import is_alias, is_bedrocks_name
     from token_handlers.pricing.plans import UNPRICED
 
@@ -438,7 +347,7 @@ def _find_plan(book: PriceBook, call: _Call, now: float) -> "Plan":
     return unpriced
 
 
-def _own_plan(book: PriceBook, call: _Call, now: float, seen: frozenset[OwnKey] = frozenset()) -> "Plan | None":
+def _own_plan(book: "PriceBook", call: _Call, now: float, seen: frozenset[OwnKey] = frozenset()) -> "Plan | None":
     from token_handlers.pricing.plans import own_plan
 
     keys = (key for key in _own_keys(book, call) if key in book.own and key not in seen)
@@ -459,7 +368,7 @@ def _own_plan(book: PriceBook, call: _Call, now: float, seen: frozenset[OwnKey] 
     return plan
 
 
-def _own_fees(book: PriceBook, call: _Call, names: Sequence[str | None]) -> dict[str, tuple[Decimal, str]]:
+def _own_fees(book: "PriceBook", call: _Call, names: Sequence[str | None]) -> dict[str, tuple[Decimal, str]]:
     """Return the fees that the user added to the table's, by price key, and their doubts, for any of a call's names."""
     fees: dict[str, tuple[Decimal, str]] = {}
     for name in names:
@@ -471,7 +380,7 @@ def _own_fees(book: PriceBook, call: _Call, names: Sequence[str | None]) -> dict
     return fees
 
 
-def _own_keys(book: PriceBook, call: _Call) -> Iterator[OwnKey]:
+def _own_keys(book: "PriceBook", call: _Call) -> Iterator[OwnKey]:
     """Yield the keys of the prices that a user may have set for a call, the most particular first."""
     from token_handlers.pricing.catalog import provider_of_url, spellings
 
@@ -484,7 +393,7 @@ def _own_keys(book: PriceBook, call: _Call) -> Iterator[OwnKey]:
                 yield name, provider, tier
 
 
-def _table_plan(book: PriceBook, call: _Call, now: float, fees: Mapping[str, tuple[Decimal, str]]) -> "Plan | None":
+def _table_plan(book: "PriceBook", call: _Call, now: float, fees: Mapping[str, tuple[Decimal, str]]) -> "Plan | None":
     from token_handlers.pricing.catalog import find_entry, price_entry
     from token_handlers.pricing.plans import Plan
 
@@ -528,52 +437,3 @@ def _is_about(multiplier: Multiplier, served: Served) -> bool:
         and multiplier.model in (None, served.name, served.model)
         and (multiplier.since is None or served.at.timestamp() >= multiplier.since)
     )
-
-
-def _warn_of_no_price(
-    plan: "Plan", counts: Mapping[str, int], model: str | None, requested: str | None, provider: str | None
-) -> None:
-    if not plan.priced:
-        _warn_no_price(model, requested, provider)
-    elif counts:
-        _warn_unpriced(model, provider, "no rate is known for what it used")
-
-
-def _warn_unpriced(model: str | None, provider: str | None, why: str) -> None:
-    _warn_once(("counts", provider, model), "a call of %r (provider %r) is unpriced: %s", model, provider, why)
-
-
-def _warn_of_doubts(model: str | None, provider: str | None, doubts: Sequence[str]) -> None:
-    for doubt in doubts:
-        _warn_once(
-            ("doubt", provider, model, doubt), "the cost of %r (provider %r) is an estimate: %s", model, provider, doubt
-        )
-
-
-def _warn_no_price(model: str | None, requested: str | None, provider: str | None) -> None:
-    names = list(dict.fromkeys(name for name in (model, requested) if name))
-    if not names:
-        _warn_once(("name", provider), "calls through %r state no model, and count as unpriced", provider)
-        return
-    _warn_once(
-        ("price", provider, names[0]),
-        "no price for %s (provider %r), its calls count as unpriced: set one with "
-        "token_handlers.set_price(%r, input_mtok=..., output_mtok=...), 0 where it costs nothing, "
-        "or with alias_of=... where it is another name, a deployment or a fine-tune of a model with a price",
-        " or ".join(map(repr, names)),
-        provider,
-        names[-1],
-    )
-
-
-def _warn_once(key: tuple[str | None, ...], message: str, *args: object) -> None:
-    if key in _state.warned:
-        return
-    with _state.lock:
-        if key in _state.warned or len(_state.warned) >= _WARNINGS_KEPT:
-            return
-        _state.warned.add(key)
-        last = len(_state.warned) == _WARNINGS_KEPT
-    logger.warning("%s (%s)", message % args, WHY)
-    if last:
-        logger.warning("this was warning %d about prices: further models are not named", _WARNINGS_KEPT)

@@ -24,8 +24,8 @@ from genai_prices.types import (
 
 from token_handlers.pricing import adjustments, corrections, fees
 from token_handlers.pricing.kinds import price_kinds
-from token_handlers.pricing.plans import RateSheet, is_countable
 from token_handlers.pricing.providers import COMPATIBLE, NOT_IN_CATALOG, flat, provider_id
+from token_handlers.pricing.rates import RateSheet, is_countable
 from token_handlers.pricing.served import Served, host_of
 
 _OWN_HOSTS = {  # as well as genai-prices' patterns: regional, private and newer hosts

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice, TieredPrices
 
-from token_handlers.pricing.plans import RateSheet
+from token_handlers.pricing.rates import RateSheet
 from token_handlers.pricing.served import Served
 
 OUR_SOURCE = "token_handlers"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from genai_prices.types import TieredPrices
 
-from token_handlers.pricing.plans import Rate, RateSheet, amount_of
+from token_handlers.pricing.rates import Rate, RateSheet, amount_of
 from token_handlers.pricing.served import Served
 
 

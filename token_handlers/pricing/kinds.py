@@ -3,7 +3,7 @@
 import re
 from decimal import Decimal
 
-from token_handlers.pricing.plans import RateSheet, scaled
+from token_handlers.pricing.rates import RateSheet, scaled
 from token_handlers.pricing.served import Served
 
 _MADE_FOR_IT = re.compile(r"tts|gpt-image|transcribe|chatgpt-image")

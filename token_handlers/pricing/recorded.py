@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from functools import partial
 
-from token_handlers.pricing.calculator import Price, price_call
+from token_handlers.pricing.calculator import price_call
+from token_handlers.pricing.price import Price
 from token_handlers.pricing.providers import provider_id
 from token_handlers.pricing.sellers import Sold, seller_of
 from token_handlers.usage import UsageRecord

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from token_handlers.counter.tables import money, usd_column
 from token_handlers.counter.totals import OTHER, RunningTotal, increment_of, label_pairs
-from token_handlers.pricing.calculator import Price
 from token_handlers.pricing.catalog import base_name
+from token_handlers.pricing.price import Price
 from token_handlers.pricing.providers import provider_id
 from token_handlers.pricing.recorded import price_as
 from token_handlers.pricing.sellers import Sold, UnknownModel, find_seller, seller_of, sellers_of

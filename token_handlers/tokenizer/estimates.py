@@ -62,7 +62,7 @@ _TOOLS_IN_SYSTEM = 5
 _LONGEST = 16_000
 _SAMPLES = 8
 
-_counter: Callable[[str], int] | None = None
+own_counter: Callable[[str], int] | None = None
 _warned = False
 _families: dict[str | None, _Family] = {None: _OPENAI}
 
@@ -73,21 +73,8 @@ def set_tokenizer(count: Callable[[str], int] | None) -> None:
     Where it raises or returns something else than an int of 0 or more, the other methods step in, with one warning.
     It is called inside callbacks, on the event loop: it must not block.
     """
-    global _counter, _warned
-    _counter, _warned = count, False
-
-
-def bound_tokens(texts: Sequence[str]) -> int | None:
-    """Return more tokens than messages of these texts have: their bytes, and 16 each for its role and markup.
-
-    None where a counter was given to set_tokenizer, which may return any number.
-    """
-    if _counter is not None:
-        return None
-    bound = 16 * len(texts)
-    for text in texts:
-        bound += len(text) if text.isascii() else 4 * len(text)
-    return bound
+    global own_counter, _warned
+    own_counter, _warned = count, False
 
 
 def prepare(model: str | None = None) -> None:
@@ -134,7 +121,7 @@ def estimate_prompt(
 
 
 def _estimate(texts: Sequence[str], model: str | None) -> Estimate:
-    if _counter is not None and (counted := _ask(_counter, texts)) is not None:
+    if own_counter is not None and (counted := _ask(own_counter, texts)) is not None:
         return Estimate(counted, "custom")
     family = _family(model)
     encoding = loaded(family.vocabulary + "_base")

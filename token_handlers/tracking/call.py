@@ -12,6 +12,7 @@ from token_handlers.errors import absorb
 from token_handlers.http import ProviderAnswer
 from token_handlers.payloads import NO_CONTEXT
 from token_handlers.pricing.sellers import NO_STAND_INS, Sold
+from token_handlers.tokenizer import estimates
 from token_handlers.tracking.scopes import NO_LABELS, Budgets, Labels, Scope, active, active_scopes, unusual
 from token_handlers.tracking.state import state
 from token_handlers.tracking.surroundings import activity, in_run, labels_here, labels_in_run
@@ -209,6 +210,19 @@ class Call:
         theirs = [tuple(map(one.get, sides)) for one in self.child_usages]
         total = tuple(sum(one.get(side, 0) for one in self.child_usages) for side in sides)
         return tuple(map(counts.get, sides)) not in (*theirs, total)
+
+
+def bound_tokens(texts: Sequence[str]) -> int | None:
+    """Return more tokens than messages of these texts have: their bytes, and 16 each for its role and markup.
+
+    None where a counter was given to set_tokenizer, which may return any number.
+    """
+    if estimates.own_counter is not None:
+        return None
+    bound = 16 * len(texts)
+    for text in texts:
+        bound += len(text) if text.isascii() else 4 * len(text)
+    return bound
 
 
 parent_finders: list[Callable[[Call], None]] = []

@@ -14,7 +14,8 @@ from token_handlers.errors import WHY, BudgetExceeded, absorb, shielded
 from token_handlers.http import ProviderAnswer
 from token_handlers.lifecycle import Warnings, after_fork, at_exit
 from token_handlers.payloads import ReportedUsage
-from token_handlers.pricing.calculator import Price, price_by, price_call, was_cached
+from token_handlers.pricing.calculator import current_book, price_call, price_state, was_cached
+from token_handlers.pricing.price import Price
 from token_handlers.tracking import reservations
 from token_handlers.tracking.answers import billed_by_answers
 from token_handlers.tracking.call import Call, close, oldest_beyond_limit, open_calls, unwatch_task
@@ -22,7 +23,7 @@ from token_handlers.tracking.result import DISCARD, CallResult, Discard, Incompl
 from token_handlers.tracking.scopes import Budgets, Labels, Sinks
 from token_handlers.tracking.state import renew_locks as renew_state
 from token_handlers.tracking.state import state
-from token_handlers.usage import CostPart, Operation, Usage, UsageRecord, new_event_id
+from token_handlers.usage import CostPart, Operation, Usage, UsageRecord
 
 _MOST_SHOWN = 1_000
 """How many open calls a counter shows at once as estimates."""
@@ -216,7 +217,8 @@ def _price(call: Call, result: CallResult) -> Price | None:
     url = call.answers[-1].request.url if call.answers else call.base_url
     model = usage.model or call.model
     if usage.cost is None and not (usage.context or usage.beside or call.served or call.stand_ins):  # as nearly always
-        return price_by((model, call.provider, url, usage.service_tier, call.model, ()), counts, call.started_at)
+        book = price_state.book or current_book()
+        return book.price((model, call.provider, url, usage.service_tier, call.model, ()), counts, call.started_at)
     stand_in = call.stand_ins.get(model or "")
     if stand_in is not None:
         return price_call(counts, *stand_in, at=call.started_at)
@@ -256,7 +258,10 @@ def _increment(call: Call, result: CallResult, price: Price | None) -> Increment
 
 
 class EndedCall(NamedTuple):
-    """What a record is made of, without a prompt or an answer: sinks may make it later, in a thread of their own."""
+    """What a record is made of, without a prompt or an answer: sinks may make it later, in a thread of their own.
+
+    ``made`` has the record once somebody made it: all sinks get the same.
+    """
 
     operation: Operation
     provider: str | None
@@ -268,9 +273,9 @@ class EndedCall(NamedTuple):
     price: Price | None
     answer: ProviderAnswer | None
     served: Mapping[str, str]
-    event_id: str
     started_at: float
     ended_at: float
+    made: list[UsageRecord]
 
     @classmethod
     def of(cls, call: Call, result: CallResult, price: Price | None) -> "EndedCall":
@@ -278,10 +283,15 @@ class EndedCall(NamedTuple):
         facts = call.operation, call.provider, call.base_url, call.model, call.node, call.labels
         answer = call.answers[-1] if call.answers else None
         served = {**call.served, **result.usage.context}
-        return cls(*facts, result, price, answer, served, new_event_id(), call.started_at, time.time())
+        return cls(*facts, result, price, answer, served, call.started_at, time.time(), [])
 
     def record(self) -> UsageRecord:
-        """Return the record."""
+        """Return the record, the same one each time."""
+        if not self.made:
+            self.made.append(self._record())
+        return self.made[0]  # of threads that come here at once, whose is first
+
+    def _record(self) -> UsageRecord:
         result, usage, labels, answer = self.result, self.result.usage, self.labels, self.answer
         cached = result.outcome == "cached"
         cost, cost_source = (None, None) if self.price is None else (self.price.cost, self.price.source)
@@ -315,7 +325,6 @@ class EndedCall(NamedTuple):
             organization=None if answer is None else answer.organization,
             project=None if answer is None else answer.project,
             chunk_seconds=() if answer is None else answer.chunk_seconds,
-            event_id=self.event_id,
             started_at=datetime.fromtimestamp(self.started_at, UTC),
             ended_at=datetime.fromtimestamp(self.ended_at, UTC),
         )

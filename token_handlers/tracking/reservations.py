@@ -9,7 +9,8 @@ from token_handlers.budget.budget import Budget
 from token_handlers.budget.limits import Amounts, Reservation, ReservationRequest
 from token_handlers.budget.tool_fees import AllowedFees
 from token_handlers.errors import BudgetExceeded, absorb, shielded
-from token_handlers.pricing.calculator import Price, price_by, price_call
+from token_handlers.pricing.calculator import current_book, price_call, price_state
+from token_handlers.pricing.price import Price
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.result import CallResult
 
@@ -64,7 +65,8 @@ def requested(call: Call) -> ReservationRequest:
     cost: Decimal | None = _NOTHING
     if prices:
         counts = {"input_tokens": bound, "output_tokens": output}
-        price = price_by((*call.priced_as(), None, None, ()), counts, call.started_at)
+        book = price_state.book or current_book()
+        price = book.price((*call.priced_as(), None, None, ()), counts, call.started_at)
         cost = None if price is None else price.cost
     estimate = functools.partial(_estimated, call, prices=prices)
     return ReservationRequest(bound + output, cost, call.model, *call.labels, estimate=estimate)

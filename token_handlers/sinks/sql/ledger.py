@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from token_handlers.counter.listeners import MakeRecord, made
 from token_handlers.errors import TokenHandlersError
 from token_handlers.lifecycle import BackgroundWriter, Warnings, after_fork, at_exit, not_at_exit
-from token_handlers.pricing.calculator import Price
+from token_handlers.pricing.price import Price
 from token_handlers.sinks.backlog import BacklogReader
 from token_handlers.sinks.escapes import unescaped
 from token_handlers.sinks.sql.groups import Groups, groups_by

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from pydantic import ValidationError
 
 from token_handlers.counter.totals import known_saving
-from token_handlers.pricing.calculator import Price
+from token_handlers.pricing.price import Price
 from token_handlers.sinks.escapes import escaped, unescaped
 from token_handlers.sinks.sql.schema import COUNTS, SUMS, TEXTS
 from token_handlers.usage import EXACT, CostPart, Usage, UsageRecord, UsageTotals
