@@ -92,6 +92,15 @@ def test_converse_stream(watcher, answers, bedrock):
     assert watcher.answers[0].streamed
 
 
+def test_converse_stream_that_its_reader_takes_apart(watcher, answers, bedrock):
+    """What is counted is what came, though langchain-aws takes the usage out of the event before the stream's end."""
+    answers.answer(conversed())
+    for event in bedrock.converse_stream(modelId=MODEL, messages=PROMPT)["stream"]:
+        event.get("metadata", {}).pop("usage", None)
+
+    assert RIGHT == watcher.counts
+
+
 @pytest.mark.parametrize("way", ["read", "chunks", "lines", "readlines", "pieces"])
 def test_invoke(watcher, answers, bedrock, way):
     """A body is read in several ways."""

@@ -9,6 +9,7 @@ import re
 import struct
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any, Protocol
 
 from token_handlers.payloads import ReportedUsage, is_empty, read_payload
@@ -70,9 +71,9 @@ class ResponseUsage:
             self._events.add(event)
 
     def feed_event(self, event: Event) -> None:
-        """Take the next event of a stream that its client parses itself."""
+        """Take the next event of a stream that its client parses itself, and may take apart before the end."""
         self.is_empty = False
-        self._events.add(event)
+        self._events.add(deepcopy(event) if "metadata" in event else event)
 
     def feed_line(self, data: bytes) -> None:
         """Take the next event of a stream as JSON, out of a frame that its client parses."""
