@@ -348,6 +348,25 @@ def test_a_multiplier_leaves_fees_unless_told():
     assert Decimal("0.00225") + Decimal("0.005") == price_call(searched, "claude-sonnet-4-5", "anthropic").cost
 
 
+def test_a_multiplier_leaves_own_fees():
+    """What set_price says of a fee is multiplied by none, whatever is told."""
+    set_price("claude-sonnet-4-5", web_searches_kcount=20)
+    set_multiplier("0.5", provider="anthropic", fees=True)
+    searched = {**CALL, "web_searches": 1}
+    assert Decimal("0.00225") + Decimal("0.020") == price_call(searched, "claude-sonnet-4-5", "anthropic").cost
+
+
+@pytest.mark.parametrize(
+    ("answered", "asked"), [("gpt-4o-2024-08-06", "Our-EU-Zone"), ("our-eu-zone", None), ("our-eu-zone", "our-eu-zone")]
+)
+def test_a_multiplier_knows_a_deployment(answered, asked):
+    """The name of an Azure deployment is what was asked for, whatever name answered: a data zone's surcharge."""
+    set_price("our-eu-zone", "azure", alias_of="gpt-4o")
+    set_multiplier("1.1", provider="azure", model="our-eu-zone")
+    assert Decimal("0.00385") == price_call(CALL, answered, "azure", requested=asked).cost
+    assert Decimal("0.0035") == price_call(CALL, "gpt-4o", "azure").cost
+
+
 def test_a_multiplier_holds_since_its_day():
     """Calls before that day, or moment, keep the rate, in either order of asking."""
     set_multiplier("0.5", provider="openai", since=date(2026, 11, 10))

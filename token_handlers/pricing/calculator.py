@@ -358,7 +358,7 @@ def _own_plan(book: "PriceBook", call: _Call, now: float, seen: frozenset[OwnKey
     if own.alias_of is None:
         return own_plan(*own.of_call(dict(call.context)))
     fees = _own_fees(book, call, (call.model, own.alias_of))
-    alias = call._replace(model=own.alias_of)
+    alias = call._replace(model=own.alias_of, requested=call.requested or call.model)
     if own.alias_provider:
         alias = alias._replace(provider=own.alias_provider, base_url=None)
     plan = _own_plan(book, alias, now, seen | {key})
@@ -407,7 +407,7 @@ def _table_plan(book: "PriceBook", call: _Call, now: float, fees: Mapping[str, t
     for key, (usd, doubt) in fees.items() if sheet.rates else ():
         sheet.set(key, usd, "set_price", doubt)
     for each in factors:
-        keys = [key for key in sheet.rates if each.fees or key.endswith("_mtok")]
+        keys = [key for key in sheet.rates if key.endswith("_mtok") or (each.fees and key not in fees)]
         sheet.multiply(each.factor, each.says, keys)
     moments = [each.since for each in book.multipliers if each.since is not None]
     start = max([start, *(moment for moment in moments if moment <= now)])
@@ -426,6 +426,7 @@ def _served(entry: "Entry", call: _Call, now: float) -> Served:
         location=location_of(call.base_url),
         service_tier=call.service_tier,
         context=dict(call.context),
+        requested=(call.requested or "").lower(),
     )
 
 
@@ -434,6 +435,6 @@ def _is_about(multiplier: Multiplier, served: Served) -> bool:
         multiplier.provider in (None, served.seller, provider_id(served.provider or ""))
         and multiplier.host in (None, served.host)
         and multiplier.region in (None, served.place)
-        and multiplier.model in (None, served.name, served.model)
+        and multiplier.model in (None, served.name, served.model, served.requested)
         and (multiplier.since is None or served.at.timestamp() >= multiplier.since)
     )

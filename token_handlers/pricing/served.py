@@ -24,7 +24,8 @@ class Served(NamedTuple):
     """One call, as far as its rates depend on it.
 
     ``seller`` is genai-prices' id of the provider that bills, ``maker`` of the one whose row it is, ``name`` the
-    model's name in the call, ``model`` the row's id, ``location`` what a URL of Vertex AI's names.
+    model's name in the call, ``model`` the row's id, ``location`` what a URL of Vertex AI's names, ``requested`` the
+    name that was asked for, in lower case, such as a deployment's.
     """
 
     seller: str
@@ -37,6 +38,7 @@ class Served(NamedTuple):
     location: str = ""
     service_tier: str | None = None
     context: Mapping[str, str] = {}
+    requested: str = ""
 
     @property
     def tier(self) -> str:
