@@ -112,9 +112,16 @@ def test_a_speed_without_a_rate_is_an_estimate(model, speed):
 
 
 def test_a_batch_is_never_fast():
-    """Anthropic's batches have no fast mode: what was asked for does not count."""
+    """Anthropic's batches have no fast mode: an answer that says both is an estimate."""
     batch = price(MILLION, "claude-opus-4-8", "anthropic", service_tier="batch", context={"speed": "fast"})
-    assert (Decimal("2.5"), ()) == (batch.cost, batch.doubts)
+    assert (Decimal("2.5"), 1) == (batch.cost, len(batch.doubts))
+
+
+@pytest.mark.parametrize(("requested", "doubts"), [("claude-opus-5-5-fast", 1), ("claude-opus-5-5", 0)])
+def test_a_deployment_that_is_called_fast_may_be(requested, doubts):
+    """Azure sells fast mode as deployments of their own, whose answers do not say so."""
+    found = price(MILLION, "claude-opus-5-5", "azure", requested=requested)
+    assert (price(MILLION, "claude-opus-5-5", "anthropic").cost, doubts) == (found.cost, len(found.doubts))
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,13 @@ def test_a_prompt_of_another_kind(model, provider, part, doubts):
     assert doubts == len(found.doubts)
 
 
+@pytest.mark.parametrize(("model", "doubts"), [("gpt-audio", 1), ("gpt-4o", 0)])
+def test_cached_tokens_need_a_rate(model, doubts):
+    """Where a row has none, whether reading the cache costs less is not known."""
+    found = price({"input_tokens": 1000, "cache_read_tokens": 400}, model, "openai")
+    assert doubts == len(found.doubts)
+
+
 def test_an_image_costs_its_own_rate():
     """1,290 tokens of an image at 30 USD per million, beside text at 2.50."""
     found = price(

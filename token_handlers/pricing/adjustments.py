@@ -181,10 +181,13 @@ def _in_proportion(rate: Rate, standard: Rate | None, standard_then: Rate | None
 
 def _adjust_to_speed(sheet: RateSheet, model: ModelInfo, served: Served, *, sells_itself: bool) -> None:
     speed = served.said("speed")
+    if not speed and served.seller == "azure" and "claude" in served.name and served.requested.endswith("-fast"):
+        sheet.doubt(f"whether the deployment {served.requested!r} is fast, the answer does not say")
     if speed in ("", "standard", "default", "normal"):
         return
     if speed == "fast" and served.tier == "batch":
-        return  # Anthropic's batches have no fast mode
+        sheet.doubt("Anthropic's batches have no fast mode: whether both were billed is not known")
+        return
     if speed == "fast" and sells_itself and _is_active(model, served, ("speed",)):
         sheet.note_tokens("speed fast")
         return

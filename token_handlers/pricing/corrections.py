@@ -217,6 +217,7 @@ CORRECTIONS = (
         "OpenAI's pricing page of December 2024, and " + _LITELLM,
         {"input_audio_mtok": "10", "output_audio_mtok": "20"},
     ),
+    Correction("cohere", "embed-v4.*", "Cohere's pricing page", {"input_image_mtok": "0.47"}),
     Correction("openai", "gpt-oss-.*", _OPEN_WEIGHTS, sold=False),
 )
 

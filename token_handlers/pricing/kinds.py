@@ -18,6 +18,8 @@ def price_kinds(sheet: RateSheet, served: Served) -> None:
     Gemini.
     """
     _price_cache_writes(sheet, served)
+    if "cache_read_mtok" not in sheet.rates:
+        sheet.unit_doubts["cache_read_tokens"] = "no rate is known for cached tokens: that of other input is used"
     if not _MADE_FOR_IT.search(served.name):
         for kind in ("audio", "image", "video"):
             if f"output_{kind}_mtok" not in sheet.rates:
