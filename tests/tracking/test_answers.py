@@ -7,7 +7,14 @@ from token_handlers.http.requests import read_request
 from token_handlers.payloads import ReportedUsage
 from token_handlers.tracking import answers as rules
 from token_handlers.tracking import recorder
-from token_handlers.tracking.answers import LOST, AnswerObserver, billed_by_answers, request_owners, total
+from token_handlers.tracking.answers import (
+    LOST,
+    SEVERAL_TIERS,
+    AnswerObserver,
+    billed_by_answers,
+    request_owners,
+    total,
+)
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Incomplete
 
@@ -29,6 +36,7 @@ def usage(prompt=10, output=5, **more):
 
 
 WHOLE = ProviderAnswer(request(), 200, usage(), is_final=True)
+TWICE = usage(20, 10, beside=(("gpt-4o-mini", {"input_tokens": 10, "output_tokens": 5}),))
 BEGUN = ProviderAnswer(request(), 200, usage(10, 1))
 REJECTED = ProviderAnswer(request(), 429)
 REFUSED = ProviderAnswer(request())
@@ -53,12 +61,13 @@ def call():
         ([WHOLE], CACHED, CACHED),
         ([REJECTED, WHOLE], EVENT, CallResult(usage())),
         ([REFUSED, WHOLE], EVENT, CallResult(usage())),
-        ([WHOLE, WHOLE], EVENT, CallResult(usage(20, 10), requests=2)),
+        ([WHOLE, WHOLE], EVENT, CallResult(TWICE, requests=2)),
         ([GONE, WHOLE], EVENT, CallResult(usage(doubts=(LOST,)), requests=2)),
         ([WHOLE._replace(lost_attempts=2)], EVENT, CallResult(usage(doubts=(LOST,)), requests=3)),
         ([SILENT, WHOLE], EVENT, CallResult(usage(doubts=(rules.LOST,)), requests=2)),
         ([WHOLE, BEGUN], EVENT, EVENT),
         ([BEGUN], Incomplete(), Incomplete(usage(10, 1), interrupted=True)),
+        ([WHOLE._replace(usage=usage(10, 0))], Incomplete(text="hi"), Incomplete(usage(10, 0), "hi", interrupted=True)),
         ([BEGUN], FAILED, Incomplete(None, interrupted=True)),
         ([REJECTED], FAILED, FAILED),
         ([REFUSED], FAILED, FAILED),
@@ -85,12 +94,21 @@ def test_total_of_none_and_one():
 
 
 def test_total_of_several():
-    """Counts, doubts and costs are summed; of another model's or tier's answer the counts stand beside as well."""
+    """Counts, doubts and costs are summed, and each other answer stands beside; several tiers are a doubt."""
     other = ReportedUsage({"input_tokens": 3, "output_tokens": 4}, Decimal(1), "flex", "gpt-4o", doubts=("a", "b"))
     last = usage(cost=Decimal(2), service_tier="default", doubts=("b",))
-    expected = usage(13, 9, cost=Decimal(3), service_tier="default", doubts=("a", "b"))
+    expected = usage(13, 9, cost=Decimal(3), service_tier="default", beside=(("gpt-4o", other.counts),))
 
-    assert expected._replace(beside=(("gpt-4o", other.counts),)) == total([other, last])
+    assert expected._replace(doubts=("a", "b", SEVERAL_TIERS)) == total([other, last])
+
+
+def test_total_of_an_answer_with_parts():
+    """What an answer itself was billed for beside stands once in what stands beside the last."""
+    part, rest = {"input_tokens": 2, "output_tokens": 1}, {"input_tokens": 8, "output_tokens": 4}
+    summed = total([usage(beside=(("gpt-image-1", part),)), usage(1, 1)])
+
+    assert summed is not None
+    assert (("gpt-image-1", part), ("gpt-4o-mini", rest)) == summed.beside
 
 
 def test_total_of_a_stated_cost_and_none():

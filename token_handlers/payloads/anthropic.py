@@ -43,10 +43,10 @@ def _with_iterations(found: ReportedUsage, iterations: list[Fields], hint: Hint)
             counts[name] = counts.get(name, 0) + number
         if kind not in _BILLED_ALWAYS and kind not in _ATTEMPTS:
             doubts.append("an iteration of a kind that is not known here, counted beside the others")
-        if kind == "advisor_message" or other:
-            beside.append((own, reading.counts))
-            if own is None:
-                doubts.append("an advisor was asked whose model the answer does not name")
+        # its own prompt decides whether it costs what a long one does, a compaction's by the same model, too
+        beside.append((own if other else None, reading.counts))
+        if kind == "advisor_message" and own is None:
+            doubts.append("an advisor was asked whose model the answer does not name")
     return found._replace(counts=counts, model=model, beside=tuple(beside), doubts=tuple(doubts))
 
 

@@ -213,10 +213,11 @@ def read_output(response: Fields, hint: Hint) -> ReportedUsage | None:
     doubts = ["code ran in a container that the answer does not name"] if unnamed else []
     if not images and any(kind == "image_generation_call" for kind in map(_kind, output)):
         doubts.append("an image was generated, whose tokens the answer does not state")
-    if _is_grok(response, hint) and not part(part(response, "usage"), "server_side_tool_usage_details"):
-        searched = sum((text(item, "name") or _kind(item) or "").startswith("x_") for item in output)
-        if searched:
-            doubts.append(f"{searched} searches of X, by the items of the answer")
+    counted = part(part(response, "usage"), "server_side_tool_usage_details")
+    if _is_grok(response, hint) and not counted and (ran := sum(map(_is_run_by_xai, output))):
+        doubts.append(f"{ran} calls of xAI's tools, by the items of the answer alone")
+    if failed := sum(_kind(item) == "web_search_call" and text(item, "status") == "failed" for item in output):
+        doubts.append(f"searches that failed ({failed}), which may not be billed")
     if any(model is None for model, _ in images):
         doubts.append(UNNAMED_IMAGES)
     return ReportedUsage(
@@ -229,6 +230,14 @@ def read_output(response: Fields, hint: Hint) -> ReportedUsage | None:
 
 def _is_grok(response: Fields, hint: Hint) -> bool:
     return hint.is_of("xai") or (text(response, "model") or hint.model()).startswith("grok")
+
+
+def _is_run_by_xai(item: Fields) -> bool:
+    kind = _kind(item) or ""
+    return (text(item, "name") or kind).startswith("x_") or (kind.endswith("_call") and kind not in _CALLERS_OWN)
+
+
+_CALLERS_OWN = frozenset({"function_call", "tool_call", "mcp_call", "custom_tool_call", "local_shell_call"})
 
 
 def _kind(item: Fields) -> str | None:

@@ -248,24 +248,35 @@ def _with_upstream(cost: Decimal, fields: Fields) -> Decimal | None:
     if own_key is True:
         return None if upstream is None else cost + upstream
     # LangChain drops is_byok; a price below what the provider upstream took can only be a fee
+    if upstream is None and not cost and not (text(fields, "model_name") or ":free").endswith(":free"):
+        return None  # and one of 0 of a model that is not free is no price
     return cost + upstream if upstream is not None and upstream > cost else cost
 
 
 _TRAFFIC = {
+    "ON_DEMAND": None,
+    "TRAFFIC_TYPE_UNSPECIFIED": None,
     "ON_DEMAND_FLEX": "flex",
     "ON_DEMAND_PRIORITY": "priority",
     "ON_DEMAND_OFFPEAK": "offpeak",
-    "PROVISIONED_THROUGHPUT": "provisioned_throughput",
 }
+_NUMBERED_TRAFFIC = {0: None, 1: None, 2: "provisioned_throughput"}  # by protocol buffers that keep enums as numbers
 
 
 def served_tier(fields: Fields) -> str | None:
     """The service tier that served the call, in lower case: what was asked for ("auto") is none."""
     tier = text(fields, "service_tier", "serviceTier") or text(part(fields, "serviceTier"), "type")
     if tier is None:
-        traffic = text(fields, "trafficType", "traffic_type")
-        tier = None if traffic is None else _TRAFFIC.get(traffic)
+        tier = _tier_of_traffic(fields)
     return None if tier is None or tier == "auto" else tier.lower()
+
+
+def _tier_of_traffic(fields: Fields) -> str | None:
+    """The tier of Vertex AI's traffic type; of one that is not known here, its own name."""
+    named, numbered = text(fields, "trafficType", "traffic_type"), first(fields, "trafficType", "traffic_type")
+    if named is not None:
+        return _TRAFFIC.get(named, named)
+    return None if numbered is None else _NUMBERED_TRAFFIC.get(numbered, f"traffic type {numbered}")
 
 
 _STANDARD = frozenset({"standard", "default", "normal"})

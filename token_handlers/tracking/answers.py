@@ -5,7 +5,7 @@ of an SDK of its own. A call that owns answers is billed by their sum, whatever 
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from decimal import Decimal
 
@@ -19,6 +19,7 @@ from token_handlers.tracking.scopes import any_scope
 from token_handlers.tracking.state import state, watchers
 
 LOST = "a request was sent and its answer was lost"
+SEVERAL_TIERS = "the call has answers of several tiers or places: the rates of the last one are taken for all"
 
 RequestOwner = Callable[[ProviderRequest], Call | None]
 
@@ -98,7 +99,8 @@ def billed_by_answers(call: Call, verdict: Verdict) -> Verdict:
     usage = total(final)
     if usage is not None and is_empty(usage):
         return verdict  # an answer with text was not made of no tokens; whether it has text, the event says
-    if usage is not None and is_whole(usage, call.operation) and not _is_open_ended(answers):
+    is_bill = usage is not None and is_whole(usage, call.operation) and not _is_open_ended(answers)
+    if usage is not None and is_bill and not _is_wordless(usage, verdict):
         lost, silent = sum(answer.is_lost + answer.lost_attempts for answer in answers), sum(map(_is_silent, answers))
         if lost or silent:
             usage = usage._replace(doubts=(*usage.doubts, LOST))
@@ -111,27 +113,44 @@ def billed_by_answers(call: Call, verdict: Verdict) -> Verdict:
     return verdict
 
 
+def _is_wordless(usage: ReportedUsage, verdict: Verdict) -> bool:
+    """Return whether answers state no output where the event has text, and no cost that makes up for it."""
+    has_text = isinstance(verdict, Incomplete) and bool(verdict.text)
+    return has_text and usage.counts.get("output_tokens") == 0 and usage.cost is None
+
+
 def total(usages: Sequence[ReportedUsage]) -> ReportedUsage | None:
-    """Return several answers of one call as one usage; what another model than the last answered stands beside."""
+    """Return several answers of one call as one usage; each of the others stands beside, with its fees and steps."""
     if len(usages) < 2:
         return usages[0] if usages else None
     *others, last = usages
     counts = dict(last.counts)
     beside = list(last.beside)
     costs = [usage.cost for usage in usages]
+    doubts = [doubt for usage in usages for doubt in usage.doubts]
     for usage in others:
         for name, number in usage.counts.items():
             counts[name] = counts.get(name, 0) + number
         beside += usage.beside
-        if usage.model != last.model or usage.service_tier != last.service_tier or usage.context != last.context:
-            beside.append((usage.model, usage.counts))
+        if usage.model != last.model or usage.counts.get("output_tokens"):
+            billed = usage.counts if usage.billed is None else usage.billed
+            beside.append((usage.model, _without(billed, usage.beside)))
+        if usage.service_tier != last.service_tier or usage.context != last.context:
+            doubts.append(SEVERAL_TIERS)
     return last._replace(
         counts=counts,
         cost=sum((cost for cost in costs if cost is not None), Decimal(0)) if None not in costs else None,
         beside=tuple(beside),
-        doubts=tuple(dict.fromkeys(doubt for usage in usages for doubt in usage.doubts)),
+        doubts=tuple(dict.fromkeys(doubts)),
         billed=_sum_billed(usages),
     )
+
+
+def _without(counts: Mapping[str, int], beside: Sequence[tuple[str | None, Mapping[str, int]]]) -> dict[str, int]:
+    rest = Counter(counts)
+    for _, part in beside:
+        rest.subtract(part)
+    return dict(rest)
 
 
 def _sum_billed(usages: Sequence[ReportedUsage]) -> dict[str, int] | None:
