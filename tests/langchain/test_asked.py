@@ -1,12 +1,17 @@
 """Calls without a seen HTTP answer: the request's parameters complete the event, or make it an estimate."""
 
 from decimal import Decimal
+from uuid import uuid4
 
 import pytest
 from langchain_core.messages import HumanMessage
 
 from tests.langchain.test_providers import Shaped, Streaming, answer
 from token_handlers import track_tokens
+from token_handlers.langchain.asked import with_asked
+from token_handlers.langchain.calls import Run
+from token_handlers.payloads import ReportedUsage
+from token_handlers.tracking.call import CallContext, open_calls
 
 SAID = {"input_tokens": 1000, "output_tokens": 100}
 WRITTEN = {**SAID, "input_token_details": {"cache_creation": 1000}}
@@ -44,11 +49,46 @@ def spent(kind, provider, metadata, asked, *, usage=None, prompt="hello"):
         (Shaped, "openai", {"model_name": "gpt-5"}, {"tools": [{"type": "shell"}]}, "0.00225", 1),
         (Shaped, "openai", {"model_name": "gpt-5"}, {"tools": [{"type": "function"}]}, "0.00225", 0),
         (Streaming, "litellm", {"model_name": "openai/gpt-5"}, {}, "0.00225", 1),
+        (
+            Shaped,
+            "google_genai",
+            GEMINI,
+            {"additional_headers": {"X-Vertex-AI-LLM-Request-Type": "shared"}},
+            "0.00055",
+            1,
+        ),
     ],
 )
 def test_what_was_asked_for(kind, provider, metadata, asked, usd, estimated):
     """A place is where it was served; a tier and a speed need not be what served, and what LangChain drops is lost."""
     assert (Decimal(usd), estimated) == spent(kind, provider, metadata, asked)
+
+
+SEARCHING = {"tools": [{"type": "builtin_function", "function": {"name": "$web_search"}}]}
+MOONSHOT, GATEWAY = "https://api.moonshot.ai/v1", "http://gateway.example/v1"
+
+
+@pytest.mark.parametrize(
+    ("address", "asked", "prompt", "streamed", "lost"),
+    [
+        (MOONSHOT, {}, "hello", True, ["cached tokens"]),
+        (MOONSHOT, {}, "hello", False, []),
+        (MOONSHOT, SEARCHING, "hello", False, ["searches of Moonshot's"]),
+        (GATEWAY, {}, MARKED, True, ["cache writes"]),
+        (GATEWAY, {}, MARKED, False, []),
+        (GATEWAY, {}, "hello", True, []),
+    ],
+)
+def test_what_openais_client_leaves_out_of_others_answers(address, asked, prompt, streamed, lost):
+    """What OpenAI does not have: Moonshot's cached tokens and searches, and Claude's cache writes behind a gateway."""
+    made = {"kwargs": {"openai_api_base": address}}
+    told = {"metadata": {"ls_provider": "openai"}, "invocation": asked}
+    run = Run(CallContext(()), uuid4(), [[HumanMessage(prompt)]], made, **told)
+    run.describe()
+    run.chunk = object() if streamed else None
+    open_calls.pop(run)
+
+    assert lost == [doubt.split(",")[0] for doubt in with_asked(run, ReportedUsage(SAID)).doubts]
 
 
 def test_the_marks_of_the_prompt_say_how_long_the_cache_is_kept():

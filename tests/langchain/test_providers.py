@@ -242,6 +242,27 @@ class Streaming(Shaped):
         yield ChatGenerationChunk(message=AIMessageChunk(content="", **said))
 
 
+@pytest.mark.parametrize(
+    ("model", "usd", "estimated"), [("openai/gpt-4o-mini", "0.0000045", 1), ("vendor/new-model:free", "0", 0)]
+)
+def test_a_cost_of_zero_is_that_of_a_free_model(model, usd, estimated):
+    """OpenRouter's cost of a call with one's own key is its fee alone, which may be 0; whose it is, the message drops."""
+    message = answer({"input_tokens": 10, "output_tokens": 5}, model_name=model, cost=0)
+    with track_tokens() as counter:
+        Shaped(provider="openrouter", message=message).invoke("hi")
+
+    assert (Decimal(usd), estimated) == (counter.cost, counter.estimated_requests)
+
+
+def test_a_usage_before_the_end_of_its_stream_is_an_estimate():
+    """What is written after it, it does not count."""
+    message = answer({"input_tokens": 10, "output_tokens": 5}, model_name="gpt-4o-mini")
+    with track_tokens() as counter:
+        list(EarlyUsage(provider="openai", message=message).stream("hi"))
+
+    assert (10, 5, 1) == (counter.prompt_tokens, counter.completion_tokens, counter.estimated_requests)
+
+
 def test_a_reported_cost_wins_in_a_stream():
     """OpenRouter's streams state the cost in the last chunk's metadata."""
     message = answer({"input_tokens": 10, "output_tokens": 5}, model_name="vendor/new-model", cost=0.0125)
@@ -249,6 +270,13 @@ def test_a_reported_cost_wins_in_a_stream():
         list(Streaming(provider="openrouter", message=message).stream("hi"))
 
     assert (10, 5, Decimal("0.0125")) == (counter.prompt_tokens, counter.completion_tokens, counter.cost)
+
+
+class EarlyUsage(Streaming):
+    """The same, with the usage first."""
+
+    def _stream(self, *args, **kwargs):
+        yield from reversed(list(super()._stream(*args, **kwargs)))
 
 
 def test_a_fault_of_ours_leaves_an_estimate(monkeypatch, caplog):

@@ -60,11 +60,27 @@ def whole(**changes):
             ended(answer(usage={"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}), output={}),
             Incomplete(None, "yes", remedy=LEFT_OUT, model=NAME),
         ),
+        (
+            ended(answer(usage={"input_tokens": 9, "output_tokens": 0, "total_tokens": 9}), output={}),
+            Incomplete(
+                ReportedUsage({"input_tokens": 9, "output_tokens": 0}, model=NAME), "yes", False, LEFT_OUT, NAME
+            ),
+        ),
         (ended(answer("a", None), answer("b", None), output={}), Incomplete(None, "a\nb", False, LEFT_OUT, NAME)),
         (ended(output={}), Incomplete(None, "", remedy=LEFT_OUT)),
         (LLMResult(generations=[]), Incomplete(None, "", remedy=LEFT_OUT)),
     ],
-    ids=["message", "llm_output", "tier", "no usage", "0 beside text", "two without usage", "no answer", "nothing"],
+    ids=[
+        "message",
+        "llm_output",
+        "tier",
+        "no usage",
+        "0 beside text",
+        "0 out beside text",
+        "two without usage",
+        "no answer",
+        "nothing",
+    ],
 )
 def test_a_chat_model_ended(run, response, verdict):
     """What is reported is the result; what is not leaves the answer's text to an estimate."""

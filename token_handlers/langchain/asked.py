@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from token_handlers.http import completed, read_parameters
+from token_handlers.http import ProviderRequest, completed, read_parameters
 from token_handlers.langchain.calls import Run
 from token_handlers.payloads import ReportedUsage
 
@@ -17,12 +17,13 @@ _LOST_IN_STREAMS = {
     "fallbacks": "attempts of other models",
     "search_parameters": "sources of a live search",
 }
+_HEADERS = ("additional_headers", "default_headers", "extra_headers")
 _SOUND = frozenset({"audio", "input_audio", "media", "video", "file"})
 
 
 def with_asked(run: Run, usage: ReportedUsage) -> ReportedUsage:
-    """Return what a run's event reported with what the run asked for, unless its answer was seen or states its cost."""
-    if run.answers or usage.cost is not None:
+    """Return what a run's event reported with what the run asked for, unless its answer was read or states its cost."""
+    if usage.cost is not None or any(answer.usage is not None for answer in run.answers):
         return usage
     asked = _asked(run)
     request = read_parameters(run.base_url or "", "/chat/completions", {**asked, "messages": list(_contents(run))})
@@ -30,7 +31,8 @@ def with_asked(run: Run, usage: ReportedUsage) -> ReportedUsage:
         usage = completed(usage, request, {})
     if run.chunk is not None and run.provider == "anthropic":
         usage = _with_place(usage, asked)
-    return usage._replace(doubts=tuple(dict.fromkeys((*usage.doubts, *_lost(run, usage, asked)))))
+    lost = (*_lost(run, usage, asked), *(() if request is None else _lost_by_openais_client(run, usage, request)))
+    return usage._replace(doubts=tuple(dict.fromkeys((*usage.doubts, *lost))))
 
 
 def _asked(run: Run) -> dict[str, Any]:
@@ -71,6 +73,9 @@ def _lost(run: Run, usage: ReportedUsage, asked: Mapping[str, Any]) -> Iterator[
         yield "a shell may have run in containers, which LangChain leaves out"
     if run.provider == "litellm":
         yield "LiteLLM's own cache may have answered: no request was seen"
+    for name in _HEADERS:
+        if "vertex-ai-llm" in str(asked.get(name)).lower():
+            yield "another kind of Vertex AI's traffic was asked for: which one served it, LangChain leaves out"
     if run.chunk is not None:
         for name, lost in _LOST_IN_STREAMS.items():
             if asked.get(name):
@@ -79,3 +84,15 @@ def _lost(run: Run, usage: ReportedUsage, asked: Mapping[str, Any]) -> Iterator[
         blocks = (block for each in _contents(run) for block in each["content"] if isinstance(block, Mapping))
         if any(block.get("type") in _SOUND for block in blocks):
             yield "sound in the prompt, whose tokens LangChain does not tell apart"
+
+
+def _lost_by_openais_client(run: Run, usage: ReportedUsage, request: ProviderRequest) -> Iterator[str]:
+    """Yield doubts about what OpenAI's client does not know of others' answers, and so leaves out."""
+    counts, is_streamed = usage.counts, run.chunk is not None
+    if request.provider == "moonshotai":
+        if is_streamed and "cache_read_tokens" not in counts:
+            yield "cached tokens, which LangChain leaves out of Moonshot's streams"
+        if any(tool.kind == "$web_search" for tool in request.tools):
+            yield "searches of Moonshot's, which LangChain does not tell from other tool calls"
+    if is_streamed and run.provider == "openai" and request.cache_lifetimes and "cache_write_tokens" not in counts:
+        yield "cache writes, which LangChain leaves out of streams of OpenAI's client"

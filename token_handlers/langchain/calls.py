@@ -58,6 +58,7 @@ class Run(Call):
     parts: list[str]
     usages: Sequence[Mapping[str, Any]] = ()
     chunk: object = None
+    counted_parts = 0
     finished = False
     batch: Batch | None = None
     next_same_id: "Run | None" = None
@@ -115,14 +116,15 @@ class Run(Call):
 
     def add_chunk(self, message: Any) -> None:
         """Keep what one streamed message chunk says of usage and of the stream's end."""
+        for call in message.tool_call_chunks:
+            self.parts.append(call.get("args") or call.get("name") or "")
         usage = message.usage_metadata
         if usage:
             self.note({**usage})  # langchain-core before 0.3.9 adds up a stream's usages in the first of them
+            self.counted_parts = len(self.parts)
         metadata = message.response_metadata
         if metadata and not ENDS.isdisjoint(metadata):
             self.finished = True
-        for call in message.tool_call_chunks:
-            self.parts.append(call.get("args") or call.get("name") or "")
 
     def note(self, usage: Mapping[str, Any]) -> None:
         """Keep one usage that the stream reported."""

@@ -18,6 +18,7 @@ from token_handlers.payloads import (
     read_payload,
     read_usage_metadata,
 )
+from token_handlers.payloads.google import UNFINISHED
 from token_handlers.payloads.plain import read_plain_message
 from token_handlers.tracking.failures import was_rejected
 from token_handlers.tracking.result import DISCARD, FAILED, NOTHING_REPORTED, CallResult, Incomplete, Verdict
@@ -66,10 +67,18 @@ def read_end(run: Run, response: Any) -> Verdict:
     model = _model_name(run, metadata, output)
     if usage is not None and is_empty(usage) and message_text(message)[0]:
         usage = None  # nobody generates text out of no tokens
-    if usage is not None and _is_whole(run, usage.counts):
+    if usage is not None and not _is_wordless(usage, message) and _is_whole(run, usage.counts):
         return _whole(run, usage, model, metadata.get("service_tier") or output.get("service_tier"))
-    text = "\n".join(message_text(one.message)[0] for one in generations if getattr(one, "message", None) is not None)
-    return Incomplete(usage, text, remedy=_remedy(run), model=model)
+    return Incomplete(usage, _text(generations), remedy=_remedy(run), model=model)
+
+
+def _is_wordless(usage: ReportedUsage, message: Any) -> bool:
+    """Return whether the usage states no output of an answer that has text, without a cost that makes up for it."""
+    return not usage.counts.get("output_tokens") and usage.cost is None and bool(message_text(message)[0])
+
+
+def _text(generations: Sequence[Any]) -> str:
+    return "\n".join(message_text(one.message)[0] for one in generations if getattr(one, "message", None) is not None)
 
 
 def read_error(run: Run, error: BaseException, response: Any) -> Verdict:
@@ -143,6 +152,8 @@ def _whole(run: Run, usage: ReportedUsage, model: str | None, stated_tier: objec
     if model != usage.model or tier != usage.service_tier:
         usage = usage._replace(model=model, service_tier=tier)
     usage = with_asked(run, usage)
+    if run.usages and len(run.parts) > run.counted_parts:
+        usage = usage._replace(doubts=(*usage.doubts, UNFINISHED))
     if run.provider == "cohere" and usage.billed is None:
         # langchain-cohere has the tokens of an answer, but not the units that Cohere bills instead
         return CallResult(usage, "estimated", "tokens instead of billed units")
