@@ -82,6 +82,7 @@ SHOWN_BY = {
         "langchain.test_providers.test_half_a_usage_is_an_estimate "
         "llama_index.test_payloads.test_half_a_usage_is_completed_and_flagged"
     ),
+    "Sound, images by their size, and batches": "tracking.test_sdk_media.test_what_has_no_tokens_is_an_estimate",
     "The embeddings are not OpenAI's": (
         "langchain.test_embeddings.test_other_embeddings_are_estimated "
         "llama_index.test_embeddings.test_other_models_are_estimated"

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import functools
 from typing import Any
 
 import httpx
@@ -175,6 +176,45 @@ def test_an_optimizer_equals_the_bill(ledger):
     assert (3, bill.embedding_tokens) == (counter.successful_requests, counter.embedding_tokens)
     assert (3, bill.embedding_tokens) == (handler.successful_requests, handler.total_embedding_token_count)
     assert 0 == counter.estimated_requests
+
+
+class Asking(BaseEmbedding):
+    """An embedding model that asks by httpx, as most integrations do."""
+
+    url: str = ""
+
+    def _get_text_embeddings(self, texts):
+        body = {"model": "text-embedding-3-small", "input": texts}
+        data = httpx.post(f"{self.url}/embeddings", json=body, headers={"Authorization": "none"}).json()["data"]
+        return [each["embedding"] for each in data]
+
+    def _get_text_embedding(self, text):
+        return self._get_text_embeddings([text])[0]
+
+    def _get_query_embedding(self, query):
+        return self._get_text_embedding(query)
+
+    async def _aget_query_embedding(self, query):
+        return self._get_query_embedding(query)
+
+
+@pytest.mark.parametrize(
+    "block", [contextlib.nullcontext, track_tokens, functools.partial(track_tokens, sdk_calls=False)]
+)
+def test_an_optimizer_of_another_client(ledger, block):
+    """What a model's own method sends counts once, by its answer, for the block and for the model's handler."""
+    nodes = [NodeWithScore(node=TextNode(text="One. Two. Three.")), NodeWithScore(node=TextNode(text="Four. Five."))]
+    handler = LlamaIndexTokenHandler()
+    model = Asking(url=ledger.url(), callback_manager=CallbackManager([handler]))
+    optimizer = SentenceEmbeddingOptimizer(model, percentile_cutoff=1.0, tokenizer_fn=lambda text: text.split())
+    with block() as counter:
+        optimizer.postprocess_nodes(nodes, query_str="How many?")
+        model.get_text_embedding_batch(["Six."])
+
+    bill = ledger.total()
+    for counted in (counter or handler, handler):
+        assert (4, bill.embedding_tokens) == (counted.successful_requests, counted.embedding_tokens)
+        assert 0 == counted.estimated_requests
 
 
 OWN_WAYS = {

@@ -54,8 +54,8 @@ def watch_async_httpx(send: AsyncSend, library: ModuleType) -> AsyncSend:
 def _read_httpx(request: Any) -> ProviderRequest | None:
     try:
         body = request.content
-    except RuntimeError:  # RequestNotRead: a body that is made while it is sent, which no model's API takes
-        return None
+    except RuntimeError:  # RequestNotRead: a body that is made while it is sent, as a form with a file is
+        body = {each.name: getattr(each, "value", True) for each in getattr(request.stream, "fields", ())}
     return read_request(request.method, str(request.url), body)
 
 

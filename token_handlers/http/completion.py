@@ -31,6 +31,8 @@ def completed(usage: ReportedUsage, request: ProviderRequest, headers: Headers) 
         return usage._replace(cost=Decimal(0))
     if usage.cost is not None:
         return usage  # what its biller states has all of it
+    if request.api in ("images", "audio"):
+        usage = _of_media(usage, request)
     if (usage.service_tier or "") in _STANDARD:
         usage = _with_tier(usage, request, headers)
     asked = {"search_context_size": request.search_context_size}
@@ -42,6 +44,13 @@ def completed(usage: ReportedUsage, request: ProviderRequest, headers: Headers) 
     if any(asked.values()):
         usage = _with_context(usage, asked)
     return usage if all(model for model, _ in usage.beside) else _with_image_model(usage, request)
+
+
+def _of_media(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
+    """Return the usage of an API whose output is images, or which reads or writes sound and does not count that."""
+    if request.api == "audio":
+        return _doubted(usage, "sound, whose rate is not that of the tokens")
+    return usage._replace(counts={"output_image_tokens": usage.counts.get("output_tokens", 0), **usage.counts})
 
 
 _WRITES = frozenset({"cache_write_5m_tokens", "cache_write_1h_tokens", "cache_write_12h_tokens"})

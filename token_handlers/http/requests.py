@@ -60,6 +60,15 @@ APIS = (
     _api("embeddings", "embeddings", r"/(multimodal|contextualized)?embeddings", "input inputs texts"),
     _api("embeddings", "embeddings", r"/embed", "texts images inputs input"),
     _api("rerank", "rerank", r"/rerank", "documents texts"),
+    # billed by other things than tokens, or later: where the answer states no usage, it is an estimate
+    _api("images", "chat", r"/images/(generations|edits|variations)", "prompt image"),
+    _api("images", "chat", r"/(imagen|veo)[^/]*:(predict|predictLongRunning)", "instances"),
+    _api("audio", "chat", r"/audio/(speech|transcriptions|translations)", "model"),
+    _api("batch", "chat", r"/messages/batches", "requests"),
+    _api("batch", "chat", r"/batches", "input_file_id"),
+    _api("batch", "chat", r"/batch/jobs", "input_files requests"),
+    _api("batch", "chat", r":batchGenerateContent", "batch"),
+    _api("batch", "embeddings", r":asyncBatchEmbedContent", "batch"),
 )
 
 _HOSTS = {
@@ -210,7 +219,7 @@ def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *,
         api=api.name,
         operation=api.operation if api.name != "invoke" else _invoked(place.path, fields),
         provider=place.provider or _MAKERS.get(api.name),
-        model=_text(fields, "model", "model_id", "modelId") or place.model,
+        model=_text(fields, "model", "model_id", "modelId") or place.model or _model_of_batch(api, fields),
         streamed=place.streamed or fields.get("stream") is True,
         size=size,
         most_output_tokens=_number(fields, "max_output_tokens", "max_completion_tokens", "max_tokens"),
@@ -255,6 +264,13 @@ def _invoked(path: str, fields: Mapping[str, object]) -> Operation:
     if "rerank" in path.lower():
         return "rerank"
     return "embeddings" if "embed" in path.lower() else "chat" if "messages" in fields else "text_completion"
+
+
+def _model_of_batch(api: Api, fields: Mapping[str, object]) -> str | None:
+    """Return the model that the first of the requests in a batch asks for."""
+    requests = fields.get("requests") if api.name == "batch" else None
+    first = requests[0] if isinstance(requests, list) and requests else None
+    return _text(_mapping(first, "params"), "model") if isinstance(first, dict) else None
 
 
 def _fields(body: object) -> tuple[Mapping[str, object] | None, int]:

@@ -35,6 +35,9 @@ _USAGE = re.compile(rb'(?<!\\)"(usage|usageMetadata|usage_metadata|meta)"\s*:\s*
 _FRAME = struct.Struct(">II")  # an event stream's frame begins with its own length and its headers'
 
 
+_LONG = frozenset({"embeddings", "rerank", "images", "audio"})
+
+
 class _Body(Protocol):
     def feed(self, data: bytes) -> Iterator[Event | list[Any]]: ...
 
@@ -127,8 +130,8 @@ class ResponseUsage:
         is_lines = "ndjson" in kind or "jsonl" in kind or "stream+json" in kind or self._api == "ollama"
         if "event-stream" in kind or is_lines or begin.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
             return Lines(self._events)
-        # a list of vectors has its usage at an end, but for Google's, which counts each of them
-        is_short = self._api in {"embeddings", "rerank"} and self.provider != "google"
+        # vectors, images and sound have their usage at an end, but for Google's vectors, each of which is counted
+        is_short = self._api in _LONG and self.provider != "google"
         return Document(self._events, is_short=is_short)
 
 

@@ -4,27 +4,18 @@ LlamaIndex announces batches that its cache then answers, and a model's own meth
 at a request only inside a recorded LlamaIndex span of an embedding model, or where such a method makes it.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from llama_index_instrumentation.span import active_span_id
-
 from token_handlers.errors import shielded
 from token_handlers.llama_index import budgets, embeddings
 from token_handlers.llama_index.embeddings import EmbeddingBatch
-from token_handlers.llama_index.models import is_counted
-from token_handlers.llama_index.owners import owner_here, sending
-from token_handlers.llama_index.spans import ModelSpan, method_of
+from token_handlers.llama_index.owners import embedder_here, owner_here, sending
+from token_handlers.llama_index.spans import ModelSpan
 from token_handlers.llama_index.wraps import wrap
-from token_handlers.tracking.frames import callers
 from token_handlers.tracking.gates import make_way
-
-_OWN = re.compile("_a?get_(query|text)_embeddings?")
-_BASE = "llama_index.core.base.embeddings.base"
-_PUBLIC = re.compile("a?get_(query|text|agg)_embedding.*")
 
 
 def wrap_sdk(module: ModuleType) -> None:
@@ -83,29 +74,12 @@ def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> EmbeddingBatch | No
         return None
     owner = owner_here()
     if owner is None:
-        model = _embedder()
-        return None if model is None else _send(embeddings.open_for(model), options)
+        model = embedder_here()
+        is_watched = model is not None and embeddings.is_through_openai(model)
+        return _send(embeddings.open_for(model), options) if is_watched else None
     if not isinstance(owner, ModelSpan) or owner.passes_on or not embeddings.is_through_openai(owner.instance):
         return None
     return _send(embeddings.take(owner), options) if owner.seen else None
-
-
-def _embedder() -> Any:
-    """Return the model to count whose own method makes the embeddings request that goes out here.
-
-    None where a public method of the model's has called that, as its events then announce the request, even if we have
-    not seen it start.
-    """
-    model: Any = None
-    for frame in callers():
-        name = frame.f_code.co_name
-        if model is None and _OWN.fullmatch(name):
-            found = frame.f_locals.get("self")
-            model = found if embeddings.is_through_openai(found) else None
-        elif model is not None and _PUBLIC.fullmatch(name) and frame.f_globals.get("__name__") == _BASE:
-            return None
-    span = method_of(active_span_id.get() or "")  # a batch's, in whose tasks we may be
-    return None if model is None or _PUBLIC.fullmatch(span) or not is_counted(model) else model
 
 
 def _send(batch: EmbeddingBatch, options: Any) -> EmbeddingBatch:

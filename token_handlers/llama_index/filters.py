@@ -83,6 +83,11 @@ def listen(handler: Any) -> None:
     listening[key] = ref(handler, lambda _: listening.pop(key, None))
 
 
+def any_listening() -> bool:
+    """Return whether a handler of ours may carry a model whose methods fire no event."""
+    return bool(listening)
+
+
 def _context_of_query() -> CallContext | None:
     """Return the context of the query whose stream is being read here: by the stack, or by the only one that is read.
 

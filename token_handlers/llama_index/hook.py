@@ -3,10 +3,10 @@
 import threading
 from types import ModuleType
 
-from token_handlers.llama_index import clients, executors, managers, nested, uninstrumented, wraps
+from token_handlers.llama_index import clients, executors, filters, managers, nested, uninstrumented, wraps
 from token_handlers.llama_index.dispatcher import EventRecorder, SpanRecorder
 from token_handlers.llama_index.owners import owner_of
-from token_handlers.tracking.answers import request_owners
+from token_handlers.tracking.answers import listeners, request_owners
 from token_handlers.tracking.call import parent_finders
 
 _events, _spans = EventRecorder(), SpanRecorder()
@@ -41,6 +41,7 @@ def attach(_: ModuleType | None = None) -> None:
         wraps.attach(_WRAPS)
         parent_finders.append(nested.join)
         request_owners.append(owner_of)
+        listeners.append(filters.any_listening)
 
 
 def check_budgets() -> None:
@@ -56,6 +57,7 @@ def detach() -> None:
     from llama_index_instrumentation import root_dispatcher as root
 
     _attached = False
+    listeners[:] = [listens for listens in listeners if listens is not filters.any_listening]
     request_owners[:] = [owner for owner in request_owners if owner is not owner_of]
     parent_finders[:] = [ask for ask in parent_finders if ask is not nested.join]
     root.event_handlers = [handler for handler in root.event_handlers if id(handler) != id(_events)]

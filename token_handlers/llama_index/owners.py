@@ -1,16 +1,26 @@
 """Whose request: the open call that a request which is sent here belongs to."""
 
+import re
 from contextvars import ContextVar
+from typing import Any
+
+from llama_index_instrumentation.span import active_span_id
 
 from token_handlers.http import ProviderRequest
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
-from token_handlers.llama_index.embeddings import images_here
-from token_handlers.llama_index.spans import ModelSpan, current
+from token_handlers.llama_index.embeddings import images_here, is_through_openai
+from token_handlers.llama_index.filters import tracked_context
+from token_handlers.llama_index.models import count_for_handlers, is_counted
+from token_handlers.llama_index.spans import ModelSpan, current, method_of
 from token_handlers.llama_index.uninstrumented import call_in
-from token_handlers.tracking.call import Call
+from token_handlers.tracking.call import Call, current_context
 from token_handlers.tracking.frames import callers
+from token_handlers.tracking.sdk_calls import SDKCall
 
+_OWN = re.compile("_a?get_(query|text)_embeddings?")
+_BASE = "llama_index.core.base.embeddings.base"
+_PUBLIC = re.compile("a?get_(query|text|agg)_embedding.*")
 _DISPATCHER = "llama_index_instrumentation.dispatcher"
 _SPAN_CODE = ("wrapper", "async_wrapper")
 
@@ -24,7 +34,40 @@ def owner_of(request: ProviderRequest) -> Call | None:
     if batch is not None and not batch.settled:
         return batch
     call = open_call_here()
-    return images_here() if call is None and request.operation == "embeddings" else call
+    if call is not None or request.operation != "embeddings":
+        return call
+    return images_here() or _open_for_embedder(request)
+
+
+def _open_for_embedder(request: ProviderRequest) -> Call | None:
+    """Open a call for a request that an embedding model's own method sends, which fires no event: its answer ends it.
+
+    What goes through openai's client is seen there.
+    """
+    model = embedder_here()
+    if model is None or is_through_openai(model):
+        return None
+    call = SDKCall(request, tracked_context() or current_context())
+    count_for_handlers(call, model)
+    return call
+
+
+def embedder_here() -> Any:
+    """Return the embedding model to count whose own method makes the request that goes out here.
+
+    None where a public method of the model's has called that, as its events then announce the request, even if we have
+    not seen it start.
+    """
+    model: Any = None
+    for frame in callers():
+        name = frame.f_code.co_name
+        if model is None and _OWN.fullmatch(name):
+            found = frame.f_locals.get("self")
+            model = found if hasattr(found, "embed_batch_size") else None
+        elif model is not None and _PUBLIC.fullmatch(name) and frame.f_globals.get("__name__") == _BASE:
+            return None
+    span = method_of(active_span_id.get() or "")  # a batch's, in whose tasks we may be
+    return None if model is None or _PUBLIC.fullmatch(span) or not is_counted(model) else model
 
 
 def open_call_here() -> Call | None:

@@ -32,6 +32,9 @@ context_owners: list[RequestOwner] = []
 sdk_owner: list[RequestOwner] = []
 """The function that opens a call for a request of no framework's."""
 
+listeners: list[Callable[[], object]] = []
+"""For each framework, a function that returns whether it may count a request of a model for which nothing is open."""
+
 gated: ContextVar[Call | None] = ContextVar("token_handlers_gated", default=None)
 """The call that a budget's gate in front of an SDK has let pass: the requests below belong to it."""
 
@@ -41,7 +44,7 @@ class AnswerObserver:
 
     def wants(self) -> bool:
         """Return whether anything is tracked."""
-        return bool(open_calls or state.automatic) or any_scope()
+        return bool(open_calls or state.automatic) or any_scope() or any(listens() for listens in listeners)
 
     def opened(self, request: ProviderRequest) -> Call | None:
         """Return the call that a request belongs to; raises BudgetExceeded for one that nobody has checked before."""

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from token_handlers.budget.tool_fees import NO_FEES, AllowedFees, allowed_fees
-from token_handlers.http import ProviderRequest
+from token_handlers.http import ProviderAnswer, ProviderRequest
 from token_handlers.lifecycle import Warnings
-from token_handlers.payloads import is_empty, is_whole
+from token_handlers.payloads import ReportedUsage, is_empty, is_whole
 from token_handlers.tracking import recorder
 from token_handlers.tracking.answers import sdk_owner
 from token_handlers.tracking.call import Call, CallContext, current_context
@@ -17,6 +17,8 @@ SDK = "sdk"
 
 _BYTES_PER_TOKEN = 4  # of JSON and prose; what a request that no answer counts is estimated by
 _DOCUMENTS_PER_SEARCH = 100  # Bedrock's; one of more than 512 tokens counts as several
+_WITHOUT_MODEL = frozenset({"images", "audio"})  # whose answers never name one
+_LATER = "what a batch uses is known when it has run"
 _LEFT_OUT = "the SDK's client leaves the usage out of streams unless it is asked for"
 
 left_out = Warnings()
@@ -99,7 +101,12 @@ class SDKCall(Call):
             return Incomplete(usage, interrupted=True, model=answer.model)
         if answer.status is None or answer.status >= 400:
             return FAILED
-        if self.provider is None and answer.model is None:
+        return self._without_usage(answer)
+
+    def _without_usage(self, answer: ProviderAnswer) -> Verdict:
+        if self._request.api == "batch":  # its half of the price is known, its tokens are not
+            return Incomplete(ReportedUsage({}, service_tier="batch"), remedy=_LATER)
+        if self.provider is None and answer.model is None and self._request.api not in _WITHOUT_MODEL:
             return DISCARD  # an application's own server, which has the same path and keys as a provider's
         return Incomplete(None, model=answer.model, remedy=_LEFT_OUT if answer.streamed else "its answer has no usage")
 
