@@ -5,7 +5,9 @@ import sqlite3
 from itertools import count
 
 from token_handlers.sinks.postgres import SQLLedger
+from token_handlers.sinks.postgres import schema as postgres_schema
 from token_handlers.sinks.sqlite import SQLiteLedger, location
+from token_handlers.sinks.sqlite import schema as sqlite_schema
 
 NUMBERS = count(1)
 
@@ -31,6 +33,12 @@ class SQLitePlace:
         """Return what another program reads there."""
         with contextlib.closing(sqlite3.connect(self.path)) as program:
             return program.execute(query).fetchall()
+
+    def make_older(self):
+        """Let the ledger be as a version without rollup_ever made it."""
+        version = sqlite_schema.VERSION - 1_000 * (sqlite_schema.FORMAT - sqlite_schema.BEFORE_EVER)
+        with contextlib.closing(sqlite3.connect(self.path)) as program:
+            program.executescript(f"DROP TABLE rollup_ever; PRAGMA user_version = {version}")
 
     @contextlib.contextmanager
     def outage(self, ledger, monkeypatch):
@@ -63,6 +71,15 @@ class PostgresPlaceOfTest:
     def rows(self, query):
         """Return what another program reads there."""
         return self._server.run(f"SET search_path = {self._schema}", query)
+
+    def make_older(self):
+        """Let the ledger be as a version without rollup_ever made it."""
+        version = postgres_schema.VERSION - 1_000 * (postgres_schema.FORMAT - postgres_schema.BEFORE_EVER)
+        self._server.run(
+            f"SET search_path = {self._schema}",
+            "DROP TABLE rollup_ever",
+            f"UPDATE ledger_version SET version = {version}",
+        )
 
     def outage(self, ledger, monkeypatch):
         """Let nobody use the database."""

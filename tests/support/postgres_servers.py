@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import resource
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ with warnings.catch_warnings():  # platformdirs warns where there is no XDG_RUNT
 
 LIBRARY = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
+LOG_BYTES = 16 * 2**20
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -35,23 +37,21 @@ local all all trust
 host all locked 127.0.0.1/32 scram-sha-256
 host all outsider 127.0.0.1/32 reject
 host all all 127.0.0.1/32 trust
+host replication all 127.0.0.1/32 trust
 """
-
-
-def _end_with_parent():
-    """Let a server end with the test process, also where that one crashes."""
-    LIBRARY.prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 class Postgres:
     """A server with a port of its own, which it keeps when it is started again; roles may need a password."""
 
-    def __init__(self, version=18, **settings):
+    def __init__(self, version=18, file_bytes=None, **settings):
+        """``file_bytes``: no file becomes larger; at least LOG_BYTES, which those of its log have."""
         self.port = free_port()
         self.url = self.url_of("postgres")
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self._server = PostgresServer(self._folder, cleanup_mode=None, postgres_version=version)
         self._settings = {**SETTINGS, **settings}
+        self._file_bytes = file_bytes
         self._process = None
 
     def url_of(self, user, password=SECRET, database="postgres"):
@@ -74,6 +74,11 @@ class Postgres:
         self.kill()
         shutil.rmtree(self._folder)
 
+    @property
+    def pid(self):
+        """The id of the server's first process."""
+        return self._process.pid
+
     def start(self):
         """Start, and wait until it can be asked."""
         options = {"port": self.port, "unix_socket_directories": self._folder, **self._settings}
@@ -84,13 +89,33 @@ class Postgres:
             command,
             cwd=self._folder,
             user=self._server.system_user,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 (no locks in it)
+            preexec_fn=self._limit if sys.platform == "linux" else None,  # noqa: PLW1509 (no locks in it)
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         ready = [self._server.bin_path / "pg_isready", "-q", "-t", "60", "-h", "127.0.0.1", "-p", str(self.port)]
         while subprocess.run(ready, check=False).returncode:
             assert self._process.poll() is None
+
+    @contextlib.contextmanager
+    def standby(self):
+        """Yield a server that has what this one has; from now on each commit waits until it is there too."""
+        copy, server = Postgres(), self._server
+        if server.system_user:
+            shutil.chown(copy._folder, server.system_user)
+        command = [server.bin_path / "pg_basebackup", "-R", "-c", "fast", "-d", self.url, "-D", copy._folder]
+        subprocess.run(command, check=True, user=server.system_user, cwd=self._folder)
+        try:
+            copy.start()
+            settings = "synchronous_standby_names = '*'", "synchronous_commit = remote_apply"
+            self.run(*(f"ALTER SYSTEM SET {setting}" for setting in settings), "SELECT pg_reload_conf()")
+            yield copy
+        finally:
+            copy.__exit__()
+
+    def promote(self):
+        """Let a standby take writes, from when this returns."""
+        assert [(True,)] == self.run("SELECT pg_promote()")
 
     def kill(self):
         """kill -9 of the server and all its processes."""
@@ -124,10 +149,20 @@ class Postgres:
             finally:
                 connection.execute("ALTER DATABASE postgres ALLOW_CONNECTIONS true")
 
+    def _limit(self):
+        """Let a server end with the test process, also where that one crashes, and its files be no larger."""
+        LIBRARY.prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
+        if self._file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self._file_bytes, self._file_bytes))
+
+    def _processes(self):
+        """Return the server and all its processes, each of which is in a session of its own."""
+        server = psutil.Process(self._process.pid)
+        return [server, *server.children(recursive=True)]
+
     def _signal(self, number):
-        """Send a signal to the server and all its processes, each of which is in a session of its own."""
+        """Send a signal to the server and all its processes."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            server = psutil.Process(self._process.pid)
-            for process in (server, *server.children(recursive=True)):
+            for process in self._processes():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(number)

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.support.ledgers import call, check_sums
 from tests.support.postgres_servers import Postgres
 from tests.support.redis_servers import free_port
+from token_handlers.errors import StoreUnavailable
 from token_handlers.sinks.postgres import SQLLedger
 from token_handlers.sinks.sqlite import SQLiteLedger
 
@@ -66,6 +68,42 @@ def test_processes_and_a_server_that_is_killed(tmp_path):
 
         with SQLLedger(server.url, "fleet") as ledger:
             assert {"a": 1000, "b": 1000, "c": 1000} == {
+                name: totals.successful_requests for name, totals in ledger.by("user").items()
+            }
+            check_sums(ledger)
+
+
+def test_failover():
+    """When the primary is killed in the middle of batches and its standby promoted, each record is there once.
+
+    The URL names both. Until then the standby can be read, and says of writes what it is.
+    """
+    with Postgres() as primary, primary.standby() as standby:
+        hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+        url = f"postgresql://postgres@{hosts}/postgres?target_session_attrs=read-write"
+        with SQLLedger(url, "fleet") as ledger:
+            ledger(call("first", user="first"))
+        with SQLLedger(standby.url, "fleet") as ledger:
+            assert 1 == ledger.totals().successful_requests
+            with pytest.raises(StoreUnavailable, match="read-only transaction: it is a standby: name all hosts"):
+                ledger.update_costs(lambda record: Decimal(1))
+        processes = [start(url, "fleet", name) for name in "ab"]
+        for process in processes:
+            until(process, "400")
+        primary.kill()
+        for process in processes:
+            until(process, "700")
+        standby.promote()
+        for process in processes:
+            process.communicate("flush\n", timeout=60)
+            assert 0 == process.returncode
+
+        with SQLLedger(url, "fleet") as ledger:
+            assert (
+                f"postgresql://127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres (schema fleet)"
+                == ledger.place
+            )
+            assert {"first": 1, "a": 1000, "b": 1000} == {
                 name: totals.successful_requests for name, totals in ledger.by("user").items()
             }
             check_sums(ledger)
@@ -130,6 +168,32 @@ def test_fork(postgres, schema):
 
         assert ledger.flush()
         assert (3, 0, 0) == (ledger.totals().successful_requests, ledger.failed_writes, ledger.duplicates)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_64_processes(postgres, schema):
+    """Processes that all begin at once make one schema, and each record is kept once, whoever gives it."""
+    children = []
+    for number in range(64):
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                with SQLLedger(postgres.url, schema, timeout=60) as ledger:
+                    for name in ("all", f"{number}", f"{number // 2}-two"):
+                        ledger(call(name, session=name))
+                    status = 0 if ledger.flush(120) and not ledger.failed_writes else 2
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [0] * 64 == [os.waitpid(child, 0)[1] for child in children]
+
+    with SQLLedger(postgres.url, schema) as ledger:
+        assert {"all", *map(str, range(64)), *(f"{number}-two" for number in range(32))} == {
+            record.event_id for record in ledger.records()
+        }
+        assert 1 + 64 + 32 == ledger.totals().successful_requests
 
 
 END = """

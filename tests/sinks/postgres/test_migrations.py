@@ -8,6 +8,7 @@ from token_handlers import Usage
 from token_handlers.errors import StoreUnavailable
 from token_handlers.sinks.postgres import SQLLedger
 from token_handlers.sinks.postgres.schema import VERSION
+from token_handlers.sinks.sql.schema import LEVELS
 
 
 def tables(postgres, schema):
@@ -49,7 +50,7 @@ def test_an_older_ledger(postgres, schema):
         "CREATE VIEW usage_measure AS SELECT 1 AS older",
         "GRANT SELECT ON usage_measure TO outsider, PUBLIC",
         "ALTER TABLE usage_event DROP COLUMN project",
-        *(f"ALTER TABLE {level} DROP COLUMN web_searches" for level in ("rollup_hour", "rollup_day", "rollup_32days")),
+        *(f"ALTER TABLE {level} DROP COLUMN web_searches" for level in LEVELS),
         f"UPDATE ledger_version SET version = {VERSION - 2}",
         "CREATE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql "
         "AS $$ BEGIN PERFORM pg_sleep(2.5); RETURN NULL; END $$",

@@ -1,3 +1,4 @@
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -6,10 +7,12 @@ import psycopg
 import pytest
 
 from tests.support.ledgers import NOON, call, check_sums
+from tests.support.postgres_servers import LOG_BYTES, Postgres
 from tests.support.redis_servers import SECRET
 from token_handlers.errors import StoreUnavailable
 from token_handlers.sinks.postgres import SQLLedger
 from token_handlers.sinks.sql import rollups
+from token_handlers.sinks.sql.rows import milliseconds
 
 
 @pytest.fixture
@@ -160,6 +163,35 @@ def test_what_passes(postgres, schema, ledger, state, told, caplog):
     postgres.run(f"DROP TRIGGER fails ON {schema}.usage_key")
     assert ledger.flush(30) or ledger.flush(30)
     assert 2 == ledger.totals().successful_requests
+
+
+FILL = """
+INSERT INTO {}.usage_event (batch, ts_ms, event_id, operation, outcome, source, requests, doubts)
+SELECT 0, {}, 'filler ' || number, '', '', '', 0, repeat('x', 1900) FROM generate_series(1, {}) AS number
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the files of another process")
+def test_a_server_without_room(schema, caplog):
+    """A server that has no room for a table says so in one line, records wait, and all are kept once there is some."""
+    with Postgres(file_bytes=LOG_BYTES) as server, SQLLedger(server.url, schema) as ledger:
+        ledger(call("a"))
+        assert ledger.flush()
+        server.run(FILL.format(schema, milliseconds(NOON), 7500))
+        with pytest.raises(psycopg.Error, match="could not extend file"):
+            server.run(*[FILL.format(schema, milliseconds(NOON), 50)] * 30)
+        for number in range(100):
+            ledger(call(f"{number}", tags={"long": "x" * 1500}))
+            if not ledger.flush():
+                break
+        assert 0 < ledger.waiting
+        assert number + 2 - ledger.waiting == ledger.totals().successful_requests
+        assert "can't be used: could not extend file" in caplog.messages[0]
+        assert ": free some space on the server; up to 20000 records wait" in caplog.messages[0]
+
+        server.run(f"DELETE FROM {schema}.usage_event WHERE event_id LIKE 'filler%'", f"VACUUM {schema}.usage_event")
+        assert ledger.flush(30) or ledger.flush(30)
+        assert (number + 2, 0, 1) == (ledger.totals().successful_requests, ledger.lost, len(caplog.messages))
 
 
 def test_what_a_server_refuses_is_lost_alone(postgres, schema, ledger):

@@ -1,11 +1,13 @@
 import contextlib
+import threading
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from functools import partial
 
 import pytest
 
 from tests.support.ledgers import NOON, call, check_sums
-from token_handlers import Usage, UsageRecord, UsageTotals, lifecycle
+from token_handlers import TokenHandlersError, Usage, UsageRecord, UsageTotals, lifecycle
 from token_handlers.pricing import Price
 from token_handlers.sinks.sql import rollups
 from token_handlers.usage import CostPart
@@ -230,6 +232,26 @@ def test_many_calls_are_rolled_up(place, ledger, monkeypatch):
     check_sums(ledger)
 
 
+def test_a_ledger_from_before_the_sums_of_all_time(place, monkeypatch):
+    """What sessions and users add up to in all is made of the days, once, and kept from then on."""
+    monkeypatch.setattr(rollups, "ROLL_UP_AT", 1)
+    with place.open() as ledger:
+        for number in range(9):
+            ledger(call(f"{number}", session=f"s{number % 4}", user=f"u{number % 2}", started_at=NOON + number * DAY))
+    place.make_older()
+
+    monkeypatch.setattr(rollups, "ROLL_UP_AT", 99)
+    with place.open() as ledger:
+        ledger(call("a", session="s0"))
+        ledger(call("b", session="new"))
+        assert ledger.flush()
+        by_session = {name: sums.successful_requests for name, sums in ledger.by("session", top=2).items()}
+        assert {"s0": 4, "s1": 2, "(other)": 5} == by_session
+        check_sums(ledger)
+    sums = "SELECT value, successful_requests FROM rollup_ever WHERE label IN ('user', 'every session') ORDER BY 1"
+    assert [("", 9), ("u0", 5), ("u1", 4)] == place.rows(sums)
+
+
 @pytest.mark.parametrize("junk", [None, {}, "record"])
 def test_what_is_no_record_is_refused(ledger, junk):
     """A ledger takes UsageRecords."""
@@ -244,6 +266,54 @@ def test_flush_is_the_acknowledgement(place, ledger):
 
     assert 0 == ledger.waiting
     assert [("a", 1500)] == place.rows("SELECT event_id, cost_nano FROM usage_event")
+
+
+def test_sync_is_committed_when_it_returns(place):
+    """With durability='sync' nothing needs a flush."""
+    with place.open(durability="sync") as ledger:
+        ledger(call("a"))
+        assert [(1,)] == place.rows("SELECT count(*) FROM usage_event")
+
+
+def test_sync_says_what_it_cannot_hold(place):
+    """With durability='sync' a record that no ledger can hold is an error where it is given."""
+    with place.open(durability="sync") as ledger:
+        with pytest.raises(TokenHandlersError, match="can't hold this record"):
+            ledger(call("absurd", sent=10**16))
+        assert (0, 0) == (ledger.waiting, ledger.totals().successful_requests)
+
+
+def test_sync_says_when_it_is_not_committed(place, ledger, outage):
+    """durability='sync' raises while nobody can write, keeps the record, and writes it later."""
+    ledger._sync = True
+    with pytest.raises(TokenHandlersError, match=place.why_out):
+        ledger(call("a"))
+    assert 1 == ledger.waiting
+
+    outage.close()
+    ledger(call("b"))
+    assert {"a", "b"} == {record.event_id for record in ledger.records()}
+
+
+@pytest.mark.parametrize("durability", ["batch", "sync"])
+def test_a_record_that_is_still_to_be_made(place, durability):
+    """A callable in place of a record is called in the ledger's thread; one that raises loses that record alone."""
+    threads = []
+
+    def make():
+        threads.append(threading.current_thread() is threading.main_thread())
+        return call("a")
+
+    with place.open(durability=durability) as ledger:
+        ledger.defer(make)
+        if durability == "batch":
+            ledger.defer(partial(call, "c", sent=-1))
+        ledger(call("b"))
+        assert ledger.flush()
+
+        assert {"a", "b"} == {record.event_id for record in ledger.records()}
+        assert (1 if durability == "batch" else 0) == ledger.lost
+    assert {durability == "sync"} == set(threads)
 
 
 def test_where_no_thread_can_start_flush_writes(ledger, monkeypatch):

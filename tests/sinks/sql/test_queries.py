@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.ledgers import NOON, call, counted
 from token_handlers import Usage, UsageRecord
+from token_handlers.sinks.sql import rollups
 from token_handlers.sinks.sql.queries import PAGE
 
 DAY = timedelta(days=1)
@@ -52,15 +53,25 @@ def calls(draw):
 moments = st.timedeltas(-2 * DAY, 102 * DAY).map(lambda delta: NOON + delta)
 
 
-def test_sums_are_those_of_a_counter(place):
-    """Whatever is asked for, the answer is what a TokenCounter says of the same calls, money included."""
+def test_sums_are_those_of_a_counter(place, monkeypatch):
+    """Whatever is asked for, the answer is what a TokenCounter says of the same calls, money included.
+
+    All calls are in the rollups, or some, or none.
+    """
 
     @settings(max_examples=place.examples)
-    @given(st.lists(calls(), max_size=30), st.none() | few, st.none() | few, st.none() | few, moments, moments)
-    def check(given, session, user, model, since, until):
+    @given(
+        st.lists(calls(), max_size=30),
+        *(st.none() | few, st.none() | few, st.none() | few, moments, moments),
+        st.sampled_from([1, 9, 9, 99]),
+    )
+    def check(given, session, user, model, since, until, roll_up_at):
+        monkeypatch.setattr(rollups, "ROLL_UP_AT", roll_up_at)
         with place.another() as ledger:
-            for record in given:
+            for number, record in enumerate(given):
                 ledger(record)
+                if number % 10 == 9:
+                    ledger.flush()
             kept = list({record.event_id: record for record in reversed(given)}.values())
             compare(ledger, kept, {})
             compare(ledger, kept, {"session": session, "since": since})

@@ -1,49 +1,13 @@
 import sqlite3
-import threading
 from datetime import timedelta
 from decimal import Decimal
-from functools import partial
 
 import pytest
 
 from tests.support.ledgers import call, check_file, check_sums, make_old
-from token_handlers import TokenHandlersError, lifecycle
 from token_handlers.sinks.sqlite import SQLiteLedger, location
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def outage(path, ledger, monkeypatch):
-    """A program that holds the ledger's file locked, until it is closed."""
-    monkeypatch.setattr(location, "BUSY_SECONDS", 0)
-    monkeypatch.setattr(lifecycle, "FIRST_PAUSE_SECONDS", 60.0)  # only a flush tries again
-    ledger._file.close()
-    program = sqlite3.connect(path, isolation_level=None)
-    program.execute("BEGIN IMMEDIATE")
-    yield program
-    program.close()
-
-
-@pytest.mark.parametrize("durability", ["batch", "sync"])
-def test_a_record_that_is_still_to_be_made(path, durability):
-    """A callable in place of a record is called in the ledger's thread; one that raises loses that record alone."""
-    threads = []
-
-    def make():
-        threads.append(threading.current_thread().name)
-        return call("a")
-
-    with SQLiteLedger(path, durability=durability) as ledger:
-        ledger.defer(make)
-        if durability == "batch":
-            ledger.defer(partial(call, "c", sent=-1))
-        ledger(call("b"))
-        assert ledger.flush()
-
-        assert ["a", "b"] == [record.event_id for record in ledger.records()]
-        assert (1 if durability == "batch" else 0) == ledger.lost
-    assert {"ledger ledger.db" if durability == "batch" else "MainThread"} == set(threads)
 
 
 def test_what_is_absurd_already_can_be_read(path):
@@ -61,23 +25,6 @@ def test_what_is_absurd_already_can_be_read(path):
         check_sums(ledger)
 
 
-def test_sync_is_on_the_disk_when_it_returns(path):
-    """With durability='sync' nothing needs a flush."""
-    with SQLiteLedger(path, durability="sync") as ledger:
-        ledger(call("a"))
-        other = sqlite3.connect(path)
-        assert [(1,)] == other.execute("SELECT count(*) FROM usage_event").fetchall()
-        other.close()
-
-
-def test_sync_says_what_it_cannot_hold(path):
-    """With durability='sync' a record that no ledger can hold is an error where it is given."""
-    with SQLiteLedger(path, durability="sync") as ledger:
-        with pytest.raises(TokenHandlersError, match="can't hold this record"):
-            ledger(call("absurd", sent=10**16))
-        assert (0, 0) == (ledger.waiting, ledger.totals().successful_requests)
-
-
 def test_a_closed_ledger(path):
     """close() flushes, may be called twice, leaves no log beside the file, and ends it for writing."""
     ledger = SQLiteLedger(path)
@@ -90,18 +37,6 @@ def test_a_closed_ledger(path):
         ledger(call("b"))
     with SQLiteLedger(path) as again:
         assert 1 == again.totals().successful_requests
-
-
-def test_sync_says_when_it_is_not_on_the_disk(path, ledger, outage, monkeypatch):
-    """durability='sync' raises while the file can't be written, keeps the record, and writes it later."""
-    ledger._sync = True
-    with pytest.raises(TokenHandlersError, match="locked"):
-        ledger(call("a"))
-    assert 1 == ledger.waiting
-
-    outage.execute("ROLLBACK")
-    ledger(call("b"))
-    assert ["a", "b"] == [record.event_id for record in ledger.records()]
 
 
 def test_a_file_that_was_removed_is_made_anew(path, ledger):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import re
 import threading
 import time
@@ -59,7 +60,9 @@ class PostgresPlace:
             raise ValueError(f"schema must be a name such as token_handlers, in lower case, not {schema!r}")
         named = {"host": "localhost", "port": "5432", **self._options}
         self.database = str(named.get("dbname") or named.get("user") or "")
-        self.name = f"postgresql://{named['host']}:{named['port']}/{self.database} (schema {schema})"
+        hosts, ports = str(named["host"]).split(","), str(named["port"]).split(",")
+        places = ",".join(f"{host}:{port}" for host, port in zip(hosts, itertools.cycle(ports), strict=False))
+        self.name = f"postgresql://{places}/{self.database} (schema {schema})"
 
     def connect(self) -> "Connection[Any]":
         """Return a new connection, which ends each wait for an answer at the time-out."""
@@ -85,6 +88,10 @@ class PostgresPlace:
         remedy = _REMEDIES.get(state) or _REMEDIES.get(state[:2]) or "look at the server and the URL"
         if "no encryption" in text:
             remedy = "the server wants TLS: add ?sslmode=verify-full, or require, to the URL"
+        elif "could not extend file" in text:
+            remedy = _REMEDIES["53100"]
+        elif "certificate" in text:
+            remedy = "let the server's certificate be for this host, and the URL's sslrootcert name who signed it"
         elif "does not support SSL" in text:
             remedy = "let the server have a certificate, or take sslmode out of the URL"
         elif "password authentication failed" in text or "no password supplied" in text:

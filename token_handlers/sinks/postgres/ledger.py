@@ -5,7 +5,7 @@ from pydantic import SecretStr
 from token_handlers.sinks.backlog import Backlog, BacklogReader
 from token_handlers.sinks.postgres.connection import PostgresPlace
 from token_handlers.sinks.postgres.store import PostgresStore
-from token_handlers.sinks.sql.ledger import Pace, SQLSink
+from token_handlers.sinks.sql.ledger import Durability, Pace, SQLSink
 
 PACE = Pace(capacity=20_000, batch=1_000, linger=0.1, end=5.0)
 
@@ -19,7 +19,8 @@ class SQLLedger(SQLSink):
     machine gives it.
 
     A call returns at once, whatever the server does: a thread writes, up to 1,000 records in one transaction, a tenth
-    of a second after the first; ``flush()`` returns True once the server has committed all that was given before. While
+    of a second after the first; ``flush()`` returns True once the server has committed all that was given before. With
+    ``durability="sync"`` a call returns when its record is committed, or raises TokenHandlersError within 5 s. While
     the server can't be used, up to ``capacity`` records wait in memory, later ones in the ``backlog`` where there is
     one, such as a SQLiteLedger that is a sink beside it; without one they are ``lost``. What waits in a backlog arrives
     though the process is killed, by the next that has it.
@@ -35,6 +36,7 @@ class SQLLedger(SQLSink):
         *,
         timeout: float = 10.0,
         capacity: int = PACE.capacity,
+        durability: Durability = "batch",
         backlog: Backlog | None = None,
         read_only: bool = False,
     ) -> None:
@@ -45,6 +47,7 @@ class SQLLedger(SQLSink):
             store,
             PACE._replace(capacity=capacity),
             name="token_handlers-postgres",
+            durability=durability,
             read_only=read_only,
             backlog=None if backlog is None else BacklogReader(backlog),
         )

@@ -52,7 +52,7 @@ def _migrate(place: PostgresPlace, connection: OpenTransaction) -> None:
             connection.execute(statement)
     for reader in readers:
         name = reader if reader == "PUBLIC" else '"' + reader.replace('"', '""') + '"'
-        connection.execute(f"GRANT SELECT ON usage_measure TO {name}")
+        connection.execute(f"GRANT SELECT ON usage_measure, rollup_ever TO {name}")
 
 
 def _version(place: PostgresPlace, connection: OpenTransaction) -> int:

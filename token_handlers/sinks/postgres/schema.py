@@ -12,10 +12,13 @@ from collections.abc import Iterator, Sequence
 
 from token_handlers.sinks.sql import rollups
 from token_handlers.sinks.sql.dialect import Dialect
-from token_handlers.sinks.sql.schema import COLUMNS, EXPRESSIONS, LEVELS, ROLLUP_KEY, SUMS
+from token_handlers.sinks.sql.schema import COLUMNS, COST_INDEX, LEVELS, MEASURED, ROLLUP_KEY, SUMS
 
-FORMAT = 1
+FORMAT = 2
 """What the tables, the functions, the rules of sums and the choice of rollups are; each change is another number."""
+
+BEFORE_EVER = 1
+"""The format without rollup_ever."""
 
 VERSION = 1_000 * FORMAT + len(COLUMNS) + len(SUMS)
 """The version of a ledger; also a column or a sum more makes it another one."""
@@ -42,7 +45,7 @@ _MADE_LOCK, _ROLLUP_LOCK = 0x544F4B4C, 0x544F4B4D
 """The first half of the keys of advisory locks: while tables are made, and while calls are summed."""
 
 _TEXT = 'text COLLATE "C" NOT NULL'
-_LISTED = "SELECT string_agg({each}, '{between}') FROM unnest(names) AS name"
+_LISTED = "SELECT string_agg(format('{}', name), ', ') FROM unnest(names) AS name"
 _WAITING = (
     f"SELECT coalesce(sum(b.calls), 0) FROM (SELECT usage_batch.calls FROM usage_batch LIMIT {MOST_BATCHES}) AS b"  # noqa: S608 (constants)
 )
@@ -69,11 +72,15 @@ def statements_since(version: int, columns: Sequence[str], sums: Sequence[str], 
         yield from (
             f'ALTER TABLE usage_event ADD COLUMN "{name}" {_column(name)}' for name in COLUMNS if name not in columns
         )
-        for name in (name for name in SUMS if name not in sums):
-            yield from (f"ALTER TABLE {level} ADD COLUMN {name} bigint" for level in LEVELS)
-        yield f"TRUNCATE {', '.join(LEVELS)}, usage_batch"
-        yield "UPDATE rollup_state SET used = '{}'"
-        yield "INSERT INTO usage_batch SELECT batch, count(*) FROM usage_event GROUP BY batch"
+        there = [level for level in LEVELS if version // 1_000 != BEFORE_EVER or level != "rollup_ever"]
+        missing = [name for name in SUMS if name not in sums]
+        yield from (f"ALTER TABLE {level} ADD COLUMN {name} bigint" for level in there for name in missing)
+        if version // 1_000 == BEFORE_EVER:
+            yield from (_rollup("rollup_ever"), COST_INDEX, *rollups.sums_ever())
+        if missing or version // 1_000 not in (BEFORE_EVER, FORMAT):
+            yield f"TRUNCATE {', '.join(LEVELS)}, usage_batch"
+            yield "UPDATE rollup_state SET used = '{}'"
+            yield "INSERT INTO usage_batch SELECT batch, count(*) FROM usage_event GROUP BY batch"
     yield from _view()
     yield from (statement.replace("{schema}", schema) for statement in (_make_month(), _add_calls(), _roll_up()))
     for function in ("make_month(text)", "add_calls(json, text[])", "roll_up(integer)"):
@@ -86,12 +93,13 @@ def add_used(names: str) -> str:
     return f"UPDATE rollup_state SET used = used || {names} WHERE NOT used @> {names}"  # noqa: S608 (constants)
 
 
-def summed(chosen: str, sign: str, used: Sequence[str] = SUMS) -> str:
+def summed(chosen: str, sums: rollups.Sums) -> str:
     """Return the statement that adds the calls which a condition chooses to the rollups, or subtracts them."""
-    parts = rollups.statements(tuple(used), sign, DIALECT.tags)
-    steps = ", ".join(f"part_{number} AS ({part})" for number, part in enumerate(parts))
-    fresh = f"fresh AS MATERIALIZED (SELECT * FROM usage_measure WHERE {chosen})"  # noqa: S608 (constants)
-    return f"WITH {fresh}, {steps} SELECT count(*) FROM fresh"  # noqa: S608 (constants)
+    parts = [f"fresh AS MATERIALIZED (SELECT * FROM usage_measure WHERE {chosen})"]  # noqa: S608 (constants)
+    for name, query, statements in rollups.steps(sums, DIALECT.tags):
+        parts.append(f"{name} AS MATERIALIZED ({query})")
+        parts += [f"{name}_{number} AS ({statement})" for number, statement in enumerate(statements)]
+    return f"WITH {', '.join(parts)} SELECT count(*) FROM fresh"  # noqa: S608 (constants)
 
 
 def _column(name: str) -> str:
@@ -116,24 +124,24 @@ def _tables() -> Iterator[str]:
     yield "CREATE INDEX usage_event_session ON usage_event (session, ts_ms) WHERE session IS NOT NULL"
     yield 'CREATE INDEX usage_event_user ON usage_event ("user", ts_ms) WHERE "user" IS NOT NULL'
     yield "CREATE INDEX usage_event_batch ON usage_event (batch)"
-    sums = ", ".join(f"{name} bigint" for name in SUMS)
     for level in LEVELS:
-        yield (
-            f"CREATE TABLE {level} (apart smallint NOT NULL, label {_TEXT}, bucket bigint NOT NULL, value {_TEXT}, "
-            f"model {_TEXT}, provider {_TEXT}, operation {_TEXT}, {sums}, PRIMARY KEY ({', '.join(ROLLUP_KEY)})) "
-            "WITH (fillfactor = 80)"
-        )
+        yield _rollup(level)
+    yield COST_INDEX
+
+
+def _rollup(level: str) -> str:
+    sums = ", ".join(f"{name} bigint" for name in SUMS)
+    return (
+        f"CREATE TABLE {level} (apart smallint NOT NULL, label {_TEXT}, bucket bigint NOT NULL, value {_TEXT}, "
+        f"model {_TEXT}, provider {_TEXT}, operation {_TEXT}, {sums}, PRIMARY KEY ({', '.join(ROLLUP_KEY)})) "
+        "WITH (fillfactor = 80)"
+    )
 
 
 def _view() -> Iterator[str]:
     """Make the view again for whoever may read it: another column can't be put into one."""
-    measures = ", ".join(f"{expression} AS {name}" for name, expression in EXPRESSIONS.items())
     yield "DROP VIEW IF EXISTS usage_measure"
-    yield (
-        'CREATE VIEW usage_measure AS SELECT id, batch, ts_ms, session, "user", node, tags, '  # noqa: S608 (constants)
-        "coalesce(nullif(model, ''), '(unknown)') AS model, coalesce(provider, '') AS provider, operation, "
-        f"{measures} FROM usage_event"
-    )
+    yield f"CREATE VIEW usage_measure AS SELECT id, batch, {MEASURED} FROM usage_event"  # noqa: S608 (constants)
 
 
 def _make_month() -> str:
@@ -198,13 +206,15 @@ $$"""  # noqa: S608 (constants)
 def _roll_up() -> str:
     """Return the function that sums batches; sums that are 0 for all calls of them, which most are, are left alone."""
     chosen = "batch BETWEEN first_batch AND last_batch AND batch = ANY(chosen)"
-    text = summed("batch BETWEEN $1 AND $2 AND batch = ANY($3)", "+", ("{sum}",))
-    text = text.replace("operation, {sum})", "operation<names>)").replace(", +sum({sum})", "<sums>")
-    replacing = ""
-    for level in LEVELS:
-        text = text.replace(f"{{sum}} = coalesce({level}.{{sum}}, 0) + excluded.{{sum}}", f"<{level}>")
-        each = f"format('%1$s = coalesce({level}.%1$s, 0) + excluded.%1$s', name)"
-        replacing += f"  statement := replace(statement, '<{level}>', ({_LISTED.format(each=each, between=', ')}));\n"
+    gaps, each = rollups.Sums("<names>", "<added>", "<summed>", "<{}>".format), rollups.sums_of(("%1$s",))
+    text = summed("batch BETWEEN $1 AND $2 AND batch = ANY($3)", gaps)
+    templates = dict(zip(gaps[:3], each[:3], strict=True)) | {
+        gaps.adding(level): each.adding(level) for level in LEVELS
+    }
+    filling = "".join(
+        f"  statement := replace(statement, '{gap}', ({_LISTED.format(template)}));\n"
+        for gap, template in templates.items()
+    )
     sums = ", ".join(f"sum({name}) AS {name}" for name in SUMS)
     return f"""
 CREATE OR REPLACE FUNCTION roll_up(most integer, OUT waiting bigint)
@@ -226,9 +236,8 @@ BEGIN
   ) AS counted WHERE calls_before < most;
   SELECT array_agg(key) INTO names FROM (SELECT {sums} FROM usage_measure WHERE {chosen}) AS sums,
     json_each_text(row_to_json(sums)) WHERE value <> '0' OR key = 'successful_requests';
-  statement := replace(statement, '<names>', ({_LISTED.format(each="', ' || name", between="")}));
-  statement := replace(statement, '<sums>', ({_LISTED.format(each="format(', sum(%s)', name)", between="")}));
-{replacing}  DELETE FROM usage_batch WHERE batch = ANY(chosen);
+{filling}
+  DELETE FROM usage_batch WHERE batch = ANY(chosen);
   EXECUTE statement USING first_batch, last_batch, chosen;
   {add_used("names")};
   waiting := ({_WAITING});

@@ -10,9 +10,8 @@ from token_handlers.sinks.postgres.connection import READ, WRITE, OpenTransactio
 from token_handlers.sinks.postgres.migrations import bring_up
 from token_handlers.sinks.postgres.schema import DIALECT, END_YEAR, FIRST_YEAR, add_used, rollup_lock, summed
 from token_handlers.sinks.sql import rollups
-from token_handlers.sinks.sql.dialect import RolledUp
 from token_handlers.sinks.sql.ledger import Written
-from token_handlers.sinks.sql.queries import Reader
+from token_handlers.sinks.sql.queries import Reader, reader_of
 from token_handlers.sinks.sql.rows import EPOCH, NewCost, Row
 from token_handlers.sinks.sql.schema import DAY, SUMS
 
@@ -21,11 +20,9 @@ MONTH_AHEAD = timedelta(days=20)
 
 _ADD = "SELECT added, waiting FROM add_calls(:calls::json, :months)"
 _ROLL_UP = "SELECT waiting FROM roll_up(:most::integer)"
-_NEW = f"SELECT {', '.join(f'sum({name})' for name in SUMS)} FROM usage_measure"  # noqa: S608 (constants)
+_STATE = "SELECT used, (SELECT min(batch) FROM usage_batch) FROM rollup_state"
 _MONEY = (*SUMS[-7:], "unpriced_requests", "unpriced_cache_tokens", "estimated_requests")
 """The sums that another cost may change."""
-
-_PENDING = "batch >= {first} AND batch IN (SELECT batch FROM usage_batch)"
 
 
 class PostgresStore:
@@ -53,7 +50,7 @@ class PostgresStore:
     def reading(self) -> Iterator[Reader]:
         """Yield a reader of one moment."""
         with self._reading.transaction(READ) as transaction:
-            yield Reader(transaction, DIALECT, _rolled_up(transaction))
+            yield _reader(transaction)
 
     def set_costs(self, costs: Sequence[NewCost]) -> None:
         """Give calls another cost, and the rollups too, while nobody else changes these."""
@@ -64,10 +61,10 @@ class PostgresStore:
         )
         with self._writing.transaction(WRITE) as transaction:
             transaction.execute(rollup_lock(self._schema))
-            transaction.execute(summed(chosen, "-"))
+            transaction.execute(summed(chosen, rollups.sums_of(SUMS, "-")))
             for statement, values in rollups.new_costs(costs):
                 transaction.execute_all(statement, values)
-            transaction.execute(summed(chosen, "+"))
+            transaction.execute(summed(chosen, rollups.sums_of(SUMS)))
             transaction.execute(add_used(f"ARRAY{list(_MONEY)}"))
 
     def is_outage(self, error: Exception) -> bool:
@@ -102,17 +99,13 @@ class PostgresStore:
         return int(waiting)
 
 
-def _rolled_up(transaction: OpenTransaction) -> RolledUp:
-    """Return which batches the rollups have, and which sums are more than 0 there or in later calls."""
-    ((used, first),) = transaction.execute(
-        "SELECT used, (SELECT min(batch) FROM usage_batch) FROM rollup_state"
-    ).fetchall()
+def _reader(transaction: OpenTransaction) -> Reader:
+    """Return a reader that knows which batches the rollups have."""
+    ((used, first),) = transaction.execute(_STATE).fetchall()
     if first is None:
-        return RolledUp("true", None, frozenset(used))
-    pending = _PENDING.format(first=first)
-    (sums,) = transaction.execute(f"{_NEW} WHERE {pending}").fetchall()
-    later = {name for name, number in zip(SUMS, sums, strict=True) if number}
-    return RolledUp(f"NOT ({pending})", pending, frozenset({*used, *later}))
+        return reader_of(transaction, DIALECT, used, "true", None)
+    pending = f"batch >= {first} AND batch IN (SELECT batch FROM usage_batch)"  # noqa: S608 (a number)
+    return reader_of(transaction, DIALECT, used, f"NOT ({pending})", pending)
 
 
 def _months(rows: Iterable[Row]) -> list[str]:

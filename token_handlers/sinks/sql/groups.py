@@ -1,19 +1,16 @@
 """Sums by the values of one label: of all of them, or of the most expensive and of the others together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from token_handlers.counter.totals import OTHER
 from token_handlers.sinks.escapes import unescaped
-from token_handlers.sinks.sql.queries import Reader, query_for, sums_by
+from token_handlers.sinks.sql.queries import Reader, is_of_all_time, query_for, sums_by
 from token_handlers.sinks.sql.questions import Dimension, Window, dimension_of
 from token_handlers.sinks.sql.rows import day_of, hour_of, totals_of
-from token_handlers.sinks.sql.schema import SUMS
+from token_handlers.sinks.sql.schema import ALL, MOST_EXPENSIVE, SUMS
 from token_handlers.usage import UsageTotals
 
 _TIMES: dict[str, Callable[[int], str]] = {"day": day_of, "hour": hour_of}
-_MOST_EXPENSIVE = (
-    "cost_nano + cost_atto / 1000000000 DESC, cost_atto % 1000000000 DESC, prompt_tokens + completion_tokens DESC"
-)
 
 
 class Groups(dict[str, UsageTotals]):
@@ -43,17 +40,20 @@ def _most_expensive(
 ) -> tuple[dict[str | int, UsageTotals], int, UsageTotals]:
     """Return the totals by a dimension's one key: the most expensive, how many there are besides, and their sum."""
     query = query_for(reader, dimension, window)
-    used = [measure for measure in SUMS if query.sums[measure] != "0"]
+    used = [measure for measure in SUMS if query.sums[measure] != "0"] or SUMS[:1]
     parts = [f"SELECT {', '.join((f'{key} AS key', *used))} FROM {rows}" for (key,), rows in query.parts]  # noqa: S608 (constants)
     if not parts:
         return {}, 0, UsageTotals()
-    sums = ", ".join(f"{expression} AS {name}" for name, expression in query.sums.items())
-    summed = f"SELECT key, {sums} FROM ({' UNION ALL '.join(parts)}) AS calls GROUP BY key"  # noqa: S608 (constants)
-    most = f"SELECT 0 AS count, * FROM summed ORDER BY {_MOST_EXPENSIVE}, key LIMIT {number}"  # noqa: S608 (constants)
-    whole = ", ".join(reader.dialect.total.format(name=name) for name in SUMS)
+    expressions = ", ".join(f"{expression} AS {name}" for name, expression in query.sums.items())
+    if is_of_all_time(reader, dimension, window):
+        tables, whole = _of_all_time(dimension.label, parts, used, number)
+    else:
+        tables, whole = {"calls": " UNION ALL ".join(parts)}, ("count(*)", "summed")
+    tables["summed"] = f"SELECT key, {expressions} FROM calls GROUP BY key"  # noqa: S608 (constants)
+    tables["most"] = f"SELECT 0, * FROM summed ORDER BY {', '.join(MOST_EXPENSIVE)}, key LIMIT {number}"  # noqa: S608 (constants)
+    named = ", ".join(f"{name} AS MATERIALIZED ({table})" for name, table in tables.items())
     *rows, (count, _, *rest) = reader.rows(
-        f"WITH summed AS MATERIALIZED ({summed}) "  # noqa: S608 (constants)
-        f"SELECT * FROM ({most}) AS most UNION ALL SELECT count(*), NULL, {whole} FROM summed",
+        f"WITH {named} SELECT * FROM most UNION ALL SELECT {whole[0]}, NULL, {expressions} FROM {whole[1]}",  # noqa: S608 (constants)
         query.given,
     )
     found: dict[str | int, list[int]] = {key: each for _, key, *each in rows}
@@ -63,3 +63,27 @@ def _most_expensive(
             rest = [a - b for a, b in zip(rest, each, strict=True)]
     others = totals_of(rest) if count > len(found) else UsageTotals()
     return {key: totals_of(each) for key, each in found.items()}, count - len(found), others
+
+
+def _of_all_time(
+    label: str, parts: Sequence[str], used: Sequence[str], number: int
+) -> tuple[dict[str, str], tuple[str, str]]:
+    """Return the tables that have all calls of a label's most expensive values, and the number and sums of all values.
+
+    Nothing costs less by what came later: the most expensive are those that were before it, or have some of it.
+    """
+    sums, there, names = ", ".join(used), f"FROM rollup_ever WHERE label = '{label}'", ["best"]
+    best = f"SELECT value AS key {there} ORDER BY {', '.join(MOST_EXPENSIVE)}, value LIMIT {number}"
+    tables, whole = {"best": best}, [f"SELECT {sums} FROM rollup_ever WHERE label = '{ALL}{label}'"]  # noqa: S608 (constants)
+    ever, *later = parts
+    for part in later:
+        names.append("later")
+        tables["later"] = part
+        whole.append(f"SELECT {sums} FROM later")  # noqa: S608 (constants)
+    chosen = " UNION ".join(f"SELECT key FROM {name}" for name in names)  # noqa: S608 (constants)
+    calls = [f"{ever} AND value IN (SELECT key FROM chosen)", *(f"SELECT * FROM {name}" for name in names[1:])]  # noqa: S608 (constants)
+    tables |= {"chosen": chosen, "calls": " UNION ALL ".join(calls)}
+    known = f"EXISTS (SELECT 1 {there} AND apart = 0 AND bucket = 0 AND value = key)"
+    counts = f"(SELECT count(*) {there})", f"(SELECT count(*) FROM chosen WHERE NOT {known})"  # noqa: S608 (constants)
+    # Counting makes it one row, also where nothing is summed.
+    return tables, (f"0 * count(*) + {' + '.join(counts)}", f"({' UNION ALL '.join(whole)}) AS whole")

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
 
 from token_handlers.counter.listeners import MakeRecord, made
 from token_handlers.errors import TokenHandlersError
@@ -26,6 +26,10 @@ logger = logging.getLogger("token_handlers")
 
 READ_SECONDS = 5.0
 """How long a read waits for the records that were given before it."""
+
+
+Durability = Literal["batch", "sync"]
+"""Whether a call returns at once, or when its record is committed."""
 
 
 class Written(NamedTuple):
@@ -89,13 +93,15 @@ class SQLSink:
         pace: Pace,
         *,
         name: str,
-        sync: bool = False,
+        durability: Durability = "batch",
         read_only: bool = False,
         backlog: BacklogReader | None = None,
     ) -> None:
+        if durability not in get_args(Durability):
+            raise ValueError(f"durability is 'batch' or 'sync', not {durability!r}")
         self._store = store
         self._pace = pace
-        self._sync = sync
+        self._sync = durability == "sync"
         self._closed = False
         self._read_only = read_only
         self._backlog = backlog

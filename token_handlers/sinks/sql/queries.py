@@ -1,16 +1,18 @@
 """Sums and rows out of a ledger: what rollups have of whole hours, days and months, the rest from the calls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from token_handlers.sinks.sql.dialect import Connection, Dialect, RolledUp
-from token_handlers.sinks.sql.questions import Dimension, Span, Window, is_apart, label_of, spans_of
+from token_handlers.sinks.sql.questions import ALL_TIME, Dimension, Span, Window, is_apart, label_of, spans_of
 from token_handlers.sinks.sql.rows import totals_of
 from token_handlers.sinks.sql.schema import LEVELS, SOURCES, SUMS
 from token_handlers.usage import UsageTotals
 
 PAGE = 1000
 """How many rows a read takes at once."""
+
+_NEW = f"SELECT {', '.join(f'sum({name})' for name in SUMS)} FROM usage_measure"  # noqa: S608 (constants)
 
 
 class RollupQuery(NamedTuple):
@@ -33,6 +35,17 @@ class Reader(NamedTuple):
         return self.connection.execute(query, given).fetchall()
 
 
+def reader_of(
+    connection: Connection, dialect: Dialect, used: Iterable[str], before: str | None, later: str | None
+) -> Reader:
+    """Return a reader: ``before`` and ``later`` are RolledUp's, ``used`` are the sums that are not 0 in the rollups."""
+    names = set(used)
+    if later is not None:
+        (sums,) = connection.execute(f"{_NEW} WHERE {later}", {}).fetchall()
+        names |= {name for name, number in zip(SUMS, sums, strict=True) if number}
+    return Reader(connection, dialect, RolledUp(before, later, frozenset(names)))
+
+
 def sums_by(reader: Reader, dimension: Dimension, window: Window) -> dict[tuple[str | int, ...], UsageTotals]:
     """Return the totals of the calls of a window by the keys of a dimension."""
     found: dict[tuple[str | int, ...], Sequence[int]] = {}
@@ -52,7 +65,9 @@ def sums_by(reader: Reader, dimension: Dimension, window: Window) -> dict[tuple[
 
 def query_for(reader: Reader, dimension: Dimension, window: Window) -> RollupQuery:
     """Return what is asked for the sums of a window's calls."""
-    window, state, dialect = _narrowed(reader, window), reader.state, reader.dialect
+    state, dialect = reader.state, reader.dialect
+    if not is_of_all_time(reader, dimension, window):
+        window = _narrowed(reader, window)
     labels = [label_of(dimension, window)]
     if labels == ["tag"]:
         labels = [f"tag:{dimension.tag}"] if dimension.tag is not None else _tags(reader)
@@ -67,6 +82,11 @@ def query_for(reader: Reader, dimension: Dimension, window: Window) -> RollupQue
     else:
         parts = [_part(dialect, dimension, window, span) for span in spans]
     return RollupQuery(sums, parts, given)
+
+
+def is_of_all_time(reader: Reader, dimension: Dimension, window: Window) -> bool:
+    """Return whether rollup_ever has the answer, but for later calls."""
+    return reader.state.before is not None and spans_of(dimension, window) == [ALL_TIME]
 
 
 def page(connection: Connection, window: Window, after: tuple[int, int]) -> list[dict[str, Any]]:

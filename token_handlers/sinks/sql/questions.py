@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from token_handlers.sinks.escapes import escaped
 from token_handlers.sinks.sql.rows import milliseconds
-from token_handlers.sinks.sql.schema import DAY, HOUR, LABELS, LEVELS, MONTH
+from token_handlers.sinks.sql.schema import DAY, EVER, HOUR, LABELS, LEVELS
 
 Moment = datetime | date | str
-EARLIEST_MS, LATEST_MS = -(10**5) * MONTH, 10**5 * MONTH
+EARLIEST_MS, LATEST_MS = -EVER, EVER
 
 
 class Window(NamedTuple):
@@ -33,7 +33,7 @@ class Dimension(NamedTuple):
     keys: tuple[str, ...] = ()
     label: str = ""
     tag: str | None = None
-    step: int = MONTH
+    step: int = EVER
     condition: str = "true"
 
 
@@ -44,6 +44,8 @@ class Span(NamedTuple):
     first: int
     end: int
 
+
+ALL_TIME = Span("rollup_ever", 0, 1)
 
 _DIMENSIONS = {
     "model": Dimension(("model",)),
@@ -108,8 +110,16 @@ def spans_of(dimension: Dimension, window: Window) -> list[Span]:
     if len({*window.values(), dimension.label} - {""}) > 1:
         return [Span(None, window.since, window.until)]  # no rollup has two labels
     label = LABELS[label_of(dimension, window)]
-    levels = label.apart if is_apart(dimension, window) else label.together
-    return list(_split(window.since, window.until, [level for level in levels if LEVELS[level] <= dimension.step]))
+    levels = [
+        level
+        for level in (label.apart if is_apart(dimension, window) else label.together)
+        if LEVELS[level] <= dimension.step
+    ]
+    if ALL_TIME.rollup in levels:
+        if (window.since, window.until) == (EARLIEST_MS, LATEST_MS):
+            return [ALL_TIME]
+        levels.remove(ALL_TIME.rollup)
+    return list(_split(window.since, window.until, levels))
 
 
 def _stored(label: str | None) -> str | None:

@@ -4,12 +4,12 @@ A call is not in the rollups at once: that would cost each commit of a few calls
 come, they are summed together; until then whoever asks sums them too.
 """
 
-import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from token_handlers.sinks.sql.rows import NewCost, Value
-from token_handlers.sinks.sql.schema import LABELS, LEVELS, ROLLUP_KEY, SOURCES
+from token_handlers.sinks.sql.schema import ALL, LABELS, LEVELS, ROLLUP_KEY, SOURCES, SUMS
 
 ROLL_UP_AT = 2_048
 """How many calls may wait to be summed in the rollups: as many as a question sums in a few milliseconds."""
@@ -30,30 +30,79 @@ def _columns(cost: NewCost) -> tuple[str, ...]:
     return tuple(cost.columns)
 
 
-@functools.lru_cache(64)
-def statements(used: tuple[str, ...], sign: str, tags: str) -> tuple[str, ...]:
-    """Return the statements that add the calls of the table fresh to all rollups, or subtract them.
+class Sums(NamedTuple):
+    """Some of SUMS in SQL: their names, what calls add to them, what these add up to, and how a level adds that."""
 
-    ``used`` are the sums that are not 0 in it, ``tags`` is the dialect's.
-    """
-    return tuple(
-        _statement(label, level, apart, used, sign, tags)
-        for label, (together, models_apart) in LABELS.items()
-        for apart, levels in enumerate((together, models_apart))
-        for level in levels
+    names: str
+    added: str
+    summed: str
+    adding: Callable[[str], str]
+
+
+def sums_of(used: Sequence[str], sign: str = "") -> Sums:
+    """Return the sums that calls are to be added to, or with the sign "-" subtracted from."""
+
+    def listed(template: str) -> str:
+        return ", ".join(template.format(name=name) for name in used)
+
+    return Sums(
+        listed("{name}"),
+        listed(f"CAST({sign}sum({{name}}) AS bigint) AS {{name}}"),
+        listed("sum({name})"),
+        lambda level: listed(f"{{name}} = coalesce({level}.{{name}}, 0) + excluded.{{name}}"),
     )
 
 
-def _statement(label: str, level: str, apart: int, used: Sequence[str], sign: str, tags: str) -> str:
-    source = SOURCES[label]
-    key = f"{apart}, {source.name}, ts_ms / {LEVELS[level]}, {source.value}, " + (
-        "model, provider, operation" if apart else "'', '', ''"
+class Step(NamedTuple):
+    """A table of calls summed by a label, as finely as rollups need them: its name and query, and what adds it."""
+
+    name: str
+    query: str
+    statements: tuple[str, ...]
+
+
+def steps(sums: Sums, tags: str) -> tuple[Step, ...]:
+    """Return what adds the calls of the table fresh to all rollups; ``tags`` is the dialect's."""
+    return tuple(_step(f"fresh_{number}", label, sums, tags) for number, label in enumerate(LABELS))
+
+
+def _step(name: str, label: str, sums: Sums, tags: str) -> Step:
+    source, (together, apart) = SOURCES[label], LABELS[label]
+    unit = min(LEVELS[level] for level in (*together, *apart))
+    query = (
+        f"SELECT {source.name} AS label, ts_ms / {unit} AS bucket, {source.value} AS value, "  # noqa: S608 (constants)
+        f"model, provider, operation, {sums.added} FROM {source.rows('fresh', tags)} "
+        f"WHERE {source.value} IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6"
     )
-    groups = ", ".join(str(number) for number in range(2, 8 if apart else 5))
-    sums = "".join(f", {sign}sum({measure})" for measure in used)
-    adding = ", ".join(f"{measure} = coalesce({level}.{measure}, 0) + excluded.{measure}" for measure in used)
+    keys = [
+        *((level, f"0, label, bucket * {unit} / {LEVELS[level]}, value, '', '', ''") for level in together),
+        *(
+            (level, f"1, label, bucket * {unit} / {LEVELS[level]}, value, model, provider, operation")
+            for level in apart
+        ),
+        *(("rollup_ever", _whole(label)) for level in together if level == "rollup_ever"),
+    ]
+    return Step(name, query, tuple(_add(level, key, name, sums) for level, key in keys))
+
+
+def _whole(label: str) -> str:
+    """Return the key of what all values of a label add up to."""
+    return f"0, '{ALL}{label}', 0, '', '', '', ''"
+
+
+def _add(level: str, key: str, name: str, sums: Sums) -> str:
     return (
-        f"INSERT INTO {level} ({', '.join((*ROLLUP_KEY, *used))}) SELECT {key}{sums} "  # noqa: S608 (constants)
-        f"FROM {source.rows('fresh', tags)} WHERE {source.value} IS NOT NULL GROUP BY {groups} "
-        f"ON CONFLICT ({', '.join(ROLLUP_KEY)}) " + (f"DO UPDATE SET {adding}" if adding else "DO NOTHING")
+        f"INSERT INTO {level} ({', '.join(ROLLUP_KEY)}, {sums.names}) SELECT {key}, {sums.summed} FROM {name} "  # noqa: S608 (constants)
+        f"GROUP BY 1, 2, 3, 4, 5, 6, 7 ON CONFLICT ({', '.join(ROLLUP_KEY)}) DO UPDATE SET {sums.adding(level)}"
     )
+
+
+def sums_ever() -> Iterator[str]:
+    """Yield the statements that fill rollup_ever, which is empty, from the days: for a ledger from before it."""
+    labels = [label for label, (together, _) in LABELS.items() if "rollup_ever" in together]
+    for label in labels:
+        query = f"SELECT * FROM rollup_day WHERE apart = 0 AND label = '{label}'"  # noqa: S608 (constants)
+        yield from (
+            _add("rollup_ever", key, f"({query}) AS days", sums_of(SUMS))
+            for key in ("0, label, 0, value, '', '', ''", _whole(label))
+        )

@@ -204,7 +204,8 @@ def totals_of(sums: Sequence[int]) -> UsageTotals:
     cost = usd(nano, atto) if priced or not named["unpriced_requests"] else None
     cached = named["prompt_tokens_cached"] + named["cache_write_tokens"]
     cache_saved = known_saving(usd(cache_nano, cache_atto), named["unpriced_cache_tokens"], cached)
-    return UsageTotals(**named, cost=cost, saved_cost=usd(saved_nano, saved_atto), cache_saved_cost=cache_saved)
+    counted = {name: number for name, number in named.items() if number}  # each that is given costs a check
+    return UsageTotals(**counted, cost=cost, saved_cost=usd(saved_nano, saved_atto), cache_saved_cost=cache_saved)
 
 
 def day_of(number: int) -> str:

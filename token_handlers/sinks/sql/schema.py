@@ -13,7 +13,10 @@ from token_handlers.usage import MEASURES, PARTS, Usage
 HOUR = 3_600_000
 DAY = 24 * HOUR
 MONTH = 32 * DAY
-LEVELS = {"rollup_32days": MONTH, "rollup_day": DAY, "rollup_hour": HOUR}
+EVER = 10**5 * MONTH
+"""More than any time has."""
+
+LEVELS = {"rollup_ever": EVER, "rollup_32days": MONTH, "rollup_day": DAY, "rollup_hour": HOUR}
 """The tables of rollups, and how many milliseconds a bucket of each has, the coarsest first."""
 
 COUNTS = tuple(Usage.model_fields)
@@ -87,24 +90,33 @@ EXPRESSIONS: Mapping[str, str] = {
 }
 """What a call adds to each of SUMS."""
 
+MEASURED = (
+    "ts_ms, session, \"user\", node, tags, coalesce(nullif(model, ''), '(unknown)') AS model, "
+    "coalesce(provider, '') AS provider, operation, "
+    f"{', '.join(f'{expression} AS {name}' for name, expression in EXPRESSIONS.items())}"
+)
+"""The columns of the view usage_measure, beside those by which a store tells calls."""
+
 
 class Label(NamedTuple):
     """A label by which rollups sum: the levels for all models together, and those apart by model, provider, operation.
 
-    All tags are one label here.
+    All tags are one label here. What is in rollup_ever is also there for all values together, under ``ALL`` and the
+    label: so whoever asks for the most expensive reads these alone, and what the others add up to.
     """
 
     together: tuple[str, ...]
     apart: tuple[str, ...]
 
 
-_MONTH, _DAY, _HOUR = LEVELS
+ALL = "every "
+_EVER, _MONTH, _DAY, _HOUR = LEVELS
 # What a report asks for is summed in at most a few hundred thousand rows; each further level costs the writer.
 LABELS: Mapping[str, Label] = {
     "": Label((_HOUR,), (_DAY, _HOUR)),
     # There may be millions of sessions and users: theirs are the rollups that make a ledger large.
-    "session": Label((_DAY,), (_MONTH,)),
-    "user": Label((_MONTH, _DAY), (_MONTH,)),
+    "session": Label((_EVER, _DAY), (_MONTH,)),
+    "user": Label((_EVER, _MONTH, _DAY), (_MONTH,)),
     "langgraph_node": Label((_DAY,), (_MONTH,)),
     "tag": Label((_MONTH, _DAY), (_MONTH,)),
 }
@@ -130,3 +142,12 @@ SOURCES: Mapping[str, Source] = {
     "tag": Source("'tag:' || tag.key", "tag.value", has_tags=True),
 }
 ROLLUP_KEY = ("apart", "label", "bucket", "value", "model", "provider", "operation")
+
+MOST_EXPENSIVE = (
+    "(coalesce(cost_nano, 0) + coalesce(cost_atto, 0) / 1000000000) DESC",
+    "(coalesce(cost_atto, 0) % 1000000000) DESC",
+    "(coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)) DESC",
+)
+"""The order of sums, and then by value: rollup_ever has an index of it."""
+
+COST_INDEX = f"CREATE INDEX rollup_ever_cost ON rollup_ever (label, {', '.join(MOST_EXPENSIVE)}, value)"

@@ -4,9 +4,8 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
-from token_handlers.sinks.sql.ledger import READ_SECONDS, Pace, SQLSink
+from token_handlers.sinks.sql.ledger import READ_SECONDS, Durability, Pace, SQLSink
 from token_handlers.sinks.sqlite.backlog import UnsentCalls
 from token_handlers.sinks.sqlite.file import LedgerFile
 from token_handlers.sinks.sqlite.store import SQLiteStore
@@ -39,11 +38,9 @@ class SQLiteLedger(SQLSink):
         self,
         path: str | os.PathLike[str],
         *,
-        durability: Literal["batch", "sync"] = "batch",
+        durability: Durability = "batch",
         read_only: bool = False,
     ) -> None:
-        if durability not in ("batch", "sync"):
-            raise ValueError(f"durability is 'batch' or 'sync', not {durability!r}")
         if not os.fspath(path) or os.fspath(path) == ":memory:":
             raise ValueError(f"a ledger needs the path of a file, not {path!r}")
         if "://" in str(path):
@@ -52,8 +49,8 @@ class SQLiteLedger(SQLSink):
         self.path: Path = Path(os.path.realpath(Path(path).expanduser()))
         self._file = LedgerFile(self.path, read_only=read_only)
         self._unsent = UnsentCalls(self._file)
-        store, sync = SQLiteStore(self._file, self._unsent), durability == "sync"
-        super().__init__(store, PACE, name=f"ledger {self.path.name}", sync=sync, read_only=read_only)
+        store, name = SQLiteStore(self._file, self._unsent), f"ledger {self.path.name}"
+        super().__init__(store, PACE, name=name, durability=durability, read_only=read_only)
         with store.explaining():
             self._file.open()
         self._opened()

@@ -7,7 +7,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from token_handlers.sinks.sql import rollups
-from token_handlers.sinks.sql.dialect import Dialect, RolledUp
+from token_handlers.sinks.sql.dialect import Dialect
+from token_handlers.sinks.sql.queries import Reader, reader_of
 from token_handlers.sinks.sql.rows import NAMELESS, NewCost, Row
 from token_handlers.sinks.sql.schema import SUMS
 
@@ -26,7 +27,6 @@ INSERT INTO usage_outbox SELECT id FROM usage_event
 WHERE id > ? AND event_id NOT GLOB '{NAMELESS}*' AND EXISTS (SELECT 1 FROM usage_outbox WHERE id = 0)
 """  # noqa: S608 (constants)
 _STATE = "SELECT rolled, used, (SELECT coalesce(max(id), 0) FROM usage_event) FROM rollup_state"
-_NEW = f"SELECT {', '.join(f'sum({name})' for name in SUMS)} FROM usage_measure WHERE id > ?"  # noqa: S608 (constants)
 
 
 def append(connection: sqlite3.Connection, rows: Iterable[Row]) -> int:
@@ -46,21 +46,18 @@ def roll_up(connection: sqlite3.Connection) -> bool:
     if last - rolled < rollups.ROLL_UP_AT:
         return False
     end = min(last, rolled + rollups.AT_ONCE)
-    _add(connection, f"id > {rolled} AND id <= {end}", "+")
+    _add(connection, f"id > {rolled} AND id <= {end}")
     connection.execute("UPDATE rollup_state SET rolled = ?", (end,))
     return bool(last - end >= rollups.ROLL_UP_AT)
 
 
-def rolled_up(connection: sqlite3.Connection) -> RolledUp:
-    """Return up to which id the calls are in the rollups; none of an older ledger that is read are."""
+def reader(connection: sqlite3.Connection) -> Reader:
+    """Return a reader that knows up to which id calls are in the rollups; none of an older ledger that is read are."""
     rolled, used, last = connection.execute(_STATE).fetchone()
-    names = set(json.loads(used))
-    later = None
-    if last > rolled:
-        later = f"usage_measure.id > {rolled}"
-        sums = connection.execute(_NEW, (rolled,)).fetchone()
-        names |= {name for name, number in zip(SUMS, sums, strict=True) if number}
-    return RolledUp(f"+usage_measure.id <= {rolled}" if rolled >= 0 else None, later, frozenset(names))
+    before = f"+usage_measure.id <= {rolled}" if rolled >= 0 else None
+    return reader_of(
+        connection, DIALECT, json.loads(used), before, f"usage_measure.id > {rolled}" if last > rolled else None
+    )
 
 
 def set_costs(connection: sqlite3.Connection, costs: Sequence[NewCost]) -> None:
@@ -70,21 +67,28 @@ def set_costs(connection: sqlite3.Connection, costs: Sequence[NewCost]) -> None:
     _add(connection, chosen, "-")
     for statement, values in rollups.new_costs(costs):
         connection.executemany(statement, values)
-    _add(connection, chosen, "+")
+    _add(connection, chosen)
 
 
-def _add(connection: sqlite3.Connection, chosen: str, sign: str) -> None:
+def _add(connection: sqlite3.Connection, chosen: str, sign: str = "") -> None:
     """Add the calls that a condition chooses to the rollups, or subtract them."""
-    connection.execute("CREATE TEMP TABLE IF NOT EXISTS fresh AS SELECT * FROM usage_measure WHERE false")
-    connection.execute(f"INSERT INTO fresh SELECT * FROM usage_measure WHERE {chosen}")  # noqa: S608 (constants, numbers)
+    connection.execute(f"CREATE TEMP TABLE fresh AS SELECT * FROM usage_measure WHERE {chosen}")  # noqa: S608 (constants, numbers)
     sums = connection.execute(f"SELECT {', '.join(f'sum({name})' for name in SUMS)} FROM fresh").fetchone()  # noqa: S608
-    used = tuple(name for name, number in zip(SUMS, sums, strict=True) if number)
-    for statement in rollups.statements(used, sign, DIALECT.tags):
-        connection.execute(statement)
-    connection.execute("DELETE FROM fresh")
+    used = tuple(name for name, number in zip(SUMS, sums, strict=True) if number or name == "successful_requests")
+    for name, query, statements in _steps(used, sign):
+        connection.execute(f"CREATE TEMP TABLE {name} AS {query}")
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute(f"DROP TABLE {name}")
+    connection.execute("DROP TABLE fresh")
     (before,) = connection.execute("SELECT used FROM rollup_state").fetchone()
     names = sorted({*json.loads(before), *used})
     connection.execute("UPDATE rollup_state SET used = ?", (json.dumps(names),))
+
+
+@functools.lru_cache(64)
+def _steps(used: tuple[str, ...], sign: str) -> tuple[rollups.Step, ...]:
+    return rollups.steps(rollups.sums_of(used, sign), DIALECT.tags)
 
 
 @functools.lru_cache(1024)

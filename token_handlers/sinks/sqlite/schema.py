@@ -11,13 +11,17 @@ it nothing is put there.
 import sqlite3
 from collections.abc import Iterator
 
-from token_handlers.sinks.sql.schema import COLUMNS, EXPRESSIONS, LEVELS, ROLLUP_KEY, SUMS
+from token_handlers.sinks.sql.rollups import sums_ever
+from token_handlers.sinks.sql.schema import COLUMNS, COST_INDEX, LEVELS, MEASURED, ROLLUP_KEY, SUMS
 
 APPLICATION_ID = 0x544F4B4C
 """'TOKL' in the file's header: what tells a ledger from other SQLite files."""
 
-FORMAT = 3
+FORMAT = 4
 """What the tables, the rules of sums and the choice of rollups are; each change of these is another number."""
+
+BEFORE_EVER = 3
+"""The format without rollup_ever."""
 
 VERSION = 1_000 * FORMAT + len(COLUMNS) + len(SUMS)
 """The version of a ledger, its user_version: also a column or a sum more makes it another one. Once it was 1 or 2."""
@@ -27,11 +31,7 @@ _INDEXES = (
     "CREATE INDEX usage_event_session ON usage_event (session, ts_ms) WHERE session IS NOT NULL",
     "CREATE INDEX usage_event_user ON usage_event (user, ts_ms) WHERE user IS NOT NULL",
 )
-MEASURE_VIEW = (
-    "CREATE {temporary} VIEW usage_measure AS SELECT id, ts_ms, session, user, node, tags, "  # noqa: S608 (constants)
-    "coalesce(nullif(model, ''), '(unknown)') AS model, coalesce(provider, '') AS provider, operation, "
-    f"{', '.join(f'{expression} AS {name}' for name, expression in EXPRESSIONS.items())} FROM usage_event"
-)
+MEASURE_VIEW = f"CREATE {{temporary}} VIEW usage_measure AS SELECT id, {MEASURED} FROM usage_event"  # noqa: S608 (constants)
 
 
 def statements_since(version: int, connection: sqlite3.Connection) -> Iterator[str]:
@@ -47,11 +47,17 @@ def statements_since(version: int, connection: sqlite3.Connection) -> Iterator[s
             yield f"ALTER TABLE usage_event ADD COLUMN {name} {kind}"
     yield "DROP VIEW IF EXISTS usage_measure"
     yield MEASURE_VIEW.format(temporary="")
-    if version // 1_000 == FORMAT and set(SUMS) <= columns_of(connection, "rollup_day"):
+    has_all_sums = set(SUMS) <= columns_of(connection, "rollup_day")
+    if version // 1_000 == FORMAT and has_all_sums:
+        return
+    if version // 1_000 == BEFORE_EVER and has_all_sums:
+        yield _rollup("rollup_ever")
+        yield from (*sums_ever(), COST_INDEX)
         return
     for rollup in LEVELS:
         yield f"DROP TABLE IF EXISTS {rollup}"
         yield _rollup(rollup)
+    yield COST_INDEX
     yield "DROP TABLE IF EXISTS rollup_state"
     yield "CREATE TABLE rollup_state (rolled INTEGER NOT NULL, used TEXT NOT NULL) STRICT"
     yield "INSERT INTO rollup_state VALUES (0, '[]')"

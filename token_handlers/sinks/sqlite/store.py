@@ -11,7 +11,7 @@ from token_handlers.sinks.sql.rows import NewCost, Row
 from token_handlers.sinks.sqlite.backlog import UnsentCalls
 from token_handlers.sinks.sqlite.file import LedgerFile
 from token_handlers.sinks.sqlite.location import explained
-from token_handlers.sinks.sqlite.rollups import DIALECT, roll_up, rolled_up, set_costs
+from token_handlers.sinks.sqlite.rollups import reader, roll_up, set_costs
 
 _FAILURES = (sqlite3.DatabaseError, OSError, TokenHandlersError)
 _REFUSALS = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
@@ -38,7 +38,7 @@ class SQLiteStore:
     def reading(self) -> Iterator[Reader]:
         """Yield a reader of one moment."""
         with self.explaining(), self._file.reading() as connection:
-            yield Reader(connection, DIALECT, rolled_up(connection))
+            yield reader(connection)
 
     def set_costs(self, costs: Sequence[NewCost]) -> None:
         """Give calls another cost, and the rollups too."""
