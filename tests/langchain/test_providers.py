@@ -246,7 +246,7 @@ class Streaming(Shaped):
     ("model", "usd", "estimated"), [("openai/gpt-4o-mini", "0.0000045", 1), ("vendor/new-model:free", "0", 0)]
 )
 def test_a_cost_of_zero_is_that_of_a_free_model(model, usd, estimated):
-    """OpenRouter's cost of a call with one's own key is its fee alone, which may be 0; whose it is, the message drops."""
+    """OpenRouter's cost of a call with one's own key is its fee alone, maybe 0; whose key it is, messages leave out."""
     message = answer({"input_tokens": 10, "output_tokens": 5}, model_name=model, cost=0)
     with track_tokens() as counter:
         Shaped(provider="openrouter", message=message).invoke("hi")
