@@ -301,8 +301,8 @@ class ConversationTracker:
 
         With an API key to AgentSight; without one, the ledger (AGENTSIGHT_TOKEN_LEDGER, or the sink) has written all
         records to disk. Raises SendFailed where that did not succeed; then nothing is lost, and the next send tries it
-        again under the same event id. With a ledger, what is being sent is kept in the folder ``<ledger>.outbox``, and
-        what a killed process has left there is sent by the next process that sends; without one it is in memory only.
+        again under the same event id. With a ledger, what is being sent is kept in its file, and what a killed
+        process has left there is sent by the next process that sends; without one it is in memory only.
         """
         settings = Settings()
         client = self._client or self._configured_client(settings)
@@ -356,8 +356,11 @@ class ConversationTracker:
             return None
         endpoint = self._configured_endpoint(settings)
         ledger = self._sink if isinstance(self._sink, Ledger) else configured_ledger(settings)
-        path = getattr(ledger, "path", None)  # a ledger on a server has none: then nothing is kept in a file
-        return AgentSightClient(key, endpoint, outbox=None if path is None else f"{path}.outbox")
+        if ledger is None:
+            return AgentSightClient(key, endpoint)
+        from token_handlers.sinks.sqlite.ledger import SQLiteLedger
+
+        return AgentSightClient(key, endpoint, outbox=ledger if isinstance(ledger, SQLiteLedger) else None)
 
     def _warn_if_outside(self, counts: TokenCounts) -> None:
         """Warn once where the process's calls are tracked, and none of them was made inside this tracker's block."""

@@ -1,8 +1,10 @@
+import contextlib
 import gzip
 import logging
 import multiprocessing
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from token_handlers import Usage, UsageRecord, record_cost, track_tokens
 from token_handlers.sinks.agentsight.client import AgentSightClient, SendFailed
 from token_handlers.sinks.agentsight.outbox import TokenCounts
 from token_handlers.sinks.escapes import escaped
+from token_handlers.sinks.sqlite import SQLiteLedger
 
 ROOT = Path(__file__).parents[2]
 FEW = TokenCounts(prompt=3, completion=2, total=5, embedding=7)
@@ -524,8 +527,9 @@ SENDER = """
 import sys
 from token_handlers.sinks.agentsight import AgentSightClient
 from token_handlers.sinks.agentsight.outbox import TokenCounts
-url, key, folder, conversation = sys.argv[1:]
-client = AgentSightClient(key, url, outbox=folder)
+from token_handlers.sinks.sqlite import SQLiteLedger
+url, key, place, conversation = sys.argv[1:]
+client = AgentSightClient(key, url, outbox=SQLiteLedger(place) if place.endswith(".db") else place)
 client.send([client.keep(conversation, TokenCounts(3, 2, 5, 7))])
 """
 
@@ -539,32 +543,53 @@ def start_sender(api, folder, conversation="c1"):
     )
 
 
+@pytest.fixture(params=["outbox", "usage.db"])
+def shelf(request, tmp_path):
+    """A folder, and a ledger's file, as what an outbox is kept in: the path and what a client is given."""
+    path = tmp_path / request.param
+    if request.param == "outbox":
+        yield path, path
+        return
+    with SQLiteLedger(path) as ledger:
+        yield path, ledger
+
+
 @pytest.mark.parametrize("processed", [False, True])
 @pytest.mark.parametrize("path", [CONVERSATIONS, ACTIONS])
-def test_a_killed_process(api, tmp_path, path, processed):
+def test_a_killed_process(api, shelf, path, processed):
     """What a process had begun to send when it was killed, the next delivers, under the same event id."""
+    place, outbox = shelf
     api.hold(path=path, processed=processed)
-    with start_sender(api, tmp_path / "outbox") as process:
+    with start_sender(api, place) as process:
         api.wait_for(1, path)
         # It lives, so its batch is its own.
-        assert (0, None) == client(api, outbox=tmp_path / "outbox").send([])
+        assert (0, None) == client(api, outbox=outbox).send([])
         process.send_signal(signal.SIGKILL)
     assert -signal.SIGKILL == process.returncode
     api.release()
 
-    assert (1, None) == client(api, outbox=tmp_path / "outbox").send([])
+    assert (1, None) == client(api, outbox=outbox).send([])
     assert FEW == api.counted("c1")
-    assert (0, None) == client(api, outbox=tmp_path / "outbox").send([])
+    assert (0, None) == client(api, outbox=outbox).send([])
 
 
-def test_several_heirs(api, tmp_path):
+def kept(place):
+    """Return how many batches are on a shelf."""
+    if place.is_dir():
+        return len(list(place.glob("*.batch")))
+    with contextlib.closing(sqlite3.connect(place)) as connection:
+        return connection.execute("SELECT count(*) FROM usage_batch").fetchone()[0]
+
+
+def test_several_heirs(api, shelf):
     """Of several processes that find a dead one's batches, one sends each of them."""
+    place, _ = shelf
     api.hold()
-    with start_sender(api, tmp_path) as process:
+    with start_sender(api, place) as process:
         api.wait_for(1)
         process.kill()
     api.release()
-    heirs = [start_sender(api, tmp_path, f"heir-{number}") for number in range(3)]
+    heirs = [start_sender(api, place, f"heir-{number}") for number in range(3)]
     for heir in heirs:
         with heir:
             pass
@@ -572,7 +597,7 @@ def test_several_heirs(api, tmp_path):
     assert [0, 0, 0] == [heir.returncode for heir in heirs]
     assert FEW == api.counted("c1") == api.counted("heir-0") == api.counted("heir-1") == api.counted("heir-2")
     assert 5 == len(api.sent_to(ACTIONS))
-    assert [] == list(tmp_path.glob("*.batch"))
+    assert 0 == kept(place)
 
 
 def test_the_folder_is_the_owners_alone(api, tmp_path):
@@ -595,6 +620,33 @@ def test_a_folder_that_cannot_be_written(api, tmp_path, caplog):
     assert "kept in memory only" in caplog.text
 
 
+def test_a_ledger_that_cannot_be_written(api, tmp_path, caplog):
+    """Then counts are kept in memory, sent, and one warning says so; what the ledger had is as it was."""
+    with SQLiteLedger(tmp_path / "usage.db") as ledger:
+        sender = client(api, outbox=ledger)
+        ledger.path.unlink()
+        ledger.path.mkdir()
+        send(sender)
+        ledger.path.rmdir()
+
+    assert FEW == api.counted("c1")
+    assert 1 == len(caplog.records)
+    assert "kept in memory only" in caplog.text
+
+
+def test_dead_processes_leave_no_files(api, shelf):
+    """The files that tell that a process lives go once it is dead, whether or not it left anything."""
+    place, outbox = shelf
+    for number in range(2):
+        with start_sender(api, place, f"c{number}"):
+            pass
+    sender = client(api, outbox=outbox)
+    send(sender)
+    folder = place if place.is_dir() else place.parent
+
+    assert 1 == len(list(folder.glob("*.owner")))
+
+
 def test_a_strange_file_in_the_folder(api, tmp_path, caplog):
     """What is no batch is named, and neither sent nor removed; other files and folders do not matter."""
     (tmp_path / "README").write_text("notes")
@@ -608,20 +660,21 @@ def test_a_strange_file_in_the_folder(api, tmp_path, caplog):
     assert (tmp_path / f"{'2' * 32}.{'1' * 32}.batch").is_dir()
 
 
-def in_child(sender, results):
+def in_child(sender, place, results):
     """Flush in a forked process."""
-    results.put((sender.flush(), len(list(Path(sender.outbox._folder).glob("*.batch")))))
+    results.put((sender.flush(), kept(place)))
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_leaves_the_parents_counts(api, tmp_path):
+def test_a_forked_child_leaves_the_parents_counts(api, shelf):
     """After a fork the parent's batches are still the parent's; and they are its child's when the parent has died."""
-    sender = client(api, outbox=tmp_path)
+    place, outbox = shelf
+    sender = client(api, outbox=outbox)
     sender.keep("c1", FEW)
     sender(record("c1"))
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    child = context.Process(target=in_child, args=(sender, results))
+    child = context.Process(target=in_child, args=(sender, place, results))
     child.start()
     assert (True, 1) == results.get(timeout=20)
     child.join()

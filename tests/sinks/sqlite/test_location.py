@@ -272,7 +272,6 @@ def test_a_measure_more(path, monkeypatch):
         searches = EXPRESSIONS["web_searches"]
         for module in (schema, sqlite_rollups):
             patch.setattr(module, "SUMS", older)
-        patch.setattr(schema, "EXPRESSIONS", {name: EXPRESSIONS[name] for name in older})
         patch.setattr(schema, "MEASURE_VIEW", schema.MEASURE_VIEW.replace(searches, "0"))
         for module in (schema, location, file):
             patch.setattr(module, "VERSION", schema.VERSION - 1)

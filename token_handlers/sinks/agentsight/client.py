@@ -20,6 +20,8 @@ from token_handlers.usage import UsageRecord
 if TYPE_CHECKING:
     import httpx
 
+    from token_handlers.sinks.sqlite.ledger import SQLiteLedger
+
 __all__ = ["DEFAULT_ENDPOINT", "AgentSightClient", "SendFailed"]
 
 logger = logging.getLogger("token_handlers")
@@ -38,8 +40,9 @@ class AgentSightClient:
 
     429, 5xx and dropped connections are tried ``retries`` times more, after ``backoff`` seconds, doubling, or when
     Retry-After says. What still fails is kept and sent next time under the same event id, which is the header
-    Idempotency-Key and ``event_id`` in the metadata: in memory, or beyond the life of this process in the folder
-    ``outbox``. ``timeout`` is in seconds, for each exchange from connecting to the last byte of the answer.
+    Idempotency-Key and ``event_id`` in the metadata: in memory, or beyond the life of this process in ``outbox``,
+    a SQLiteLedger or a folder. ``timeout`` is in seconds, for each exchange from connecting to the last byte of the
+    answer.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class AgentSightClient:
         *,
         conversation_id: str | None = None,
         environment: Literal["production", "development"] = "development",
-        outbox: str | Path | None = None,
+        outbox: "str | Path | SQLiteLedger | None" = None,
         timeout: float = 15.0,
         retries: int = 3,
         backoff: float = 0.5,
@@ -58,7 +61,7 @@ class AgentSightClient:
         self.endpoint: str = checked_endpoint(endpoint)
         self.conversation_id = conversation_id
         self.environment = environment
-        self.outbox: Outbox = outbox_at(Path(outbox) if outbox is not None else None)
+        self.outbox: Outbox = outbox_at(outbox)
         self._account = hashlib.sha256(key.get_secret_value().encode()).hexdigest()[:16]
         self._wire = Wire(key, self.endpoint, timeout, retries, backoff)
         self._summing = threading.Lock()

@@ -1,32 +1,27 @@
 """Batches on their way to AgentSight: each is kept under its event id until the server has acknowledged it.
 
-In memory, and in a folder of files where there is one: what a killed process had begun to send is sent by the next,
-under the same event id. Any number of processes of one machine may share a folder: a batch belongs to the process whose
-id is in its file's name, and that process lives as long as it holds the lock on a file of its own.
+In memory, and on a shelf where there is one, a ledger's file or a folder: what a killed process had begun to send is
+sent by the next, under the same event id.
 """
 
-import errno
 import logging
 import operator
-import os
 import threading
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from token_handlers.lifecycle import after_fork
+from token_handlers.sinks.agentsight.shelves import FolderShelf, Kept, Shelf, let_go
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+if TYPE_CHECKING:
+    from token_handlers.sinks.sqlite.ledger import SQLiteLedger
 
 logger = logging.getLogger("token_handlers")
-
-_BATCH, _OWNER, _UNFINISHED = ".batch", ".owner", ".unfinished"
 
 
 class TokenCounts(NamedTuple):
@@ -66,23 +61,24 @@ class CountBatch(BaseModel):
 
 
 class Outbox:
-    """The batches of this process that no server has acknowledged, and those that dead processes left in the folder."""
+    """The batches of this process that no server has acknowledged, and those that dead processes left on the shelf."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+    def __init__(self, place: Path | None = None, open_shelf: Callable[[Path], Shelf] = FolderShelf) -> None:
+        self._place = place
+        self._open_shelf = open_shelf
         self._warned = False
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget all batches without touching their files: after a fork they are the parent's."""
+        """Forget all batches without touching what is kept: after a fork they are the parent's."""
         self._changed = threading.Condition()
         self._held: dict[str, CountBatch] = {}
         self._untried: dict[Address, str] = {}
         self._in_flight: set[str] = set()
-        self._shelf: _Shelf | None = None
+        self._shelf: Shelf | None = None
 
     def add(self, address: Address, counts: TokenCounts) -> str:
-        """Keep what is to be sent, durably where there is a folder, and return its event id.
+        """Keep what is to be sent, durably where there is a shelf, and return its event id.
 
         What no send has tried yet is sent together with what came before it for the same address.
         """
@@ -133,8 +129,8 @@ class Outbox:
             held = self._held.pop(batch.event_id, None)
             if not delivered and held is not None:
                 self._held[batch.event_id] = held  # behind the others, which it must not keep waiting
-            elif delivered and self._shelf is not None:
-                self._shelf.remove(batch.event_id)
+            elif delivered:
+                self._remove(batch.event_id)
             self._changed.notify_all()
 
     def _take(self, event_id: str) -> CountBatch:
@@ -148,21 +144,29 @@ class Outbox:
         try:
             shelf = self._open()
             if shelf is not None:
-                shelf.write(batch)
+                shelf.write(batch.event_id, batch.model_dump_json())
         except OSError as error:
+            self._warn(error)
+
+    def _remove(self, event_id: str) -> None:
+        try:
+            if self._shelf is not None:
+                self._shelf.remove(event_id)
+        except OSError as error:  # it is sent again, and the server recognises it
             self._warn(error)
 
     def _adopted(self) -> list[CountBatch]:
         try:
             shelf = self._open()
-            return shelf.adopt() if shelf is not None else []
+            adopted = shelf.adopt() if shelf is not None else []
         except OSError as error:
             self._warn(error)
             return []
+        return [batch for kept in adopted if (batch := _batch_of(kept)) is not None]
 
-    def _open(self) -> "_Shelf | None":
-        if self._shelf is None and self._folder is not None:
-            self._shelf = _Shelf(self._folder)
+    def _open(self) -> Shelf | None:
+        if self._shelf is None and self._place is not None:
+            self._shelf = self._open_shelf(self._place)
         return self._shelf
 
     def _warn(self, error: OSError) -> None:
@@ -170,7 +174,7 @@ class Outbox:
             self._warned = True
             logger.warning(
                 "cannot keep what is being sent in %s (%s): it is kept in memory only, and a killed process loses it",
-                self._folder,
+                self._place,
                 error.strerror,
             )
 
@@ -179,99 +183,31 @@ def _is_for(batch: CountBatch, endpoint: str, account: str | None) -> bool:
     return batch.address.endpoint == endpoint and account in (batch.address.account, None)
 
 
-class _Shelf:
-    """The folder: a file for each batch, and one locked file for each process that has batches in it."""
-
-    def __init__(self, folder: Path) -> None:
-        if fcntl is None:
-            raise OSError(errno.ENOTSUP, "this system has no file locks")
-        self._folder = folder
-        self._owner = uuid.uuid4().hex
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Locked before it has its name, since a file with that name and without a lock is a dead process's.
-        unnamed = self._path(self._owner, _UNFINISHED)
-        self._lock = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        _locks.append(self._lock)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        unnamed.rename(self._path(self._owner, _OWNER))
-
-    def write(self, batch: CountBatch) -> None:
-        """Write a batch, durably and whole or not at all."""
-        unfinished = self._path(batch.event_id, self._owner, _UNFINISHED)
-        descriptor = os.open(unfinished, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(batch.model_dump_json())
-            file.flush()
-            os.fsync(descriptor)
-        unfinished.rename(self._path(batch.event_id, self._owner, _BATCH))
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    def remove(self, event_id: str) -> None:
-        """Remove a batch; should it come back after a power failure, the server recognises its event id."""
-        self._path(event_id, self._owner, _BATCH).unlink(missing_ok=True)
-
-    def adopt(self) -> list[CountBatch]:
-        """Make the batches of dead processes this process's own, and return them."""
-        left: dict[str, list[str]] = {}
-        for path in self._folder.iterdir():
-            name = path.name
-            event_id, _, owner = name.removesuffix(_BATCH).rpartition(".")
-            if name.endswith(_BATCH) and owner != self._owner and path.is_file():
-                left.setdefault(owner, []).append(event_id)
-        return [batch for owner, events in left.items() for batch in self._inherit(owner, events)]
-
-    def _inherit(self, owner: str, events: list[str]) -> list[CountBatch]:
-        path = self._path(owner, _OWNER)
-        try:
-            lock = os.open(path, os.O_RDWR)
-        except FileNotFoundError:
-            return [batch for event in events if (batch := self._move(event, owner))]
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            batches = [batch for event in events if (batch := self._move(event, owner))]
-            path.unlink(missing_ok=True)
-        except BlockingIOError:  # it lives
-            return []
-        finally:
-            os.close(lock)
-        return batches
-
-    def _move(self, event_id: str, owner: str) -> CountBatch | None:
-        mine = self._path(event_id, self._owner, _BATCH)
-        try:
-            self._path(event_id, owner, _BATCH).rename(mine)
-            return CountBatch.model_validate_json(mine.read_bytes())
-        except FileNotFoundError:  # another process was faster
-            return None
-        except (ValidationError, UnicodeDecodeError):
-            logger.warning("%s is no batch of token counts, and is not sent", mine)
-            return None
-        except OSError as error:  # one that can't be read keeps no other from being sent
-            logger.warning("%s can't be read (%s), and is not sent", mine, error.strerror)
-            return None
-
-    def _path(self, *parts: str) -> Path:
-        return self._folder / (".".join(parts[:-1]) + parts[-1])
+def _batch_of(kept: Kept) -> CountBatch | None:
+    try:
+        return CountBatch.model_validate_json(kept.body)
+    except (ValidationError, UnicodeDecodeError):
+        logger.warning("%s is no batch of token counts, and is not sent", kept.name)
+        return None
 
 
 _outboxes: dict[Path | None, Outbox] = {}
-_locks: list[int] = []
 
 
-def outbox_at(folder: Path | None) -> Outbox:
-    """Return the one outbox that this process has for a folder, or the one in memory."""
-    return _outboxes.setdefault(folder.absolute() if folder is not None else None, Outbox(folder))
+def outbox_at(place: "str | Path | SQLiteLedger | None") -> Outbox:
+    """Return the one outbox that this process has for a ledger's file or a folder, or the one in memory."""
+    if place is None:
+        return _outboxes.setdefault(None, Outbox())
+    if isinstance(place, str | Path):
+        folder = Path(place).absolute()
+        return _outboxes.setdefault(folder, Outbox(folder))
+    from token_handlers.sinks.agentsight.ledger_shelf import LedgerShelf
+
+    return _outboxes.setdefault(place.path, Outbox(place.path, LedgerShelf))
 
 
 def _after_fork() -> None:
-    # A lock that the child has inherited would outlive the parent.
-    for lock in _locks:
-        os.close(lock)
-    _locks.clear()
+    let_go()
     for outbox in _outboxes.values():
         outbox.start_over()
 
