@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from token_handlers.counter.listeners import BackgroundListener
 from token_handlers.counter.tables import html_table, summary_lines, usd
-from token_handlers.counter.totals import RunningTotal, Sums, increment_of
+from token_handlers.counter.totals import LabelSums, RunningTotal, increment_of
 from token_handlers.errors import NoLangChainHandler, absorb, shielded
 from token_handlers.lifecycle import Warnings
 from token_handlers.usage import Measures, UsageRecord, UsageTotals
@@ -22,7 +22,7 @@ def _show_nothing(counter: "TokenCounter") -> None:
     """Do nothing: nobody tracks calls."""
 
 
-class TokenCounter(Sums, Measures):
+class TokenCounter(LabelSums, Measures):
     """Thread-safe cumulative totals of the calls that were added to it.
 
     Token counts are those of LLM calls; embeddings have ``embedding_tokens``. Requests are counted once per HTTP call

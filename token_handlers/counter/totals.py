@@ -209,7 +209,7 @@ def label_pairs(
     return tuple(pairs)
 
 
-class Sums:
+class LabelSums:
     """Sums of increments, in all and by label, that several threads and the garbage collector may add to at once.
 
     An increment is added to the sum of its combination of labels alone; reading adds these up.

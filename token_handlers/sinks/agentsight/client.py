@@ -14,13 +14,13 @@ from pydantic import SecretStr
 from token_handlers.lifecycle import after_fork, at_exit
 from token_handlers.sinks.agentsight.http import SendFailed, Wire, checked_endpoint, checked_key
 from token_handlers.sinks.agentsight.outbox import ZERO, Address, CountBatch, Outbox, TokenCounts, outbox_at
+from token_handlers.sinks.agentsight.shelves import LedgerInFile
 from token_handlers.sinks.escapes import escaped
 from token_handlers.usage import UsageRecord
 
 if TYPE_CHECKING:
     import httpx
 
-    from token_handlers.sinks.sqlite.ledger import SQLiteLedger
 
 __all__ = ["DEFAULT_ENDPOINT", "AgentSightClient", "SendFailed"]
 
@@ -52,7 +52,7 @@ class AgentSightClient:
         *,
         conversation_id: str | None = None,
         environment: Literal["production", "development"] = "development",
-        outbox: "str | Path | SQLiteLedger | None" = None,
+        outbox: str | Path | LedgerInFile | None = None,
         timeout: float = 15.0,
         retries: int = 3,
         backoff: float = 0.5,

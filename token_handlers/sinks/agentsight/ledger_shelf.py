@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from token_handlers.errors import TokenHandlersError
-from token_handlers.sinks.agentsight.shelves import Kept, Owner
+from token_handlers.sinks.agentsight.shelves import KeptBatch, Owner
 from token_handlers.sinks.sqlite.file import LedgerFile
 
 
@@ -29,20 +29,20 @@ class LedgerShelf:
         with self._writing() as connection:
             connection.execute("DELETE FROM usage_batch WHERE event_id = ?", (event_id,))
 
-    def adopt(self) -> list[Kept]:
+    def adopt(self) -> list[KeptBatch]:
         """Make what dead processes left this process's own, and return it."""
         with self._writing() as connection:
             owners = [owner for (owner,) in connection.execute("SELECT DISTINCT owner FROM usage_batch")]
         return [kept for owner in self._owner.others(*owners) for kept in self._inherit(owner)]
 
-    def _inherit(self, owner: str) -> list[Kept]:
+    def _inherit(self, owner: str) -> list[KeptBatch]:
         move = "UPDATE usage_batch SET owner = ? WHERE owner = ? RETURNING event_id, body"
         with self._owner.succeeding(owner) as is_dead:
             if not is_dead:
                 return []
             with self._writing() as connection:
                 rows = connection.execute(move, (self._owner.id, owner)).fetchall()
-        return [Kept(f"batch {event_id} of {self._path}", body) for event_id, body in rows]
+        return [KeptBatch(f"batch {event_id} of {self._path}", body) for event_id, body in rows]
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:

@@ -11,15 +11,12 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from token_handlers.lifecycle import after_fork
-from token_handlers.sinks.agentsight.shelves import FolderShelf, Kept, Shelf, let_go
-
-if TYPE_CHECKING:
-    from token_handlers.sinks.sqlite.ledger import SQLiteLedger
+from token_handlers.sinks.agentsight.shelves import BatchShelf, FolderShelf, KeptBatch, LedgerInFile, let_go
 
 logger = logging.getLogger("token_handlers")
 
@@ -63,7 +60,7 @@ class CountBatch(BaseModel):
 class Outbox:
     """The batches of this process that no server has acknowledged, and those that dead processes left on the shelf."""
 
-    def __init__(self, place: Path | None = None, open_shelf: Callable[[Path], Shelf] = FolderShelf) -> None:
+    def __init__(self, place: Path | None = None, open_shelf: Callable[[Path], BatchShelf] = FolderShelf) -> None:
         self._place = place
         self._open_shelf = open_shelf
         self._warned = False
@@ -75,7 +72,7 @@ class Outbox:
         self._held: dict[str, CountBatch] = {}
         self._untried: dict[Address, str] = {}
         self._in_flight: set[str] = set()
-        self._shelf: Shelf | None = None
+        self._shelf: BatchShelf | None = None
 
     def add(self, address: Address, counts: TokenCounts) -> str:
         """Keep what is to be sent, durably where there is a shelf, and return its event id.
@@ -164,7 +161,7 @@ class Outbox:
             return []
         return [batch for kept in adopted if (batch := _batch_of(kept)) is not None]
 
-    def _open(self) -> Shelf | None:
+    def _open(self) -> BatchShelf | None:
         if self._shelf is None and self._place is not None:
             self._shelf = self._open_shelf(self._place)
         return self._shelf
@@ -183,7 +180,7 @@ def _is_for(batch: CountBatch, endpoint: str, account: str | None) -> bool:
     return batch.address.endpoint == endpoint and account in (batch.address.account, None)
 
 
-def _batch_of(kept: Kept) -> CountBatch | None:
+def _batch_of(kept: KeptBatch) -> CountBatch | None:
     try:
         return CountBatch.model_validate_json(kept.body)
     except (ValidationError, UnicodeDecodeError):
@@ -194,7 +191,7 @@ def _batch_of(kept: Kept) -> CountBatch | None:
 _outboxes: dict[Path | None, Outbox] = {}
 
 
-def outbox_at(place: "str | Path | SQLiteLedger | None") -> Outbox:
+def outbox_at(place: str | Path | LedgerInFile | None) -> Outbox:
     """Return the one outbox that this process has for a ledger's file or a folder, or the one in memory."""
     if place is None:
         return _outboxes.setdefault(None, Outbox())

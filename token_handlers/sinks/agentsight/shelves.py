@@ -23,14 +23,22 @@ logger = logging.getLogger("token_handlers")
 _BATCH, _OWNER, _UNFINISHED = ".batch", ".owner", ".unfinished"
 
 
-class Kept(NamedTuple):
+class KeptBatch(NamedTuple):
     """What was kept, and what messages call it."""
 
     name: str
     body: str | bytes
 
 
-class Shelf(Protocol):
+class LedgerInFile(Protocol):
+    """A SQLiteLedger."""
+
+    @property
+    def path(self) -> Path:
+        """Return the path of its file."""
+
+
+class BatchShelf(Protocol):
     """A place for batches; what goes wrong with it is an OSError."""
 
     def write(self, event_id: str, body: str) -> None:
@@ -39,7 +47,7 @@ class Shelf(Protocol):
     def remove(self, event_id: str) -> None:
         """Remove a batch; should it come back, the server recognises its event id."""
 
-    def adopt(self) -> list[Kept]:
+    def adopt(self) -> list[KeptBatch]:
         """Make what dead processes left this process's own, and return it."""
 
 
@@ -117,7 +125,7 @@ class FolderShelf:
         """Remove a batch; should it come back after a power failure, the server recognises its event id."""
         self._path(event_id, self._owner.id).unlink(missing_ok=True)
 
-    def adopt(self) -> list[Kept]:
+    def adopt(self) -> list[KeptBatch]:
         """Make what dead processes left this process's own, and return it."""
         left: dict[str, list[str]] = {}
         for path in self._folder.iterdir():
@@ -126,15 +134,15 @@ class FolderShelf:
                 left.setdefault(owner, []).append(event_id)
         return [kept for owner in self._owner.others(*left) for kept in self._inherit(owner, left.get(owner, ()))]
 
-    def _inherit(self, owner: str, events: Iterable[str]) -> list[Kept]:
+    def _inherit(self, owner: str, events: Iterable[str]) -> list[KeptBatch]:
         with self._owner.succeeding(owner) as is_dead:
             return [kept for event in events if is_dead and (kept := self._move(event, owner))]
 
-    def _move(self, event_id: str, owner: str) -> Kept | None:
+    def _move(self, event_id: str, owner: str) -> KeptBatch | None:
         mine = self._path(event_id, self._owner.id)
         try:
             self._path(event_id, owner).rename(mine)
-            return Kept(str(mine), mine.read_bytes())
+            return KeptBatch(str(mine), mine.read_bytes())
         except FileNotFoundError:  # another process was faster
             return None
         except OSError as error:  # one that can't be read keeps no other from being sent

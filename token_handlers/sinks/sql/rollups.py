@@ -53,7 +53,7 @@ def sums_of(used: Sequence[str], sign: str = "") -> Sums:
     )
 
 
-class Step(NamedTuple):
+class RollupStep(NamedTuple):
     """A table of calls summed by a label, as finely as rollups need them: its name and query, and what adds it."""
 
     name: str
@@ -61,12 +61,12 @@ class Step(NamedTuple):
     statements: tuple[str, ...]
 
 
-def steps(sums: Sums, tags: str) -> tuple[Step, ...]:
+def steps(sums: Sums, tags: str) -> tuple[RollupStep, ...]:
     """Return what adds the calls of the table fresh to all rollups; ``tags`` is the dialect's."""
     return tuple(_step(f"fresh_{number}", label, sums, tags) for number, label in enumerate(LABELS))
 
 
-def _step(name: str, label: str, sums: Sums, tags: str) -> Step:
+def _step(name: str, label: str, sums: Sums, tags: str) -> RollupStep:
     source, (together, apart) = SOURCES[label], LABELS[label]
     unit = min(LEVELS[level] for level in (*together, *apart))
     query = (
@@ -82,7 +82,7 @@ def _step(name: str, label: str, sums: Sums, tags: str) -> Step:
         ),
         *(("rollup_ever", _whole(label)) for level in together if level == "rollup_ever"),
     ]
-    return Step(name, query, tuple(_add(level, key, name, sums) for level, key in keys))
+    return RollupStep(name, query, tuple(_add(level, key, name, sums) for level, key in keys))
 
 
 def _whole(label: str) -> str:

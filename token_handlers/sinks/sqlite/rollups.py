@@ -87,7 +87,7 @@ def _add(connection: sqlite3.Connection, chosen: str, sign: str = "") -> None:
 
 
 @functools.lru_cache(64)
-def _steps(used: tuple[str, ...], sign: str) -> tuple[rollups.Step, ...]:
+def _steps(used: tuple[str, ...], sign: str) -> tuple[rollups.RollupStep, ...]:
     return rollups.steps(rollups.sums_of(used, sign), DIALECT.tags)
 
 
