@@ -9,30 +9,25 @@ import httpx
 import pytest
 
 from tests.support.bills import billed
-from tests.support.command_line import CALL, run_command, start_command
+from tests.support.command_line import CALL, LANGCHAIN_CALL, run_command, start_command
 from tests.support.redis_servers import free_port
+from token_handlers.cli.on_python_path import sitecustomize
+from token_handlers.http.taps import TAPS
 from token_handlers.sinks.sqlite import SQLiteLedger
 
 START = """
 import multiprocessing, os, subprocess, sys
 from concurrent.futures import ProcessPoolExecutor
-from langchain_core.language_models import FakeListChatModel
-
-def ask(text="hello"):
-    return FakeListChatModel(responses=["yes"]).invoke(text)
-
 """
-"""The beginning of a program whose model is in the process itself, and fast to import."""
 
 
 @pytest.fixture
-def program(tmp_path):
-    """Return what writes a program."""
+def program(tmp_path, ledger):
+    """Return what writes a program whose calls go to the test's server."""
 
-    def write(text, name="program.py"):
+    def write(text, name="program.py", call=CALL):
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(START + dedent(text), "utf-8")
+        path.write_text(START + call.replace("sys.argv[1]", repr(ledger.url())) + dedent(text), "utf-8")
         return path
 
     return write
@@ -116,9 +111,30 @@ def test_a_program_that_becomes_another(program, tmp_path):
     assert 3 == kept(tmp_path / "ledger.db").successful_requests
 
 
+def test_a_child_without_an_sdk(program, tmp_path, ledger):
+    """Tracking begins with whichever HTTP library a child imports first, and loads none twice."""
+    (tmp_path / "child.py").write_text(
+        dedent(f"""
+            import sys
+            import httpx2
+            from httpx2 import _client
+            import requests
+            assert httpx2 is sys.modules["httpx2"] and httpx2.Client is _client.Client
+            question = {{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "hello"}}]}}
+            for library in (httpx2, requests):
+                library.post("{ledger.url()}/chat/completions", json=question)
+        """),
+        "utf-8",
+    )
+    result = run_command("run", "--json", program(WAYS["subprocess"]), cwd=tmp_path)
+
+    assert 2 == told(result)["total"]["successful_requests"] == ledger.total().requests, result.stderr
+    assert {tap.module.partition(".")[0] for tap in TAPS} <= set(sitecustomize.LIBRARIES)
+
+
 def test_the_closing_says_what_it_added(program, tmp_path):
-    """The table's last line says how many processes are in it."""
-    program("ask()", "child.py")
+    """The table's last line says how many processes are in it, such as one of LangChain's."""
+    program("ask()", "child.py", LANGCHAIN_CALL)
     result = run_command("run", program(WAYS["subprocess"]), cwd=tmp_path)
 
     assert "token-handlers: the calls of 1 process that it started are included" == result.stderr.splitlines()[-1]

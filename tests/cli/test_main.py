@@ -7,9 +7,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.support.command_line import run_command
 from token_handlers.cli.main import COMMANDS, main
 from token_handlers.demo.run import CALLS
+from token_handlers.tracking.recorder import _unreported as warned_of
 
 # LlamaIndex's agents look at every attribute of pydantic's, and at one of their own; its engines leave a loop open
 pytestmark = [
@@ -20,7 +20,10 @@ pytestmark = [
 
 
 def test_demo(capsys):
-    """The demo makes its calls, prints totals and cost, and its totals equal the server's ledger."""
+    """The first line says what comes, progress comes before the table, whose rows equal the server's ledger; the one
+    warning and what to do next come last.
+    """
+    warned_of.forget()
     status = main(["demo"])
     output, progress = capsys.readouterr()
     lines = output.splitlines()
@@ -28,23 +31,15 @@ def test_demo(capsys):
     billed = [line.split()[-4:] for line in lines if "the server billed" in line]
 
     assert 0 == status
+    assert "14 calls of real clients against an embedded server" in progress.splitlines()[0]
+    assert ["  LangChain:", "  LlamaIndex:"] == [line[: line.index(":") + 1] for line in progress.splitlines()[1:]]
     assert re.search(r"Total cost: \$0\.\d+", output)
     assert "Every reported token equals the server's ledger" in output
     assert max(map(len, [*lines, *progress.splitlines()])) <= 80
     assert [rows["reported to us"][-4:], rows["our estimates"][-4:][:1]] == [billed[0], billed[1][:1]]
     assert rows["Total"][1] == str(sum(int(row[0]) for row in billed)) == "14"
-
-
-def test_the_demo_says_what_it_does_and_what_next():
-    """The first line says what comes, progress comes before the table, the one warning and what to do next last."""
-    result = run_command("demo")  # of its own: a process warns once
-    output, progress = result.stdout, result.stderr
-
-    assert "14 calls of real clients against an embedded server" in progress.splitlines()[0]
-    assert ["  LangChain:", "  LlamaIndex:"] == [line[: line.index(":") + 1] for line in progress.splitlines()[1:3]]
-    assert "reported no usage" not in progress
     assert output.index("Total") < output.index("reported no usage") < output.index("What next:")
-    assert "  any program       token-handlers run your_app.py" in output.splitlines()
+    assert "  any program       token-handlers run your_app.py" in lines
 
 
 def test_demo_as_json(capsys):

@@ -93,7 +93,7 @@ def test_ingest_and_reprice(filled, url, postgres, tmp_path, capsys):
 
 def test_run(url, ledger, tmp_path, capsys):
     """A program's calls reach the ledger that --ledger or the environment names, and sessions are found there."""
-    (tmp_path / "program.py").write_text(f"{CALL}print(ask().content[:4])\n", "utf-8")
+    (tmp_path / "program.py").write_text(f"{CALL}print(ask()[:4])\n", "utf-8")
     result = run_command("run", "--ledger", url, "--session", "of run", tmp_path / "program.py", ledger.url())
     assert (0, "this\n") == (result.returncode, result.stdout), result.stderr
     with SQLLedger(url) as kept:

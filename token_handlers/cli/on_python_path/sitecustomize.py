@@ -1,32 +1,55 @@
 # ruff: noqa: INP001 (this folder is put on PYTHONPATH, and is no package)
 """Tracks a Python process that a program under `token-handlers run` starts, which finds this file on PYTHONPATH.
 
-It first runs the sitecustomize that it hides. Tracking starts with the first import of a library that makes calls, so
-that other processes pay nothing for it. Written for every Python 3: an older one is to be named as not tracked.
+It first runs the sitecustomize that it hides. Tracking starts with the first import of a library that can make calls,
+so that other processes pay nothing for it. Written for every Python 3: an older one is to be named as not tracked.
 """
 
 import os
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import module_from_spec
+from importlib.util import find_spec, module_from_spec, spec_from_loader
 from types import ModuleType
 
 HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 (pathlib takes time to import)
-LIBRARIES = ("langchain_core", "llama_index", "llama_index_instrumentation", "openai", "anthropic")
+LIBRARIES = (
+    *("langchain_core", "llama_index", "llama_index_instrumentation", "openai", "anthropic"),
+    *("aiobotocore", "aiohttp", "botocore", "httpx", "httpx2", "requests"),  # what all other SDKs send by
+)
+
+
+class Loaded:
+    """A loader of a module that is loaded already."""
+
+    def __init__(self, module: "ModuleType") -> None:
+        self._module, self._spec = module, module.__spec__
+
+    def create_module(self, spec: "ModuleSpec") -> "ModuleType":
+        """Return the module."""
+        return self._module
+
+    def exec_module(self, module: "ModuleType") -> None:
+        """Leave it as it was."""
+        module.__spec__ = self._spec
 
 
 class StartWithFirst:
-    """A finder of modules that finds none, and starts tracking where a library is looked for."""
+    """Starts tracking where a library is looked for, and finds what the finders then find: some are put there for it.
+
+    What tracking has imported itself meanwhile is not to be loaded a second time.
+    """
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
         """Start tracking, once, before a library is imported."""
-        if name in LIBRARIES and self in sys.meta_path:
-            sys.meta_path.remove(self)
-            start()
-        return None
+        if name not in LIBRARIES or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        start()
+        module = sys.modules.pop(name, None)  # where it stays, Python takes its spec and loads it
+        return find_spec(name) if module is None else spec_from_loader(name, Loaded(module))  # type: ignore[arg-type]  # duck-typed
 
 
 def start() -> None:
