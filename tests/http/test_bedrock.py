@@ -5,7 +5,7 @@ import threading
 
 import aiobotocore.session
 import anthropic
-import boto3
+import botocore.session
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ParamValidationError, ReadTimeoutError
@@ -27,6 +27,7 @@ CONVERSED = {
 }
 METRICS = {"inputTokenCount": 60, "outputTokenCount": 20, "cacheReadInputTokenCount": 40}
 RIGHT = [((100, 20), True)]
+SESSION = botocore.session.get_session()
 KEYS = {"aws_access_key_id": "AK", "aws_secret_access_key": "made-up", "region_name": "us-east-1"}
 
 
@@ -56,7 +57,7 @@ def invoked(*, upto=None):
 def bedrock(answers):
     """A real client whose endpoint is the loopback server."""
     config = Config(retries={"total_max_attempts": 1}, read_timeout=0.3)
-    client = boto3.client("bedrock-runtime", endpoint_url=answers.url, config=config, **KEYS)
+    client = SESSION.create_client("bedrock-runtime", endpoint_url=answers.url, config=config, **KEYS)
     yield client
     client.close()
 
@@ -193,7 +194,9 @@ def test_attempts_that_botocore_makes_again_are_told(watcher, answers):
     late.holds = threading.Event()
     answers.answer(late, body({"message": "slow down"}, status=429), body(CONVERSED))
     config = Config(retries={"total_max_attempts": 3}, read_timeout=0.3)
-    with contextlib.closing(boto3.client("bedrock-runtime", endpoint_url=answers.url, config=config, **KEYS)) as client:
+    with contextlib.closing(
+        SESSION.create_client("bedrock-runtime", endpoint_url=answers.url, config=config, **KEYS)
+    ) as client:
         client.converse(modelId=MODEL, messages=PROMPT)
     late.holds.set()
 
@@ -244,7 +247,7 @@ def test_anthropics_own_bedrock_client(watcher, answers, size):
     answers.answer(body(MESSAGE), stream)
     asked = {"model": MODEL, "max_tokens": 50, "messages": [{"role": "user", "content": "Hi"}]}
     with anthropic.AnthropicBedrock(
-        aws_access_key="AK", aws_secret_key="made-up", aws_region="us-east-1", base_url=answers.url, max_retries=0
+        api_key="made-up", aws_region="us-east-1", base_url=answers.url, max_retries=0
     ) as client:
         client.messages.create(**asked)
         list(client.messages.create(**asked, stream=True))

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import anthropic
-import boto3
+import botocore.session
 import cohere
 import groq
 import httpx
@@ -337,7 +337,7 @@ def test_bedrocks_reranker(answers):
     """Bedrock states nothing of what reranking is billed by, which is one search for each 100 documents, at least."""
     answers.answer(body({"results": [{"index": 0, "relevanceScore": 0.5}]}))
     keys = {"aws_access_key_id": "AK", "aws_secret_access_key": "made-up", "region_name": "us-east-1"}
-    client = boto3.client("bedrock-agent-runtime", endpoint_url=answers.url, **keys)
+    client = botocore.session.get_session().create_client("bedrock-agent-runtime", endpoint_url=answers.url, **keys)
     source = {"type": "INLINE", "inlineDocumentSource": {"type": "TEXT", "textDocument": {"text": "the sea"}}}
     model = {"modelArn": "arn:aws:bedrock:us-west-2::foundation-model/cohere.rerank-v3-5:0"}
     asked = {
