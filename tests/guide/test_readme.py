@@ -9,7 +9,6 @@ import pytest
 from tests.support.bill_pages import call, openai_cost, openai_day, openai_pages
 from tests.support.bill_server import BillServer
 from tests.support.guide_pages import blocks
-from tests.support.redis_servers import Valkey
 from tests.support.usage_ledgers import fill
 from token_handlers import guide
 from token_handlers.cli import main
@@ -23,6 +22,14 @@ warnings.simplefilter("ignore")  # LlamaIndex's bridge imports langchain-communi
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 model = ChatOpenAI(model="gpt-4o-mini")
 embeddings = OpenAIEmbeddings(model="text-embedding-3-small")
+"""
+FLEET_TOLD = """
+model.invoke("Hello"), fleet.flush(10)
+print(fleet.totals().successful_requests, fleet.spent("shop").spent)
+"""
+LEDGER_TOLD = """
+model.invoke("Hello"), shared.flush(10)
+print(shared.totals() == local.totals(), len(list(shared.records())))
 """
 
 
@@ -55,19 +62,33 @@ def run(script, environ, folder):
     )
 
 
-def test_python_blocks_run(ledger, environ, tmp_path):
-    """Every Python block runs, one after the other, and prints what the block of text below it shows."""
+def test_python_blocks_run(ledger, environ, tmp_path, valkey, postgres, schema):
+    """Every Python block runs, one after the other, and prints what the block of text below it shows; then what the
+    guide says of a fleet counts a call on a real server, and what it says of a fleet's ledger keeps one there, and in
+    the file beside it.
+    """
     kinds = [kind for kind, _ in BLOCKS]
     python = [number for number, kind in enumerate(kinds) if kind == "python"]
     shown = {number: BLOCKS[number + 1][1] for number in python if kinds[number + 1 : number + 2] == ["text"]}
+    fleets, ledgers = blocks(guide.page("scaling"))
+    more = [
+        fleets.replace("redis://localhost:6379", valkey.url) + FLEET_TOLD,
+        ledgers.replace("postgresql://usage@localhost:5432/usage", f"{postgres.url}?schema={schema}").replace(
+            "usage.db", "fleet.db"
+        )
+        + LEDGER_TOLD,
+    ]
     end = "\nprint(end='\\x1e')\n"
-    done = run(GIVEN + end.join([*(BLOCKS[number][1] for number in python), ""]), environ, tmp_path)
-    printed = dict(zip(python, done.stdout.split("\x1e"), strict=False))
+    done = run(GIVEN + end.join([*(BLOCKS[number][1] for number in python), *more, ""]), environ, tmp_path)
+    *printed, of_fleet, of_ledger, _ = done.stdout.split("\x1e")
+    printed = dict(zip(python, printed, strict=True))
 
     assert (0, "") == (done.returncode, done.stderr)
     assert ledger.total().requests > 5
     assert len(shown) > 4
     assert shown == {number: printed[number] for number in shown}
+    assert re.match(r"1 Amounts\(cost=Decimal\('0\.0", of_fleet)
+    assert "True 1\n" == of_ledger
 
 
 def test_the_bill(tmp_path, monkeypatch, capsys):
@@ -86,34 +107,6 @@ def test_the_bill(tmp_path, monkeypatch, capsys):
 
     assert 1 == status
     assert lines == [line for line in printed if line in lines]
-
-
-def test_the_fleet_block_runs(environ, tmp_path):
-    """What the guide says of a fleet counts a call on a real server."""
-    block, _ = blocks(guide.page("scaling"))
-    told = (
-        'model.invoke("Hello"), fleet.flush(10)\nprint(fleet.totals().successful_requests, fleet.spent("shop").spent)'
-    )
-    with Valkey() as valkey:
-        script = "\n".join([GIVEN, block.replace("redis://localhost:6379", valkey.url), told])
-        done = run(script, environ, tmp_path)
-
-    assert (0, "") == (done.returncode, done.stderr)
-    assert re.match(r"1 Amounts\(cost=Decimal\('0\.0", done.stdout)
-
-
-def test_the_block_of_a_fleets_ledger_runs(environ, tmp_path, postgres, schema):
-    """What the guide says of a fleet's ledger keeps a call on a real server, and in the file beside it."""
-    _, block = blocks(guide.page("scaling"))
-    told = (
-        'model.invoke("Hello"), shared.flush(10)\nprint(shared.totals() == local.totals(), len(list(shared.records())))'
-    )
-    url = f"{postgres.url}?schema={schema}"
-    done = run(
-        "\n".join([GIVEN, block.replace("postgresql://usage@localhost:5432/usage", url), told]), environ, tmp_path
-    )
-
-    assert (0, "", "True 1\n") == (done.returncode, done.stderr, done.stdout)
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "token_handlers" / "guide").glob("*.md"))])
