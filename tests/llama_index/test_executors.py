@@ -6,6 +6,7 @@ import pytest
 
 from token_handlers import track_tokens
 from token_handlers.llama_index import executors, wraps
+from token_handlers.tracking.replacements import Replacements
 from token_handlers.tracking.scopes import active_scopes
 
 # What llama-index-core has in its modules function_tool, until 0.14.21, and async_utils, at 0.12.45.
@@ -46,14 +47,13 @@ AWARE = "import contextvars\n"
 
 
 @pytest.fixture
-def _restored():
+def _restored(monkeypatch):
     """What is put into modules is taken out again."""
-    before = list(wraps._replaced)
+    own = Replacements()
+    monkeypatch.setattr(wraps, "_replaced", own)
     yield
-    for owner, name, original, ours in wraps._replaced[len(before) :]:
-        assert ours is vars(owner)[name]
-        setattr(owner, name, original)
-    wraps._replaced[:] = before
+    assert all(ours is vars(owner)[name] for owner, name, _, ours in own._entries)
+    own.restore()
 
 
 def module(source):

@@ -7,12 +7,14 @@ from typing import Any
 
 import wrapt
 
+from token_handlers.tracking.replacements import Replacements
+
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 """What stands for a function: it gets the function, the instance, the arguments and the keyword arguments."""
 
 _attached = False
 _watched: set[str] = set()
-_replaced: list[tuple[Any, str, Any, Any]] = []
+_replaced = Replacements()
 
 
 def attach(by_module: Mapping[str, Callable[[ModuleType], None]]) -> None:
@@ -31,37 +33,32 @@ def restore() -> None:
     """Give every function back; a wrap that someone else has wrapped in turn stays, and finds nothing to do."""
     global _attached  # noqa: PLW0603 (as above)
     _attached = False
-    for owner, name, original, ours in _replaced:
-        if owner.__dict__.get(name) is ours:
-            setattr(owner, name, original)
-    _replaced.clear()
+    _replaced.restore()
 
 
 def wrap(owner: Any, name: str, wrapper: Wrapper) -> None:
     """Put a wrapper around a function of a class or module, once; nothing where it has none of that name."""
     original = owner.__dict__.get(name)
-    if original is None or is_replaced(owner, name):
+    if original is None or _replaced.has(owner, name):
         return
 
     def while_attached(
         wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        is_ours = any(entry[3] is made for entry in _replaced)  # not one that `restore` had to leave in its place
-        return wrapper(wrapped, instance, args, kwargs) if is_ours else wrapped(*args, **kwargs)
+        return wrapper(wrapped, instance, args, kwargs) if _replaced.holds(made) else wrapped(*args, **kwargs)
 
     made = wrapt.FunctionWrapper(original, while_attached)
     replace(owner, name, made)
 
 
-def replace(owner: Any, name: str, ours: Any) -> None:
+def replace(owner: object, name: str, ours: object) -> None:
     """Put something of ours in the place of a class's or module's own."""
-    _replaced.append((owner, name, owner.__dict__[name], ours))
-    setattr(owner, name, ours)
+    _replaced.put(owner, name, ours)
 
 
-def is_replaced(owner: Any, name: str) -> bool:
+def is_replaced(owner: object, name: str) -> bool:
     """Return whether there is something of ours already."""
-    return any(entry[:2] == (owner, name) for entry in _replaced)
+    return _replaced.has(owner, name)
 
 
 def _while_attached(act: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:

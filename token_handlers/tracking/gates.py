@@ -19,6 +19,7 @@ from token_handlers.tracking import recorder
 from token_handlers.tracking.answers import gated, owner_of_request
 from token_handlers.tracking.call import current_context
 from token_handlers.tracking.failures import causes, was_rejected
+from token_handlers.tracking.replacements import Replacements
 from token_handlers.tracking.result import FAILED, Incomplete
 from token_handlers.tracking.sdk_calls import SDKCall
 from token_handlers.tracking.state import budget_watchers, state
@@ -75,15 +76,12 @@ def watch() -> None:
 
 
 _watched: set[str] = set()
-_wrapped: list[tuple[type | ModuleType, str, object, object]] = []
+_replaced = Replacements()
 
 
 def restore() -> None:
     """Give the SDKs their own methods back; a wrap that someone else has wrapped in turn stays, and does nothing."""
-    for owner, method, original, ours in _wrapped:
-        if owner.__dict__.get(method) is ours:
-            setattr(owner, method, original)
-    _wrapped.clear()
+    _replaced.restore()
     for module in tuple(_watched):
         if module in sys.modules:
             _watched.discard(module)
@@ -94,15 +92,11 @@ def _wrap(module: ModuleType) -> None:
         owner = getattr(module, gate.owner, None) if gate.module == module.__name__ else None
         original = None if owner is None else owner.__dict__.get(gate.method)
         if owner is not None and original is not None:
-            ours = _gated(original, gate.read)
-            setattr(owner, gate.method, ours)
-            _wrapped.append((owner, gate.method, original, ours))
+            _replaced.put(owner, gate.method, _gated(original, gate.read))
     for name in _LITELLM_NAMES if module.__name__ == "litellm" else ():
         function = module.__dict__.get(name)
         if function is not None:
-            ours = _unhiding(function)
-            setattr(module, name, ours)
-            _wrapped.append((module, name, function, ours))
+            _replaced.put(module, name, _unhiding(function))
 
 
 def _unhiding(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import wrapt
 
+from token_handlers.tracking.replacements import Replacements
 from token_handlers.tracking.state import watchers
 
 
@@ -41,20 +42,17 @@ def restore() -> None:
     """Give cohere's client its own method back, unless someone else has wrapped ours in turn."""
     global _is_watched  # noqa: PLW0603 (as above)
     _is_watched = False
-    for client, embed, carrying in _wrapped:
-        if client.__dict__.get("embed") is carrying:
-            client.embed = embed
-    _wrapped.clear()
+    _replaced.restore()
 
 
 _is_watched = False
-_wrapped: list[tuple[Any, Callable[..., Any], Callable[..., Any]]] = []
+_replaced = Replacements()
 
 
 def _wrap(module: ModuleType) -> None:
     client = getattr(module, "Client", None)
     embed = None if client is None else client.__dict__.get("embed")
-    if client is None or embed is None or not _is_watched or _wrapped:
+    if client is None or embed is None or not _is_watched or _replaced.has(client, "embed"):
         return
 
     @functools.wraps(embed)
@@ -64,8 +62,7 @@ def _wrap(module: ModuleType) -> None:
             self._executor = _CarryingPool(pool)
         return embed(self, *args, **kwargs)
 
-    client.embed = carrying
-    _wrapped.append((client, embed, carrying))
+    _replaced.put(client, "embed", carrying)
 
 
 watchers.append((watch, restore))

@@ -1,0 +1,28 @@
+"""What of other packages has something of ours in its place, and how it is given back."""
+
+
+class Replacements:
+    """Attributes of classes and modules in whose place something of ours stands, until `restore`."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[object, str, object, object]] = []
+
+    def put(self, owner: object, name: str, ours: object) -> None:
+        """Put something of ours in the place of what a class or module has itself."""
+        self._entries.append((owner, name, owner.__dict__[name], ours))
+        setattr(owner, name, ours)
+
+    def has(self, owner: object, name: str) -> bool:
+        """Return whether there is something of ours already."""
+        return any(entry[:2] == (owner, name) for entry in self._entries)
+
+    def holds(self, ours: object) -> bool:
+        """Return whether it stands for something still: not where `restore` had to leave it in its place."""
+        return any(entry[3] is ours for entry in self._entries)
+
+    def restore(self) -> None:
+        """Give everything back; a wrap that someone else has wrapped in turn stays, and has to find nothing to do."""
+        for owner, name, original, ours in self._entries:
+            if owner.__dict__.get(name) is ours:
+                setattr(owner, name, original)
+        self._entries.clear()
