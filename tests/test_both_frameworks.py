@@ -24,7 +24,7 @@ from tests.support.provider_answers import (
     RESPONSE_STREAM,
     USAGE,
 )
-from token_handlers import Budget, BudgetExceeded, shared_counter, track_tokens
+from token_handlers import Budget, BudgetExceeded, install, shared_counter, track_tokens, uninstall
 from token_handlers.langchain import LangChainTokenHandler
 from token_handlers.sinks.sqlite import SQLiteLedger
 from token_handlers.tokenizer import estimate_tokens
@@ -34,7 +34,9 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import warnings
 warnings.simplefilter("ignore")  # LlamaIndex's bridge imports langchain-community, which announces its sunset
+import sys
 import token_handlers.auto
+assert not {{"langchain_core", "llama_index.core"}} & set(sys.modules)
 from langchain_openai import ChatOpenAI
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai import OpenAI
@@ -48,26 +50,42 @@ print(counter.successful_requests, counter.prompt_tokens, counter.completion_tok
 """
 
 
-@pytest.mark.parametrize(
-    ("handler_type", "requests"),
-    [("langchain", 1), ("llamaindex", 1), ("LlamaIndex, LangChain", 2)],
-)
-def test_automatic_tracking_of_both(ledger, handler_type, requests):
-    """The variable turns on what it names, in a process in which both frameworks call; each call counts once."""
+def test_automatic_tracking_of_both(ledger):
+    """The variable turns on what it names, as `import token_handlers.auto` alone reads it; each call counts once."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(url=ledger.url())],
-        env={"PYTHONPATH": str(ROOT), "AGENTSIGHT_TOKEN_HANDLER_TYPE": handler_type},
+        env={"PYTHONPATH": str(ROOT), "AGENTSIGHT_TOKEN_HANDLER_TYPE": "LlamaIndex, LangChain"},
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
     entries = ledger.entries()
-    half = entries[0].prompt_tokens, entries[0].completion_tokens
+    prompt, completion = (
+        sum(getattr(entry, f"{side}_tokens") for entry in entries) for side in ("prompt", "completion")
+    )
 
-    assert half == (entries[1].prompt_tokens, entries[1].completion_tokens)
-    expected = f"{requests} {requests * half[0]} {requests * half[1]} 0\n"
-    assert (expected, "") == (done.stdout, done.stderr)
+    assert 2 == len(entries)
+    assert (f"2 {prompt} {completion} 0\n", "") == (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(("handler_type", "counted"), [("langchain", 0), ("llamaindex", 1)])
+def test_automatic_tracking_of_one(ledger, monkeypatch, handler_type, counted):
+    """What the variable does not name is not counted."""
+    from langchain_openai import ChatOpenAI
+
+    monkeypatch.setenv("AGENTSIGHT_TOKEN_HANDLER_TYPE", handler_type)
+    before = shared_counter().prompt_tokens
+    install()
+    try:
+        ChatOpenAI(model="gpt-4o-mini", base_url=ledger.url(), api_key="none").invoke("hi")
+        make_llm(ledger).complete("a longer question than the other")
+    finally:
+        uninstall()
+    sent = [entry.prompt_tokens for entry in ledger.entries()]
+
+    assert sent[0] < sent[1]
+    assert sent[counted] == shared_counter().prompt_tokens - before
 
 
 def test_one_block_counts_both(ledger):

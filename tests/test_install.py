@@ -115,19 +115,10 @@ print(state.automatic)
     assert "pip install 'token-handlers[llamaindex]'" in errors.splitlines()[1]
 
 
-def test_importing_auto_counts_the_process(server):
-    """`import token_handlers.auto` and the variable are all it takes; LangChain is not imported by it."""
-    script = f"""
-import sys
-import token_handlers.auto
-assert "langchain_core" not in sys.modules
-from langchain_openai import ChatOpenAI
-ChatOpenAI(model="gpt-4o-mini", base_url={server.url()!r}, api_key="none").invoke("hi")
-from token_handlers import shared_counter
-print(shared_counter().successful_requests, shared_counter().total_tokens > 0)
-"""
-    assert ("1 True", "") == run(script, AGENTSIGHT_TOKEN_HANDLER_TYPE="langchain")
-    assert ("0 False", "") == run(script)
+def test_importing_auto_without_the_variable():
+    """It turns nothing on."""
+    script = "import token_handlers.auto; from token_handlers.tracking.state import state; print(state.automatic)"
+    assert ("set()", "") == run(script)
 
 
 def test_a_model_that_needs_no_embeddings():
@@ -157,6 +148,12 @@ def test_a_variable_that_nothing_reads(reader):
     assert 1 == len(errors.splitlines())
     assert "AGENTSIGHT_TOKEN_HANDLER_TYPE is 'langchain', but nothing in this process reads it" in errors
     assert "`import token_handlers.auto`" in errors
+
+
+def test_a_variable_that_is_read_or_not_set():
+    """Nothing is said of it."""
+    script = "\n".join(["import token_handlers", *READERS.values()])
+
     assert ("", "") == run(script)
     assert ("", "") == run(f"import token_handlers.auto\n{script}", AGENTSIGHT_TOKEN_HANDLER_TYPE="langchain")
 

@@ -22,7 +22,7 @@ def run(name, *options):
 
 def test_totals_are_the_bill():
     """After hundreds of calls of both frameworks in threads and tasks, every scope's counter is the server's bill."""
-    status, output = run("soak", "--calls", 600, "--threads", 12, "--tasks", 12, "--seed", 1, "--no-resets")
+    status, output = run("soak", "--calls", 300, "--threads", 12, "--tasks", 12, "--seed", 1, "--no-resets")
 
     assert 0 == status, output
     assert "\n0 differences\n" in output
@@ -30,21 +30,21 @@ def test_totals_are_the_bill():
 
 def test_resets_add_up_to_the_bill():
     """What the resets of a counter return while others count adds up to the bill: nothing is lost or counted twice."""
-    status, output = run("soak", "--calls", 600, "--threads", 12, "--tasks", 12, "--seed", 2)
+    status, output = run("soak", "--calls", 300, "--threads", 12, "--tasks", 12, "--seed", 2)
 
     assert 0 == status, output
 
 
 def test_finalizers_count_and_never_wait():
     """Calls that the garbage collector ends, in the middle of anything, count once, and no thread waits for ever."""
-    status, output = run("finalizers", "--moments", 80, "--streams", 800)
+    status, output = run("finalizers", "--moments", 50, "--streams", 400)
 
     assert 0 == status, output
 
 
 def test_nothing_grows():
     """Calls, blocks, sessions and runs that never end leave nothing behind, beyond tables of a fixed size."""
-    sizes = "--calls", 500, "--blocks", 4_000, "--open", 700
+    sizes = "--calls", 300, "--blocks", 2_000, "--open", 500
     status, output = run("memory", *sizes, "--limit", 150, "--tables", 200)
 
     assert 0 == status, output

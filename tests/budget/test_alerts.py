@@ -3,10 +3,11 @@ import logging
 import threading
 from datetime import UTC, datetime
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import pytest
 
+from tests.support.quiet_server import QuietHandler
 from tests.support.reservations import spend
 from token_handlers import Budget
 from token_handlers.budget import BudgetWarning
@@ -49,16 +50,11 @@ def test_each_account_and_limit_has_shares_of_its_own():
 def hook():
     """A server that takes alerts: its URL, what it got, and what it answers."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            length = int(self.headers["Content-Length"])
-            server.got.append((self.path, json.loads(self.rfile.read(length))))
+    class Handler(QuietHandler):
+        def reply(self):
+            server.got.append((self.path, json.loads(self.content())))
             server.let_go.wait(30)
-            self.send_response(server.statuses.pop(0) if server.statuses else server.status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *args): ...
+            self.answer(server.statuses.pop(0) if server.statuses else server.status)
 
     class Server(ThreadingHTTPServer):
         def __init__(self):
@@ -68,7 +64,7 @@ def hook():
             self.url = f"http://127.0.0.1:{self.server_port}/T000/B000/secret"
 
     server = Server()
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
     server.shutdown()

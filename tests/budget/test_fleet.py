@@ -174,7 +174,7 @@ PROGRAM = """
     store = RedisCounter(url, namespace, timeout=5)
 """
 HAMMER = """
-    budget = Budget(store=store, scope="team", on_outage="fail_closed", max_tokens=1500)
+    budget = Budget(store=store, scope="team", on_outage="fail_closed", max_tokens=900)
     with track_tokens(budget=budget) as counter:
         chat.invoke("What is the weather?")
         store.flush()
@@ -216,12 +216,12 @@ def test_four_processes_never_overspend(valkey, namespace, store, ledger):
     with running(HAMMER, valkey.url, namespace, ledger.url()) as process:
         sent = [int(number) for number in process.stdout.read().split()]
         assert 0 == process.wait()
-    budget, bill = team(store, max_tokens=1500), ledger.total()
+    budget, bill = team(store, max_tokens=900), ledger.total()
 
     assert 4 == len(sent)
     assert sum(sent) == bill.requests == len(ledger.entries())
     assert Amounts(budget.spent().cost, bill.prompt_tokens + bill.completion_tokens, bill.requests) == budget.spent()
-    assert 1500 - 4 * 40 < budget.spent().tokens <= 1500
+    assert 900 - 4 * 40 < budget.spent().tokens <= 900
     assert Amounts() == budget.held()
 
 

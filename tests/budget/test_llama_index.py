@@ -1,6 +1,4 @@
 import re
-import subprocess
-import sys
 from decimal import Decimal
 from typing import Any
 
@@ -330,25 +328,6 @@ def test_uninstalling(ledger, make_budget):
     assert 2 == len(ledger.entries())
     with track_tokens(budget=make_budget(max_tokens=1)), pytest.raises(BudgetExceeded):
         make_llm(ledger).chat(MESSAGES)
-
-
-def test_llama_index_imported_later():
-    """A budget that is installed before LlamaIndex is imported holds for its calls."""
-    code = """
-import sys
-from token_handlers import Budget, BudgetExceeded, install
-install("llamaindex", budget=Budget(max_requests=1))
-assert "llama_index.core" not in sys.modules
-from llama_index.core.llms import MockLLM
-MockLLM().complete("one two")
-try:
-    MockLLM().complete("one two")
-except BudgetExceeded as error:
-    print(error.spent)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-
-    assert "1" == done.stdout.strip()
 
 
 def test_budgets_around_budgets(ledger, make_budget):

@@ -228,20 +228,23 @@ FIRST = ["llama_index.core", "llama_index.llms.openai"]
 
 @pytest.mark.parametrize("first", FIRST)
 def test_llama_index_imported_later(first):
-    """Tracking that is installed before LlamaIndex is imported, by whatever module, sees its calls."""
+    """Tracking, and a budget, that are installed before LlamaIndex is imported, by whatever module, see its calls."""
     code = f"""
 import sys
-from token_handlers import install, shared_counter
-install("llamaindex")
+from token_handlers import Budget, BudgetExceeded, install, shared_counter
+install("llamaindex", budget=Budget(max_requests=1))
 assert "llama_index.core" not in sys.modules
 import {first}
 from llama_index.core.llms import MockLLM
 MockLLM().complete("one two")
-print(shared_counter().successful_requests)
+try:
+    MockLLM().complete("one two")
+except BudgetExceeded as error:
+    print(shared_counter().successful_requests, error.spent)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
 
-    assert "1" == done.stdout.strip()
+    assert "1 1" == done.stdout.strip()
 
 
 def test_what_the_package_has():

@@ -2,24 +2,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.command_line import CALL
 from tests.support.redis_servers import Valkey
 from token_handlers.sinks.redis import RedisCounter
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = """
+PROGRAM = f"""
 import token_handlers.auto
 from token_handlers import install
-from langchain_openai import ChatOpenAI
+{CALL}
 install()
-ChatOpenAI(model="gpt-4o-mini", base_url={url!r}, api_key="none").invoke("hi")
+ask()
 """
 
 
-def run(program, **environ):
+def run(program, *arguments, **environ):
     """Run a program of its own process."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        env={"PYTHONPATH": str(ROOT), "AGENTSIGHT_TOKEN_HANDLER_TYPE": "langchain", **environ},
+        [sys.executable, "-W", "error", "-c", program, *arguments],
+        env={"PYTHONPATH": str(ROOT), "AGENTSIGHT_TOKEN_HANDLER_TYPE": "auto", **environ},
         capture_output=True,
         text=True,
         timeout=100,
@@ -31,7 +32,7 @@ def test_the_environments_fleet(ledger):
     """AGENTSIGHT_TOKEN_REDIS_URL adds each process's calls to that server, once, under the default namespace."""
     with Valkey() as valkey:
         for _ in range(2):
-            done = run(PROGRAM.format(url=ledger.url()), AGENTSIGHT_TOKEN_REDIS_URL=valkey.url)
+            done = run(PROGRAM, ledger.url(), AGENTSIGHT_TOKEN_REDIS_URL=valkey.url)
             assert (0, "") == (done.returncode, done.stderr)
         fleet = RedisCounter(valkey.url)
         total = fleet.totals()

@@ -1,8 +1,6 @@
-import http.server
 import json
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,6 +14,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
+from tests.support.quiet_server import QuietHandler, serving
 from token_handlers import MissingDependency, Usage, UsageRecord, record_cost, track_tokens
 from token_handlers.counter.totals import OTHER
 from token_handlers.http import stop_timing, time_chunks
@@ -347,22 +346,13 @@ def otlp_receiver():
     """A collector that decodes what arrives; yields its URL and the list of requests."""
     requests = []
 
-    class Receiver(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            requests.append((self.path, self.headers["Content-Type"], body))
-            self.send_response(200)
-            self.end_headers()
+    class Receiver(QuietHandler):
+        def reply(self):
+            requests.append((self.path, self.headers["Content-Type"], self.content()))
+            self.answer(200)
 
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}/v1/metrics", requests
-        running.shutdown()
-        thread.join()
+    with serving(Receiver) as port:
+        yield f"http://127.0.0.1:{port}/v1/metrics", requests
 
 
 def decoded(body):

@@ -14,8 +14,10 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import NamedTuple
+
+from tests.support.quiet_server import QuietHandler
 
 KEY = "ags_0123456789abcdef0123456789abcdef_012345"
 OTHER_KEY = "ags_ffffffffffffffffffffffffffffffff_ffffff"
@@ -131,31 +133,15 @@ class AgentSightAPI:
     def _handler(self):
         api = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
-            wbufsize = -1  # an answer is one packet: the second would wait for an ACK
 
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                answer = api._take(self.path, self.headers, body)
+            def reply(self):
+                answer = api._take(self.path, self.headers, json.loads(self.content()))
                 if answer.status is None:
                     self.close_connection = True
-                    return
-                content = json.dumps(answer.body).encode()
-                self.send_response(answer.status)
-                for name, value in {**answer.headers, "Content-Length": str(len(content))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(content)
-
-            def handle_one_request(self):
-                try:
-                    super().handle_one_request()
-                except OSError:  # the client has gone
-                    self.close_connection = True
-
-            def log_message(self, *args):
-                pass
+                else:
+                    self.answer(answer.status, json.dumps(answer.body).encode(), answer.headers)
 
         return Handler
 

@@ -8,8 +8,10 @@ with BillServer(key="sk-admin-1") as server:
 import json
 import threading
 from collections import deque
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
+
+from tests.support.quiet_server import QuietHandler
 
 WAIT_SECONDS = 20
 
@@ -61,11 +63,10 @@ class BillServer:
     def _handler(self):
         bills = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
-            wbufsize = -1
 
-            def do_GET(self):
+            def reply(self):
                 parts = urlsplit(self.path)
                 params = parse_qsl(parts.query)
                 bills.asked.append((parts.path, params, dict(self.headers)))
@@ -74,27 +75,10 @@ class BillServer:
                 if status is None:
                     self.close_connection = True
                     return
-                self.send_response(status)
-                length = len(body) + (10**6 if drip else 0)
-                for name, value in {
-                    "Content-Type": "application/json",
-                    "Content-Length": str(length),
-                    **headers,
-                }.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
+                length = {"Content-Length": str(len(body) + 10**6)} if drip else {}
+                self.answer(status, body, {"Content-Type": "application/json", **length, **headers})
                 while drip and not bills.released.wait(0.02):
                     self.wfile.write(b" ")
                     self.wfile.flush()
-
-            def handle_one_request(self):
-                try:
-                    super().handle_one_request()
-                except OSError:  # the client has gone
-                    self.close_connection = True
-
-            def log_message(self, *args):
-                pass
 
         return Handler

@@ -15,7 +15,7 @@ NUMBERS = count(1)
 class SQLitePlace:
     """A file that is not there yet."""
 
-    examples = 60
+    examples = 30
 
     def __init__(self, path):
         self.path = path

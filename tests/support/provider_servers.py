@@ -1,10 +1,10 @@
 """A loopback server that answers as recorded: for clients of providers that the ledger server does not speak as."""
 
 import contextlib
-import http.server
 import json
-import threading
 from collections.abc import Iterator
+
+from tests.support.quiet_server import QuietHandler, serving
 
 
 class Replies:
@@ -35,23 +35,12 @@ def replying(**by_method: object) -> Iterator[Replies]:
     """Serve replies; each connection ends with its answer."""
     replies = Replies(**by_method)
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
+    class Handler(QuietHandler):
+        def reply(self):
+            self.content()
             media_type, body = replies.body(self.path)
-            self.send_response(replies.status)
-            self.send_header("Content-Type", media_type)
-            self.send_header("Content-Length", str(len(body.encode())))
-            self.end_headers()
-            self.wfile.write(body.encode())
+            self.answer(replies.status, body.encode(), {"Content-Type": media_type})
 
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        replies.url = f"http://127.0.0.1:{running.server_port}"
+    with serving(Handler) as port:
+        replies.url = f"http://127.0.0.1:{port}"
         yield replies
-        running.shutdown()
-        thread.join()

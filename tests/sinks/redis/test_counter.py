@@ -275,13 +275,13 @@ def _record_and_end(url, namespace, calls):
 def test_processes_that_end_send_what_waits(valkey, namespace, counter, method):
     """The records of multiprocessing's processes arrive, though they end without flushing."""
     context = get_context(method)
-    processes = [context.Process(target=_record_and_end, args=(valkey.url, namespace, 100)) for _ in range(4)]
+    processes = [context.Process(target=_record_and_end, args=(valkey.url, namespace, 200)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
 
-    assert [0] * 4 == [process.exitcode for process in processes]
+    assert [0, 0] == [process.exitcode for process in processes]
     assert 400 == counter.totals().successful_requests
 
 

@@ -67,10 +67,10 @@ def ids(path):
 @pytest.mark.parametrize("durability", ["batch", "sync"])
 def test_kill_at_any_moment(path, durability):
     """Of writers that are killed all that they had acknowledged is there, and nothing is torn."""
-    for turn in range(5):
+    for turn in range(3):
         writers = {f"{turn}{name}": start(WRITER, path, f"{turn}{name}", durability) for name in "ab"}
         numbers = {name: [writer.stdout.readline()] for name, writer in writers.items()}
-        for (name, writer), more in zip(writers.items(), (3 * turn, 20), strict=True):
+        for (name, writer), more in zip(writers.items(), (6 * turn, 20), strict=True):
             numbers[name] += [writer.stdout.readline() for _ in range(more)]
             writer.kill()
         for name, writer in writers.items():
