@@ -31,7 +31,10 @@ _BASE_URLS = dict.fromkeys(
     )
 )  # in this order
 # The first that is stated is what is sent: a bound max_tokens replaces ChatOpenAI's own, its max_completion_tokens.
-_MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
+_MAX_TOKENS = dict.fromkeys(
+    ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
+)
+_ANSWERS = frozenset({"n", "best_of"})
 ENDS = frozenset({"finish_reason", "stop_reason", "stopReason", "done_reason"})
 """What a response's metadata has when the answer is whole."""
 
@@ -166,13 +169,10 @@ class Run(Call):
             return None
         if isinstance(first, str):
             return bound_tokens([first])
-        texts = []
-        for message in first:
-            fields = vars(message)  # pydantic takes long to say that a message has no attribute
-            text = fields["content"]
-            if type(text) is not str or fields.get("tool_calls"):
-                return None
-            texts.append(text)
+        messages = [*map(vars, first)]  # pydantic takes long to say that a message has no attribute
+        texts = [fields["content"] for fields in messages]
+        if {*map(type, texts)} != {str} or [fields for fields in messages if fields.get("tool_calls")]:
+            return None
         return bound_tokens(texts)
 
     def allowed_fees(self) -> AllowedFees:
@@ -183,20 +183,13 @@ class Run(Call):
 
     def max_output(self) -> int:
         """Return the most output tokens that the call allows, of all its answers; 0 where it does not say."""
-        invocation, most, answers = self.invocation or {}, 0, 1
-        for name in _MAX_TOKENS:
-            stated = invocation.get(name)
-            if type(stated) is int and stated > 0:
-                most = stated
-                break
-        else:
-            stated = (self.metadata or {}).get("ls_max_tokens")
-            most = stated if type(stated) is int and stated > 0 else 0
-        for name in ("n", "best_of"):
-            stated = invocation.get(name)
-            if type(stated) is int and stated > answers:
-                answers = stated
-        return most * answers
+        invocation, most = self.invocation or {}, 0
+        if not _MAX_TOKENS.keys().isdisjoint(invocation):
+            most = next((stated for name in _MAX_TOKENS if (stated := _positive(invocation.get(name)))), 0)
+        most = most or _positive((self.metadata or {}).get("ls_max_tokens"))
+        if most and not _ANSWERS.isdisjoint(invocation):
+            most *= max(1, *(_positive(invocation.get(name)) for name in _ANSWERS))
+        return most
 
     def is_cached(self) -> bool:
         """Return whether LangChain's cache has the answer; legacy LLMs start no run for one."""
@@ -317,6 +310,10 @@ def others_of_failed(run: Run) -> Iterator[tuple[Run, bool]]:
 
 def _in_generate() -> bool:
     return any(frame.f_code.co_name == "generate" for frame in callers())
+
+
+def _positive(stated: object) -> int:
+    return stated if type(stated) is int and stated > 0 else 0
 
 
 def _maker(serialized: Mapping[str, Any]) -> str | None:

@@ -219,10 +219,8 @@ def bound_tokens(texts: Sequence[str]) -> int | None:
     """
     if estimates.own_counter is not None:
         return None
-    bound = 16 * len(texts)
-    for text in texts:
-        bound += len(text) if text.isascii() else 4 * len(text)
-    return bound
+    text = "".join(texts)
+    return 16 * len(texts) + (len(text) if text.isascii() else 4 * len(text))
 
 
 parent_finders: list[Callable[[Call], None]] = []
