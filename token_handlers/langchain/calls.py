@@ -2,6 +2,7 @@
 
 from asyncio import _get_running_loop, current_task
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter, methodcaller
 from threading import get_ident
 from typing import Any
 from uuid import UUID
@@ -35,6 +36,7 @@ _MAX_TOKENS = dict.fromkeys(
     ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
 )
 _ANSWERS = frozenset({"n", "best_of"})
+_content, _tool_calls = itemgetter("content"), methodcaller("get", "tool_calls")
 ENDS = frozenset({"finish_reason", "stop_reason", "stopReason", "done_reason"})
 """What a response's metadata has when the answer is whole."""
 
@@ -170,8 +172,8 @@ class Run(Call):
         if isinstance(first, str):
             return bound_tokens([first])
         messages = [*map(vars, first)]  # pydantic takes long to say that a message has no attribute
-        texts = [fields["content"] for fields in messages]
-        if {*map(type, texts)} != {str} or [fields for fields in messages if fields.get("tool_calls")]:
+        texts = [*map(_content, messages)]
+        if {*map(type, texts)} != {str} or any(map(_tool_calls, messages)):
             return None
         return bound_tokens(texts)
 
