@@ -112,6 +112,15 @@ def test_everyday_halves(line, ingest, records):
     assert ["estimated"] == [record.source for record in records()]
 
 
+@pytest.mark.parametrize(("split", "doubts"), [({}, 1), ({"cache_creation": {"ephemeral_1h_input_tokens": 30}}, 0)])
+def test_cache_writes_without_a_lifetime_are_an_estimate(split, doubts, ingest, records):
+    """Claude's may be kept for an hour at another rate, and nobody has the request that would tell."""
+    usage = {"input_tokens": 9, "output_tokens": 5, "cache_creation_input_tokens": 30, **split}
+    ingest({"type": "message", "model": "claude-sonnet-4-5", "usage": usage})
+
+    assert [doubts] == [len(record.doubts) for record in records()]
+
+
 def test_a_whole_usage_is_reported(ingest, records):
     """A count of 0 that is stated is no half: an answer without output, an embedding, a cached prompt."""
     assert 0 == ingest({**OPENAI, "usage": {"prompt_tokens": 1000, "completion_tokens": 0}}, EMBEDDING)

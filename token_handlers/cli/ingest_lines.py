@@ -8,7 +8,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from token_handlers.payloads import ReportedUsage, is_empty, is_whole, read_payload
+from token_handlers.payloads import UNSTATED_LIFETIME, ReportedUsage, is_empty, is_whole, read_payload
 from token_handlers.pricing.calculator import price_call, was_cached
 from token_handlers.pricing.price import Price
 from token_handlers.usage import Operation, Usage, UsageRecord
@@ -83,7 +83,8 @@ def _record(fields: Fields, reading: ReportedUsage, provider: str | None, event_
     operation = _operation(fields, reading.model)
     missing = _missing(reading, operation)
     price = _price(reading, provider, started)
-    doubts = (*missing, *reading.doubts, *(() if price is None else price.doubts))
+    doubts = (*missing, *reading.doubts, *_unstated(reading), *(() if price is None else price.doubts))
+    doubts = tuple(dict.fromkeys(doubts))
     return UsageRecord(
         usage=Usage(**reading.counts),
         model=reading.model,
@@ -114,6 +115,14 @@ def _missing(reading: ReportedUsage, operation: Operation) -> tuple[str, ...]:
         unsaid = [side for name, side in sides.items() if name not in reading.counts]
         return (f"no number of {' or '.join(unsaid)} tokens",)
     return ("a usage of 0 tokens",) if is_empty(reading) else ()
+
+
+def _unstated(reading: ReportedUsage) -> tuple[str, ...]:
+    """Return a doubt about Claude's cache writes that may be kept an hour: nobody has the request here."""
+    written, counts = "cache_write_tokens", reading.counts
+    is_told = any(name.startswith("cache_write_") for name in counts if name != written)
+    is_told |= reading.cost is not None or not counts.get(written) or "claude" not in (reading.model or "").lower()
+    return () if is_told else (UNSTATED_LIFETIME,)
 
 
 def _price(reading: ReportedUsage, provider: str | None, at: datetime | None) -> Price | None:

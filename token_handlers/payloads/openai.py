@@ -213,9 +213,8 @@ def read_output(response: Fields, hint: Hint) -> ReportedUsage | None:
     doubts = ["code ran in a container that the answer does not name"] if unnamed else []
     if not images and any(kind == "image_generation_call" for kind in map(_kind, output)):
         doubts.append("an image was generated, whose tokens the answer does not state")
-    counted = part(part(response, "usage"), "server_side_tool_usage_details")
-    if _is_grok(response, hint) and not counted and (ran := sum(map(_is_run_by_xai, output))):
-        doubts.append(f"{ran} calls of xAI's tools, by the items of the answer alone")
+    if _is_grok(response, hint):
+        doubts += _uncounted_by_xai(part(response, "usage"), output)
     if failed := sum(_kind(item) == "web_search_call" and text(item, "status") == "failed" for item in output):
         doubts.append(f"searches that failed ({failed}), which may not be billed")
     if any(model is None for model, _ in images):
@@ -230,6 +229,15 @@ def read_output(response: Fields, hint: Hint) -> ReportedUsage | None:
 
 def _is_grok(response: Fields, hint: Hint) -> bool:
     return hint.is_of("xai") or (text(response, "model") or hint.model()).startswith("grok")
+
+
+def _uncounted_by_xai(usage: Fields, output: list[Fields]) -> Iterator[str]:
+    """Yield a doubt about the tools that xAI ran where the usage has neither their kinds nor their number."""
+    kinds = [text(item, "name") or _kind(item) or "" for item in output if _is_run_by_xai(item)]
+    if not kinds or part(usage, "server_side_tool_usage_details"):
+        return
+    if first(usage, "num_server_side_tools_used") != len(kinds) or any(kind.startswith("x_") for kind in kinds):
+        yield f"{len(kinds)} calls of xAI's tools, by the items of the answer alone"
 
 
 def _is_run_by_xai(item: Fields) -> bool:
