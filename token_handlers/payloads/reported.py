@@ -273,6 +273,7 @@ def served_tier(fields: Fields) -> str | None:
 
 def _tier_of_traffic(fields: Fields) -> str | None:
     """The tier of Vertex AI's traffic type; of one that is not known here, its own name."""
+    fields = part(part(fields, "extra_properties"), "google") or fields  # at its OpenAI-like address
     named, numbered = text(fields, "trafficType", "traffic_type"), first(fields, "trafficType", "traffic_type")
     if named is not None:
         return _TRAFFIC.get(named, named)

@@ -255,7 +255,9 @@ def _openai_place(served: Served) -> Iterator[tuple[Decimal | None, str, str]]:
 def _xai_place(served: Served) -> Iterator[tuple[Decimal | None, str, str]]:
     # xAI's page on regions: us.api.x.ai is 1.1 for grok-4.6 alone, its tools excepted
     region = (served.host or "").removesuffix("api.x.ai").strip(".")
-    if not region or not served.name.removeprefix("x-ai/").startswith("grok-4.6"):
+    if not region or not (served.host or "").endswith("api.x.ai"):
+        return
+    if not served.name.removeprefix("x-ai/").startswith("grok-4.6"):
         return
     if region == "us":
         yield _TENTH_MORE, f"host {served.host}", ""

@@ -71,8 +71,8 @@ def find_entry(snapshot: DataSnapshot, model: str, provider: str | None, base_ur
         seller, _, name = model.partition("/")
         return find_entry(snapshot, name, seller, None)
     host = provider_of_url(snapshot, base_url)
-    if host is not None:
-        return _lookup(snapshot, host, model)
+    if host is not None:  # Vertex AI's OpenAI-like address has its maker before a model's name
+        return _lookup(snapshot, host, model.removeprefix("google/") if host.id == "google" else model)
     if named in NOT_IN_CATALOG:
         return None
     seller_table = _provider(snapshot, "openai" if named == COMPATIBLE else named)
