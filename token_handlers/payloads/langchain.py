@@ -170,7 +170,7 @@ def _size(counts: Counts) -> int:
     return counts.get("input_tokens", 0) + counts.get("output_tokens", 0)
 
 
-_MEDIA = frozenset({"image", "image_url", "audio", "video"})
+_MEDIA = frozenset({"image", "image_url", "inlineData", "audio", "video"})
 _V1 = {"web_search": "web_search_call", "file_search": "file_search_call", "code_interpreter": "code_interpreter_call"}
 
 
@@ -204,12 +204,14 @@ def _native(block: Fields) -> Fields:
 def lost_parts(reading: ReportedUsage, content: Any, hint: Hint) -> Iterator[str]:
     """Doubts about what LangChain's ``usage_metadata`` by itself, as in streams, does not carry over.
 
-    Whether cache writes of Anthropic's live five minutes or an hour, Mistral's cached tokens, OpenRouter's cost, and
-    how many tokens an image took.
+    Whether cache writes of Anthropic's live five minutes or an hour, Mistral's cached tokens, Cohere's billed units,
+    OpenRouter's cost, and how many tokens an image took.
     """
     counts = reading.counts
     if hint.is_of("mistral") and "cache_read_tokens" not in counts:
         yield "cached tokens, which langchain-mistralai leaves out of streams"
+    if hint.is_of("cohere") and reading.billed is None:
+        yield "the units that Cohere bills, in place of which tokens are counted"
     if hint.is_of("openrouter") and reading.cost is None:
         yield "OpenRouter's own cost, which the client leaves out of streams"
     if counts.get("cache_write_tokens") and counts.keys().isdisjoint(_LIFETIMES) and hint.is_of("anthropic"):
