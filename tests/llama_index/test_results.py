@@ -60,6 +60,33 @@ def test_a_stream_reported_before_its_end(call):
     assert WHOLE == read_end(call, chat())
 
 
+class Litellms(dict):
+    """LiteLLM's response, which says that its own cache has answered."""
+
+    _hidden_params: ClassVar[object] = {"cache_hit": True}
+
+
+@pytest.mark.parametrize(
+    ("raw", "is_stream", "verdict"),
+    [
+        (Litellms(RAW), False, CallResult(WHOLE.usage, outcome="cached")),
+        (RAW, False, WHOLE),
+        (
+            RAW,
+            True,
+            CallResult(WHOLE.usage._replace(doubts=("LiteLLM's own cache may have answered: no request was seen",))),
+        ),
+    ],
+    ids=["its cache", "an answer", "a stream"],
+)
+def test_litellms_own_cache(call, raw, is_stream, verdict):
+    """What it answers is not billed again; a stream does not say, so without a request it is an estimate."""
+    call.model_dict = {"class_name": "litellm_llm"}
+    call.response = chat(raw) if is_stream else None
+
+    assert verdict == read_end(call, chat(raw))
+
+
 def test_a_call_that_asks_another(call):
     """A call that reports what its own calls used is theirs; one that reports something else is a call beside them."""
     call.child_usages = [COUNTS]

@@ -11,6 +11,7 @@ from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import images_here, is_through_openai
 from token_handlers.llama_index.filters import tracked_context
+from token_handlers.llama_index.model_names import facts_of, model_name
 from token_handlers.llama_index.models import count_for_handlers, is_counted
 from token_handlers.llama_index.spans import ModelSpan, current, method_of
 from token_handlers.llama_index.uninstrumented import call_in
@@ -48,6 +49,8 @@ def _open_for_embedder(request: ProviderRequest) -> Call | None:
     if model is None or is_through_openai(model):
         return None
     call = SDKCall(request, tracked_context() or current_context())
+    call.is_of_a_model = True
+    call.model = call.model or model_name(facts_of(model), model)
     count_for_handlers(call, model)
     return call
 

@@ -10,6 +10,7 @@ from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Incomple
 
 _WHOLE = {"input_tokens", "output_tokens"}
 _REPORT = "report_stream_usage(llm) makes it exact where the server can"
+_LITELLM, _UNSEEN = "litellm_llm", "LiteLLM's own cache may have answered: no request was seen"
 _LEFT_OUT = "its server or client leaves the usage out"
 
 
@@ -27,11 +28,24 @@ def read_end(call: ModelCall, response: Any) -> Verdict:
         usage = read_payload(call.reported[0], call.provider_name())
         is_partial = call.reported[1] < len(call.deltas or ())
     if usage is not None and not is_partial and usage.counts.keys() >= _WHOLE:
-        return CallResult(usage)
+        return _of_litellm(call, usage, response) if call.provider_name() == _LITELLM else CallResult(usage)
     text = None if call.deltas else response_text(response)
     model = _model(response) if usage is None else usage.model
     remedy = _REPORT if call.response is not None and call.asks_by_options() else _LEFT_OUT
     return Incomplete(usage, text, interrupted=is_partial, remedy=remedy, model=model)
+
+
+def _of_litellm(call: ModelCall, usage: ReportedUsage, response: Any) -> CallResult:
+    """Return what LiteLLM's response says where no request was seen: its own cache repeats the usage of the first time.
+
+    Its response tells that, the chunks of its streams do not.
+    """
+    hidden = getattr(getattr(response, "raw", None), "_hidden_params", None)
+    if isinstance(hidden, dict) and hidden.get("cache_hit"):
+        return CallResult(usage._replace(cost=None), outcome="cached")
+    if call.response is None or call.answers:
+        return CallResult(usage)
+    return CallResult(usage._replace(doubts=(*usage.doubts, _UNSEEN)))
 
 
 def read_error(call: ModelCall, error: BaseException | None) -> Verdict:

@@ -29,6 +29,7 @@ class SDKCall(Call):
     """One request that an SDK sends: it ends with its answer; behind a gate, tries that fail are one call."""
 
     is_gated = False
+    is_of_a_model = False  # True where a framework's model sends it: what answers is a model, wherever that is
     size = 0
     _most_output = 0
 
@@ -106,7 +107,8 @@ class SDKCall(Call):
     def _without_usage(self, answer: ProviderAnswer) -> Verdict:
         if self._request.api == "batch":  # its half of the price is known, its tokens are not
             return Incomplete(ReportedUsage({}, service_tier="batch"), remedy=_LATER)
-        if self.provider is None and answer.model is None and self._request.api not in _WITHOUT_MODEL:
+        is_known = self.is_of_a_model or self.provider or answer.model or self._request.api in _WITHOUT_MODEL
+        if not is_known:
             return DISCARD  # an application's own server, which has the same path and keys as a provider's
         return Incomplete(None, model=answer.model, remedy=_LEFT_OUT if answer.streamed else "its answer has no usage")
 
