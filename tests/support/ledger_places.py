@@ -10,15 +10,21 @@ from token_handlers.sinks.sqlite import SQLiteLedger, location
 from token_handlers.sinks.sqlite import schema as sqlite_schema
 
 NUMBERS = count(1)
+PROGRAM = """
+def open_ledger():
+    import token_handlers.sinks.{} as sinks
+    return sinks.{}
+"""
 
 
 class SQLitePlace:
     """A file that is not there yet."""
 
-    examples = 30
+    examples, forks = 30, 10
 
     def __init__(self, path):
         self.path = path
+        self.program = PROGRAM.format("sqlite", f"SQLiteLedger({str(path)!r})")
         self.why_out = "database is locked: end the program that has it locked"
 
     def open(self, **options):
@@ -53,9 +59,10 @@ class SQLitePlace:
 class PostgresPlaceOfTest:
     """A schema of a server that is not there yet."""
 
-    examples = 6
+    examples, forks = 6, 3
 
     def __init__(self, server, schema):
+        self.program = PROGRAM.format("postgres", f"SQLLedger({server.url!r}, {schema!r})")
         self._server = server
         self._schema = schema
         self.why_out = 'database "postgres" is not currently accepting connections: look at the server and the URL'

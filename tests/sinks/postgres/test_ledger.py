@@ -149,29 +149,6 @@ def test_more_than_memory_holds(postgres, schema, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_fork(postgres, schema):
-    """After a fork the child opens new connections, and the parent keeps its old ones."""
-    with SQLLedger(postgres.url, schema) as ledger:
-        ledger(call("before"))
-        assert ledger.flush()
-        assert 1 == ledger.totals().successful_requests
-        ledger(call("parent"))
-        child = os.fork()
-        if not child:
-            status = 1
-            try:
-                ledger(call("child"))
-                status = 0 if ledger.flush(30) and ledger.totals().successful_requests >= 2 else 2
-            finally:
-                os._exit(status)
-        assert 0 == os.waitpid(child, 0)[1]
-
-        assert ledger.flush()
-        assert (3, 0, 0) == (ledger.totals().successful_requests, ledger.failed_writes, ledger.duplicates)
-
-
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_64_processes(postgres, schema):
     """Processes that all begin at once make one schema, and each record is kept once, whoever gives it."""
     children = []
@@ -194,19 +171,3 @@ def test_64_processes(postgres, schema):
             record.event_id for record in ledger.records()
         }
         assert 1 + 64 + 32 == ledger.totals().successful_requests
-
-
-END = """
-import sys
-from tests.support.ledgers import call
-from token_handlers.sinks.postgres import SQLLedger
-SQLLedger(*sys.argv[1:])(call("last"))
-"""
-
-
-def test_the_end_of_a_process_flushes(postgres, schema):
-    """What waits when a program ends is written."""
-    subprocess.run([sys.executable, "-c", END, postgres.url, schema], cwd=Path(__file__).parents[3], check=True)
-
-    with SQLLedger(postgres.url, schema) as ledger:
-        assert ["last"] == [record.event_id for record in ledger.records()]

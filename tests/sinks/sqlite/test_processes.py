@@ -1,10 +1,8 @@
-import multiprocessing
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 from decimal import Decimal
 from pathlib import Path
 
@@ -118,91 +116,6 @@ def test_four_processes_write_at_once(path):
         check_sums(ledger)
 
 
-def test_threads_write_at_once(path):
-    """Eight threads that give and flush lose nothing, while another reads."""
-    with SQLiteLedger(path) as ledger:
-        done = threading.Event()
-        seen = []
-
-        def work(name):
-            for number in range(200):
-                ledger(call(f"{name}-{number}", session=name))
-                if number % 50 == 0:
-                    assert ledger.flush()
-
-        def read():
-            while not done.is_set():
-                seen.append(ledger.totals())
-
-        reader = threading.Thread(target=read)
-        workers = [threading.Thread(target=work, args=(f"{number}",)) for number in range(8)]
-        for thread in (reader, *workers):
-            thread.start()
-        for thread in workers:
-            thread.join()
-        done.set()
-        reader.join()
-
-        assert all(17 * totals.successful_requests == totals.prompt_tokens for totals in seen)
-        assert 1600 == ledger.totals().successful_requests
-        assert sorted(seen, key=lambda totals: totals.successful_requests) == seen
-        check_sums(ledger)
-
-
-def forked(work):
-    """Run a function in a forked child, and check that it went well."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    assert 0 == os.waitpid(child, 0)[1]
-
-
-def test_fork(path):
-    """A child of a fork writes through connections of its own, and leaves to its parent what waited there."""
-    with SQLiteLedger(path) as ledger:
-        for turn in range(10):
-            for part in range(20):
-                ledger(call(f"parent {turn} {part}", user="parent"))
-
-            def work(turn=turn):
-                assert 0 == ledger.waiting
-                ledger(call(f"child {turn}", user="child"))
-                assert ledger.flush()
-                assert turn + 1 == ledger.totals(user="child").successful_requests
-
-            forked(work)
-            assert (turn + 1) * 21 == ledger.totals().successful_requests
-        check_sums(ledger)
-    check_file(path)
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_of_multiprocessing_flush_when_they_end(path, method):
-    """What a worker gave is there when it has ended, though its end runs no atexit."""
-    if method == "fork":
-        with SQLiteLedger(path) as ledger:
-            worker = multiprocessing.get_context(method).Process(target=ledger, args=(call("worker"),))
-            worker.start()
-            worker.join()
-    else:
-        worker = multiprocessing.get_context(method).Process(target=give_anew, args=(path, "worker"))
-        worker.start()
-        worker.join()
-
-    assert 0 == worker.exitcode
-    assert {"worker"} == ids(path)
-
-
-def give_anew(path, name):
-    """Give a call to a ledger opened here, and leave it at that."""
-    SQLiteLedger(path)(call(name))
-
-
 def test_a_forked_child_does_not_keep_the_lock(path):
     """While a child lives on, its parent's death in the midst of a write holds up nobody."""
     with SQLiteLedger(path) as ledger:
@@ -268,46 +181,6 @@ def test_a_stopped_writer_and_a_new_ledger(path, monkeypatch):
     monkeypatch.setattr(file, "LOCK_SECONDS", 0.1)
     with file.WriteLock(path), pytest.raises(TokenHandlersError, match=f"process {os.getpid()} .* more than 0.1 s"):
         SQLiteLedger(path)
-
-
-def test_the_end_of_a_process_flushes(path):
-    """What waits when a program ends is written, an error that nobody caught included."""
-    run(f"{PROGRAM}\nSQLiteLedger(path)(call('a'))", path, "", "")
-    process = start(f"{PROGRAM}\nSQLiteLedger(path)(call('b'))\nsys.exit(3)", path, "", "")
-    process.communicate(timeout=60)
-
-    assert 3 == process.returncode
-    assert {"a", "b"} == ids(path)
-
-
-OPEN_CALL = """
-from token_handlers import add_sink, track_tokens
-from token_handlers.tracking.call import Call
-
-class Open(Call):
-    def estimate(self, text=None):
-        return {"input_tokens": 5}, "test"
-
-def open_one():
-    call = Open()
-    call.model = name
-"""
-
-
-@pytest.mark.parametrize(
-    "use",
-    [
-        "add_sink(SQLiteLedger(path)); open_one()",
-        "add_sink(print); ledger = SQLiteLedger(path)\nwith track_tokens(sinks=[ledger]): open_one()",
-    ],
-)
-def test_calls_open_at_the_end_are_kept(path, use):
-    """A call that is still open when the process ends is in the ledger as an estimate, whichever came first at exit."""
-    run(f"{PROGRAM}{OPEN_CALL}\n{use}", path, "gpt-4o", "batch")
-
-    with SQLiteLedger(path) as ledger:
-        assert {"gpt-4o": 5} == {model: totals.prompt_tokens for model, totals in ledger.by("model").items()}
-        assert 1 == ledger.totals().estimated_requests
 
 
 FULL = f"""{PROGRAM}
