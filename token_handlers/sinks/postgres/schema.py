@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from token_handlers.sinks.sql import rollups
 from token_handlers.sinks.sql.dialect import Dialect
-from token_handlers.sinks.sql.schema import COLUMNS, COST_INDEX, LEVELS, MEASURED, ROLLUP_KEY, SUMS
+from token_handlers.sinks.sql.schema import COLUMNS, COST_INDEX, EXTRA, LEVELS, MEASURED, ROLLUP_KEY, SUMS
 
 FORMAT = 2
 """What the tables, the functions, the rules of sums and the choice of rollups are; each change is another number."""
@@ -130,7 +130,7 @@ def _tables() -> Iterator[str]:
 
 
 def _rollup(level: str) -> str:
-    sums = ", ".join(f"{name} bigint" for name in SUMS)
+    sums = ", ".join(f"{name} bigint" for name in (*EXTRA.get(level, ()), *SUMS))
     return (
         f"CREATE TABLE {level} (apart smallint NOT NULL, label {_TEXT}, bucket bigint NOT NULL, value {_TEXT}, "
         f"model {_TEXT}, provider {_TEXT}, operation {_TEXT}, {sums}, PRIMARY KEY ({', '.join(ROLLUP_KEY)})) "

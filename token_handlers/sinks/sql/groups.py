@@ -6,6 +6,7 @@ from token_handlers.counter.totals import OTHER
 from token_handlers.sinks.escapes import unescaped
 from token_handlers.sinks.sql.queries import Reader, is_of_all_time, query_for, sums_by
 from token_handlers.sinks.sql.questions import Dimension, Window, dimension_of
+from token_handlers.sinks.sql.rollups import ever
 from token_handlers.sinks.sql.rows import day_of, hour_of, totals_of
 from token_handlers.sinks.sql.schema import ALL, MOST_EXPENSIVE, SUMS
 from token_handlers.usage import UsageTotals
@@ -51,7 +52,7 @@ def _most_expensive(
         tables, whole = {"calls": " UNION ALL ".join(parts)}, ("count(*)", "summed")
     tables["summed"] = f"SELECT key, {expressions} FROM calls GROUP BY key"  # noqa: S608 (constants)
     tables["most"] = f"SELECT 0, * FROM summed ORDER BY {', '.join(MOST_EXPENSIVE)}, key LIMIT {number}"  # noqa: S608 (constants)
-    named = ", ".join(f"{name} AS MATERIALIZED ({table})" for name, table in tables.items())
+    named = ", ".join(f"{name} AS ({table})" for name, table in tables.items())
     *rows, (count, _, *rest) = reader.rows(
         f"WITH {named} SELECT * FROM most UNION ALL SELECT {whole[0]}, NULL, {expressions} FROM {whole[1]}",  # noqa: S608 (constants)
         query.given,
@@ -72,18 +73,25 @@ def _of_all_time(
 
     Nothing costs less by what came later: the most expensive are those that were before it, or have some of it.
     """
-    sums, there, names = ", ".join(used), f"FROM rollup_ever WHERE label = '{label}'", ["best"]
-    best = f"SELECT value AS key {there} ORDER BY {', '.join(MOST_EXPENSIVE)}, value LIMIT {number}"
-    tables, whole = {"best": best}, [f"SELECT {sums} FROM rollup_ever WHERE label = '{ALL}{label}'"]  # noqa: S608 (constants)
-    ever, *later = parts
+    sums, names, order = ", ".join(used), ["best"], ", ".join((*MOST_EXPENSIVE, "value"))
+    best = (
+        f"SELECT value AS key FROM rollup_ever WHERE number IS NULL AND label = '{label}' "  # noqa: S608 (constants)
+        f"ORDER BY {order} LIMIT {number}"
+    )
+    all_values = f"FROM rollup_ever WHERE {ever('rollup_ever', f'{ALL}{label}')}"
+    tables, whole = {"best": best}, [f"SELECT {sums} {all_values}"]
+    before, *later = parts
     for part in later:
         names.append("later")
         tables["later"] = part
         whole.append(f"SELECT {sums} FROM later")  # noqa: S608 (constants)
     chosen = " UNION ".join(f"SELECT key FROM {name}" for name in names)  # noqa: S608 (constants)
-    calls = [f"{ever} AND value IN (SELECT key FROM chosen)", *(f"SELECT * FROM {name}" for name in names[1:])]  # noqa: S608 (constants)
+    calls = [f"{before} AND value IN (SELECT key FROM chosen)", *(f"SELECT * FROM {name}" for name in names[1:])]  # noqa: S608 (constants)
     tables |= {"chosen": chosen, "calls": " UNION ALL ".join(calls)}
-    known = f"EXISTS (SELECT 1 {there} AND apart = 0 AND bucket = 0 AND value = key)"
-    counts = f"(SELECT count(*) {there})", f"(SELECT count(*) FROM chosen WHERE NOT {known})"  # noqa: S608 (constants)
+    known = f"SELECT 1 FROM rollup_ever WHERE {ever('rollup_ever', label)} AND value = key"  # noqa: S608 (constants)
+    fresh = f"(SELECT count(*) FROM chosen WHERE NOT EXISTS ({known}))"  # noqa: S608 (constants)
     # Counting makes it one row, also where nothing is summed.
-    return tables, (f"0 * count(*) + {' + '.join(counts)}", f"({' UNION ALL '.join(whole)}) AS whole")
+    return tables, (
+        f"0 * count(*) + coalesce((SELECT number {all_values}), 0) + {fresh}",
+        f"({' UNION ALL '.join(whole)}) AS whole",
+    )

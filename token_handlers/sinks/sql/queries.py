@@ -132,13 +132,11 @@ def _part(
 ) -> tuple[list[str], str]:
     """Return the keys, and the rows that they are of; ``also`` is a condition on the calls that are read one by one."""
     label = label_of(dimension, window)
-    conditions = [f"bucket >= {span.first} AND bucket < {span.end}", dialect.among("label", ":labels")]
+    conditions = [_among_buckets(dialect, span, one_value=label in window.values()), dialect.among("label", ":labels")]
     if span.rollup:
         conditions.append("apart = :apart")
     if label in window.values():
         conditions.append(f"value = :{label}")
-        if span.rollup:  # it is in the order of its buckets: look the value up in each, rather than read them all
-            conditions.append(dialect.between("bucket", span.first, span.end))
     conditions += [f'"{name}" = :{name}' for name in window.values() if name != label]
     if window.model is not None:
         conditions.append("model = :model")
@@ -147,6 +145,15 @@ def _part(
     keys = [key.format(unit=unit) for key in dimension.keys]
     rows = span.rollup or _calls(dialect, label, also, column)
     return keys, f"{rows} WHERE {' AND '.join(conditions)}"
+
+
+def _among_buckets(dialect: Dialect, span: Span, *, one_value: bool) -> str:
+    """Return the condition for a span's buckets, by which a rollup is in order before it is by value."""
+    if span.rollup and span.end - span.first == 1:
+        return f"bucket = {span.first}"
+    if span.rollup and one_value:  # look the value up in each, rather than read them all
+        return dialect.between("bucket", span.first, span.end)
+    return f"bucket >= {span.first} AND bucket < {span.end}"
 
 
 def _calls(dialect: Dialect, label: str, also: str, column: str) -> str:

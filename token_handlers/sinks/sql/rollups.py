@@ -74,35 +74,43 @@ def _step(name: str, label: str, sums: Sums, tags: str) -> RollupStep:
         f"model, provider, operation, {sums.added} FROM {source.rows('fresh', tags)} "
         f"WHERE {source.value} IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6"
     )
-    keys = [
-        *((level, f"0, label, bucket * {unit} / {LEVELS[level]}, value, '', '', ''") for level in together),
-        *(
-            (level, f"1, label, bucket * {unit} / {LEVELS[level]}, value, model, provider, operation")
-            for level in apart
-        ),
-        *(("rollup_ever", _whole(label)) for level in together if level == "rollup_ever"),
+    statements = [_add_whole(label, name, sums)] if "rollup_ever" in together else []
+    key = f"label, bucket * {unit} / {{}}, value"
+    statements += [_add(level, f"0, {key}, '', '', ''".format(LEVELS[level]), name, sums) for level in together]
+    statements += [
+        _add(level, f"1, {key}, model, provider, operation".format(LEVELS[level]), name, sums) for level in apart
     ]
-    return RollupStep(name, query, tuple(_add(level, key, name, sums) for level, key in keys))
+    return RollupStep(name, query, tuple(statements))
 
 
-def _whole(label: str) -> str:
-    """Return the key of what all values of a label add up to."""
-    return f"0, '{ALL}{label}', 0, '', '', '', ''"
-
-
-def _add(level: str, key: str, name: str, sums: Sums) -> str:
+def _add(level: str, key: str, rows: str, sums: Sums) -> str:
     return (
-        f"INSERT INTO {level} ({', '.join(ROLLUP_KEY)}, {sums.names}) SELECT {key}, {sums.summed} FROM {name} "  # noqa: S608 (constants)
+        f"INSERT INTO {level} ({', '.join(ROLLUP_KEY)}, {sums.names}) SELECT {key}, {sums.summed} FROM {rows} AS came "  # noqa: S608 (constants)
         f"GROUP BY 1, 2, 3, 4, 5, 6, 7 ON CONFLICT ({', '.join(ROLLUP_KEY)}) DO UPDATE SET {sums.adding(level)}"
     )
 
 
+def _add_whole(label: str, rows: str, sums: Sums) -> str:
+    """Return what adds calls to the sum of all values of a label, and the values to their number; before these are."""
+    known = f"SELECT 1 FROM rollup_ever AS known WHERE {ever('known', label)} AND known.value = came.value"  # noqa: S608 (constants)
+    number = f"(SELECT count(DISTINCT value) FROM {rows} AS came WHERE NOT EXISTS ({known}))"  # noqa: S608 (constants)
+    return (
+        f"INSERT INTO rollup_ever ({', '.join(ROLLUP_KEY)}, number, {sums.names}) "  # noqa: S608 (constants)
+        f"SELECT 0, '{ALL}{label}', 0, '', '', '', '', {number}, {sums.summed} FROM {rows} AS came "
+        f"GROUP BY 1, 2, 3, 4, 5, 6, 7 ON CONFLICT ({', '.join(ROLLUP_KEY)}) "
+        f"DO UPDATE SET number = rollup_ever.number + excluded.number, {sums.adding('rollup_ever')}"
+    )
+
+
+def ever(table: str, label: str) -> str:
+    """Return the condition for the sums of all time by a label."""
+    return f"{table}.apart = 0 AND {table}.label = '{label}' AND {table}.bucket = 0"
+
+
 def sums_ever() -> Iterator[str]:
     """Yield the statements that fill rollup_ever, which is empty, from the days: for a ledger from before it."""
-    labels = [label for label, (together, _) in LABELS.items() if "rollup_ever" in together]
-    for label in labels:
-        query = f"SELECT * FROM rollup_day WHERE apart = 0 AND label = '{label}'"  # noqa: S608 (constants)
-        yield from (
-            _add("rollup_ever", key, f"({query}) AS days", sums_of(SUMS))
-            for key in ("0, label, 0, value, '', '', ''", _whole(label))
-        )
+    sums = sums_of(SUMS)
+    for label in (label for label, (together, _) in LABELS.items() if "rollup_ever" in together):
+        days = f"(SELECT * FROM rollup_day WHERE apart = 0 AND label = '{label}')"  # noqa: S608 (constants)
+        yield _add_whole(label, days, sums)
+        yield _add("rollup_ever", "0, label, 0, value, '', '', ''", days, sums)

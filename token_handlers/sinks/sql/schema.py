@@ -141,6 +141,9 @@ SOURCES: Mapping[str, Source] = {
     "langgraph_node": Source("'langgraph_node'", "node"),
     "tag": Source("'tag:' || tag.key", "tag.value", has_tags=True),
 }
+EXTRA = {"rollup_ever": ("number",)}
+"""The columns of a level beside its sums: how many values there are, where it is all of them."""
+
 ROLLUP_KEY = ("apart", "label", "bucket", "value", "model", "provider", "operation")
 
 MOST_EXPENSIVE = (
@@ -148,6 +151,8 @@ MOST_EXPENSIVE = (
     "(coalesce(cost_atto, 0) % 1000000000) DESC",
     "(coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)) DESC",
 )
-"""The order of sums, and then by value: rollup_ever has an index of it."""
+"""The order of sums, and then by value. Rollup_ever has an index of it, for who asks for those without a number."""
 
-COST_INDEX = f"CREATE INDEX rollup_ever_cost ON rollup_ever (label, {', '.join(MOST_EXPENSIVE)}, value)"
+COST_INDEX = (
+    f"CREATE INDEX rollup_ever_cost ON rollup_ever (label, {', '.join(MOST_EXPENSIVE)}, value) WHERE number IS NULL"
+)

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from token_handlers.sinks.sql.rollups import sums_ever
-from token_handlers.sinks.sql.schema import COLUMNS, COST_INDEX, LEVELS, MEASURED, ROLLUP_KEY, SUMS
+from token_handlers.sinks.sql.schema import COLUMNS, COST_INDEX, EXTRA, LEVELS, MEASURED, ROLLUP_KEY, SUMS
 
 APPLICATION_ID = 0x544F4B4C
 """'TOKL' in the file's header: what tells a ledger from other SQLite files."""
@@ -80,7 +80,8 @@ def columns_of(connection: sqlite3.Connection, table: str) -> set[str]:
 
 
 def _rollup(name: str, temporary: str = "") -> str:
-    sums = ", ".join(f"{measure} INTEGER NOT NULL DEFAULT 0" for measure in SUMS)
+    extra = [f"{column} INTEGER" for column in EXTRA.get(name, ())]
+    sums = ", ".join((*extra, *(f"{measure} INTEGER NOT NULL DEFAULT 0" for measure in SUMS)))
     return (
         f"CREATE {temporary} TABLE {name} (apart INTEGER NOT NULL, label TEXT NOT NULL, bucket INTEGER NOT NULL, "
         f"value TEXT NOT NULL, model TEXT NOT NULL, provider TEXT NOT NULL, operation TEXT NOT NULL, {sums}, "
