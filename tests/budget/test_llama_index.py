@@ -7,12 +7,23 @@ import pytest
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms import CustomLLM, LLMMetadata
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 from llama_index.llms.openai_like import OpenAILike
 
 from tests.support.llama_index_budgets import Pairs, refusal, settled
-from tests.support.llama_index_clients import MESSAGES, PROMPT, Answering, Local, Weather, answer, drain, make_llm, run
+from tests.support.llama_index_clients import (
+    CLIENTS,
+    MESSAGES,
+    PROMPT,
+    TOOLS,
+    Answering,
+    Local,
+    Weather,
+    answer,
+    drain,
+    make_llm,
+    run,
+)
 from tests.support.provider_answers import RESPONSE
 from tests.support.provider_servers import replying
 from token_handlers import BudgetExceeded, install, track_tokens, uninstall
@@ -28,17 +39,6 @@ def make_budget():
         yield make
 
 
-def multiply(a: int, b: int) -> int:
-    """Multiply two numbers."""
-    return a * b
-
-
-TOOLS = [FunctionTool.from_defaults(multiply)]
-CLIENTS = {
-    "OpenAI": (OpenAI, {}),
-    "OpenAIResponses": (OpenAIResponses, {}),
-    "OpenAILike": (OpenAILike, {"is_chat_model": True, "is_function_calling_model": True}),
-}
 WAYS = {
     "chat": lambda llm: llm.chat(MESSAGES),
     "achat": lambda llm: run(llm.achat(MESSAGES)),

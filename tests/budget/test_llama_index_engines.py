@@ -15,7 +15,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from tests.support.llama_index_budgets import Pairs, refusal, settled
-from tests.support.llama_index_clients import MESSAGES, make_embedder, make_llm, run
+from tests.support.llama_index_clients import MESSAGES, make_embedder, make_llm, multiply, run
 from token_handlers import BudgetExceeded, Usage, UsageRecord, track_tokens
 from token_handlers.llama_index import LlamaIndexTokenHandler, workers
 from token_handlers.llama_index.handler import Messenger
@@ -240,11 +240,6 @@ def test_rerankers(ledger, make_budget):
         LLMRerank(llm=make_llm(ledger)).postprocess_nodes(nodes, query_str="Which?")
 
     assert [] == ledger.entries()
-
-
-def multiply(a: int, b: int) -> int:
-    """Multiply two numbers."""
-    return a * b
 
 
 @pytest.mark.usefixtures("_tidy")

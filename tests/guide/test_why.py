@@ -21,7 +21,7 @@ SHOWN_BY = {
         "langchain.test_handler.test_only_what_is_tracked_is_recorded cli.test_run.test_langchain"
     ),
     "The variable is set, and nothing reads it": (
-        "test_install.test_the_environment test_install.test_importing_auto_counts_the_process "
+        "test_install.test_the_environment test_both_frameworks.test_automatic_tracking_of_both "
         "cli.test_doctor.test_what_is_tracked"
     ),
     "The call goes past LangChain and LlamaIndex": ("guide.test_why.test_a_call_added_by_hand"),

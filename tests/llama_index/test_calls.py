@@ -3,13 +3,12 @@ import asyncio
 import pytest
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import ChatMessage, ImageBlock
-from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 from llama_index.llms.openai_like import OpenAILike
 from pydantic import PrivateAttr
 
 from tests.support.bills import billed, counted
-from tests.support.llama_index_clients import MESSAGES, PROMPT, drain, make_llm, no_swallowed_faults
+from tests.support.llama_index_clients import CLIENTS, MESSAGES, PROMPT, TOOLS, drain, make_llm, no_swallowed_faults
 from token_handlers import track_tokens
 from token_handlers.llama_index import report_stream_usage
 from token_handlers.llama_index.calls import ModelCall
@@ -23,17 +22,6 @@ def _no_faults():
         yield
 
 
-def multiply(a: int, b: int) -> int:
-    """Multiply two numbers."""
-    return a * b
-
-
-TOOLS = [FunctionTool.from_defaults(multiply)]
-CLIENTS = {
-    "OpenAI": (OpenAI, {}),
-    "OpenAIResponses": (OpenAIResponses, {}),
-    "OpenAILike": (OpenAILike, {"is_chat_model": True, "is_function_calling_model": True}),
-}
 SYNC = {
     "chat": lambda llm: llm.chat(MESSAGES),
     "complete": lambda llm: llm.complete("What is the weather?"),

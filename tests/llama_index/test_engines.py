@@ -21,7 +21,15 @@ from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from tests.support.llama_index_clients import AGENT_WARNINGS, Weather, make_embedder, make_llm, no_swallowed_faults, run
+from tests.support.llama_index_clients import (
+    AGENT_WARNINGS,
+    Weather,
+    make_embedder,
+    make_llm,
+    multiply,
+    no_swallowed_faults,
+    run,
+)
 from token_handlers import Budget, BudgetExceeded, shared_counter, track_tokens
 from token_handlers.llama_index import report_stream_usage
 
@@ -62,11 +70,6 @@ def count_of(counter):
 def make_index(ledger):
     """Return an index over the documents."""
     return VectorStoreIndex.from_documents(DOCUMENTS, embed_model=make_embedder(ledger))
-
-
-def multiply(a: int, b: int) -> int:
-    """Multiply two numbers."""
-    return a * b
 
 
 @pytest.mark.parametrize(("mode", "streaming"), [(mode, False) for mode in MODES] + [(mode, True) for mode in STREAMED])

@@ -9,8 +9,10 @@ import pytest
 from llama_index.core.llms import ChatMessage, ChatResponse, CompletionResponse, CustomLLM, LLMMetadata
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.prompts import PromptTemplate
+from llama_index.core.tools import FunctionTool
 from llama_index.embeddings.openai import OpenAIEmbedding
-from llama_index.llms.openai import OpenAI
+from llama_index.llms.openai import OpenAI, OpenAIResponses
+from llama_index.llms.openai_like import OpenAILike
 from pydantic import BaseModel
 
 from token_handlers.llama_index import hook
@@ -25,6 +27,19 @@ class Weather(BaseModel):
     city: str
     degrees: int
 
+
+def multiply(a: int, b: int) -> int:
+    """Multiply two numbers."""
+    return a * b
+
+
+TOOLS = [FunctionTool.from_defaults(multiply)]
+CLIENTS: dict[str, tuple[type[OpenAI], dict[str, Any]]] = {
+    "OpenAI": (OpenAI, {}),
+    "OpenAIResponses": (OpenAIResponses, {}),
+    "OpenAILike": (OpenAILike, {"is_chat_model": True, "is_function_calling_model": True}),
+}
+"""LLMs on OpenAI's API, and what makes them call tools."""
 
 # llama-index-workflows walks over the attributes of agents, which are pydantic models, and asks what it deprecates
 # itself; chat memory leaves its database to the garbage collector.

@@ -28,13 +28,6 @@ def store(valkey, namespace):
     own.close()
 
 
-@pytest.fixture
-def client(valkey):
-    """A client of the server, to look at what is there."""
-    with redis.Redis(port=valkey.port, protocol=2) as own:
-        yield own
-
-
 def usd(cost, tokens=0, requests=1):
     """Return amounts."""
     return Amounts(Decimal(cost), tokens, requests)

@@ -9,7 +9,6 @@ from decimal import Decimal
 from multiprocessing import get_context
 
 import pytest
-import redis
 from redis.crc import key_slot
 
 from tests.support.redis_servers import black_hole, call, listening
@@ -23,13 +22,6 @@ def counter(valkey, namespace):
     own = RedisCounter(valkey.url, namespace, timeout=5)
     yield own
     own.close()
-
-
-@pytest.fixture
-def client(valkey):
-    """A client of the server, to look at what is there."""
-    with redis.Redis(port=valkey.port, protocol=2) as own:
-        yield own
 
 
 def random_call(draw, number):
