@@ -411,6 +411,20 @@ def test_added_by_hand(answers):
     assert 1 == other.successful_requests
 
 
+def test_added_by_hand_without_an_id(answers, caplog):
+    """A record that may be the same call, by its tokens, is added, and one warning says how it would not be."""
+    answers.answer(body(CHAT))
+    with track_tokens() as counter, openai_client(answers) as client:
+        usage = client.chat.completions.create(**ASKED).usage
+        counter.add(UsageRecord(usage=Usage(input_tokens=1)))
+        assert [] == caplog.messages
+        for _ in range(2):
+            counter.add(UsageRecord(usage=usage_from_payload(usage)))
+
+    assert 4 == counter.successful_requests
+    assert ["100 in and 20 out" in message for message in caplog.messages] == [True]
+
+
 @EVERY
 def test_budget_refuses_before_anything_is_sent(answers, name):
     """The call over the limit is not sent, however often its SDK tries; the one before it was."""

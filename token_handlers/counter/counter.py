@@ -9,13 +9,20 @@ from typing import Any, ClassVar
 from token_handlers.counter.listeners import BackgroundListener
 from token_handlers.counter.tables import html_table, summary_lines, usd
 from token_handlers.counter.totals import LabelSums, RunningTotal, increment_of
-from token_handlers.errors import NoLangChainHandler, absorb, shielded
+from token_handlers.errors import WHY, NoLangChainHandler, absorb, shielded
 from token_handlers.lifecycle import Warnings
 from token_handlers.usage import Measures, UsageRecord, UsageTotals
 
 _MOST_ANSWERS = 1_000
+"""Ids and tokens that are kept."""
+
+_SAME_TOKENS = (
+    "a record that was added by hand has the tokens of a call that was counted by itself, %d in and %d out: it is "
+    "added, as it has no id; of one and the same call add none, or usage_from_payload() of the whole answer (%s)"
+)
 
 _LABELS_WITHOUT_CALLS = Warnings()
+_ADDED_AGAIN = Warnings()
 
 
 def _show_nothing(counter: "TokenCounter") -> None:
@@ -46,7 +53,7 @@ class TokenCounter(LabelSums, Measures):
         self.block: object = None
         self.listeners: tuple[Callable[[UsageRecord], object], ...] = ()
         self.open_calls: dict[Any, bool] = {}
-        self.answers: Collection[str] = ()
+        self.answers: Collection[object] = ()
 
     def __dir__(self) -> Iterable[str]:
         return [name for name in super().__dir__() if name not in _INTERNAL]
@@ -56,20 +63,29 @@ class TokenCounter(LabelSums, Measures):
         the handlers' task, since a caller may reuse a run's id for two real calls.
 
         Only a record of a provider's answer that this counter has just counted by itself adds nothing: one whose
-        ``request_id`` is the answer's id, or whose usage is usage_from_payload() of the whole answer.
+        ``request_id`` is the answer's id, or whose usage is usage_from_payload() of the whole answer. Of one without
+        an id that has the very tokens of such an answer, a warning says so, once.
         """
         if not isinstance(record, UsageRecord):
             raise TypeError(f"add() takes a UsageRecord, not {type(record).__name__}")
         by_hand = {record.request_id, record.usage.response_id} - {None}
-        if by_hand and not by_hand.isdisjoint(tuple(self.answers)):
+        counted = tuple(self.answers)
+        if not by_hand.isdisjoint(counted):
             return
+        tokens = record.usage.input_tokens, record.usage.output_tokens
+        if not by_hand and tokens in counted:
+            _ADDED_AGAIN.warn("tokens", _SAME_TOKENS, *tokens, WHY)
         self.apply(increment_of(record))
 
-    def note_answer(self, *ids: str | None) -> None:
-        """Remember the ids of an answer that was counted, so that a record of it that is added by hand adds nothing."""
+    def note_answer(self, *ids: str | None, tokens: tuple[int, int]) -> None:
+        """Remember the ids of an answer that was counted, so that a record of it that is added by hand adds nothing.
+
+        ``tokens`` are the input and output of its call.
+        """
         if not isinstance(self.answers, deque):
             self.answers = deque(maxlen=_MOST_ANSWERS)
         self.answers.extend(each for each in ids if each)
+        self.answers.append(tokens)
 
     def _prepare(self) -> None:
         """Show the open calls: for whoever reads a total."""

@@ -99,9 +99,10 @@ def _tell(call: Call, counts: Mapping[str, int]) -> None:
     for parent in call.parents:
         if parent.child_usages is not None:
             parent.child_usages.append(counts)
+    tokens = counts.get("input_tokens", 0), counts.get("output_tokens", 0)
     for answer in call.answers:
         for counter in call.context.counters:
-            counter.note_answer(answer.response_id, answer.request_id)
+            counter.note_answer(answer.response_id, answer.request_id, tokens=tokens)
 
 
 def _count_the_rest(call: Call, verdict: CallResult | Incomplete, reached: list[None]) -> None:
