@@ -124,6 +124,18 @@ def test_increments_are_added_up():
     assert ((100, 20), True) == fed(sse(stream, done=True), content_type=SSE)
 
 
+def test_several_prompts_of_one_stream_are_doubtful():
+    """Two prompts that differ are neither a running total nor an increment."""
+    usages = [{"prompt_tokens": prompt, "completion_tokens": 10, "total_tokens": prompt + 10} for prompt in (50, 100)]
+    body = ResponseUsage("chat", content_type=SSE)
+    body.feed(sse([chunk("a", usage=usages[0]), chunk("b", usage=usages[1], finish="stop")], done=True))
+    body.end()
+    reading = body.read()
+
+    assert reading is not None
+    assert 1 == len(reading.doubts)
+
+
 def test_usage_of_zeros_is_none():
     """An answer with text was billed, whatever its server forgot to count."""
     zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

@@ -510,11 +510,13 @@ class Events:
             return None  # a usage of zeros is none
         self._is_outdated |= is_empty(reading)  # tokens of 0 beside a fee
         self._is_read = self._stating is not None or self._is_whole
+        doubts = reading.doubts
         if self.is_cut:
-            reading = reading._replace(
-                doubts=(*reading.doubts, "tool calls in an answer of more than 4 MB or 256 calls")
-            )
+            doubts = (*doubts, "tool calls in an answer of more than 4 MB or 256 calls")
+        if self._sums.are_doubtful:
+            doubts = (*doubts, "prompts of several sizes in one stream, added up")
         return reading._replace(
+            doubts=doubts,
             model=reading.model or self.facts.get("model"),
             service_tier=reading.service_tier or _served(self.facts.get("service_tier")),
         )
@@ -563,6 +565,11 @@ class StatedIncrements:
     def are_increments(self) -> bool:
         """Whether the chunks' usages are to be added up."""
         return self._usages > 1 and not (self._prompts > 1 and self._first == self._last)
+
+    @property
+    def are_doubtful(self) -> bool:
+        """Whether several chunks state a prompt, and not the same one: neither a running total nor an increment."""
+        return self._prompts > 1 and self._first != self._last
 
 
 def _sum(left: Mapping[str, Any], right: Mapping[str, Any]) -> Event:

@@ -135,6 +135,7 @@ def _lost_iterations(kinds: dict[str | None, int]) -> Iterator[str]:
 _EVENT_FIELDS = (
     "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation",
     "output_tokens_details", "server_tool_use", "iterations", "service_tier", "speed", "inference_geo",
+    "cost", "cost_details", "is_byok",
 )  # fmt: skip
 
 
