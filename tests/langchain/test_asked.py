@@ -81,14 +81,25 @@ MOONSHOT, GATEWAY = "https://api.moonshot.ai/v1", "http://gateway.example/v1"
 )
 def test_what_openais_client_leaves_out_of_others_answers(address, asked, prompt, streamed, lost):
     """What OpenAI does not have: Moonshot's cached tokens and searches, and Claude's cache writes behind a gateway."""
-    made = {"kwargs": {"openai_api_base": address}}
-    told = {"metadata": {"ls_provider": "openai"}, "invocation": asked}
-    run = Run(CallContext(()), uuid4(), [[HumanMessage(prompt)]], made, **told)
-    run.describe()
+    run = described("openai", {"openai_api_base": address}, prompt, asked)
     run.chunk = object() if streamed else None
-    open_calls.pop(run)
 
     assert lost == [doubt.split(",")[0] for doubt in with_asked(run, ReportedUsage(SAID)).doubts]
+
+
+@pytest.mark.parametrize(("made", "doubts"), [({"location": "global", "vertexai": True}, 1), ({"vertexai": False}, 0)])
+def test_vertex_ais_traffic_is_an_estimate(made, doubts):
+    """Its kind, of which some have rates of their own, is in the answer alone; the Gemini API serves what was asked."""
+    assert doubts == len(with_asked(described("google_genai", made), ReportedUsage(SAID)).doubts)
+
+
+def described(provider, made, prompt="hello", asked=None):
+    """Return a run of a client that was made so, as it is when it ends."""
+    run = Run(CallContext(()), uuid4(), [[HumanMessage(prompt)]], {"kwargs": made}, invocation=asked or {})
+    run.metadata = {"ls_provider": provider}
+    run.describe()
+    open_calls.pop(run)
+    return run
 
 
 def test_the_marks_of_the_prompt_say_how_long_the_cache_is_kept():

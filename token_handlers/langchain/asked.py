@@ -18,6 +18,7 @@ _LOST_IN_STREAMS = {
     "search_parameters": "sources of a live search",
 }
 _HEADERS = ("additional_headers", "default_headers", "extra_headers")
+"""Where other kinds of Vertex AI's traffic are asked for."""
 _SOUND = frozenset({"audio", "input_audio", "media", "video", "file"})
 
 
@@ -73,9 +74,9 @@ def _lost(run: Run, usage: ReportedUsage, asked: Mapping[str, Any]) -> Iterator[
         yield "a shell may have run in containers, which LangChain leaves out"
     if run.provider == "litellm":
         yield "LiteLLM's own cache may have answered: no request was seen"
-    for name in _HEADERS:
-        if "vertex-ai-llm" in str(asked.get(name)).lower():
-            yield "another kind of Vertex AI's traffic was asked for: which one served it, LangChain leaves out"
+    is_asked = any("vertex-ai-llm" in str(asked.get(name)).lower() for name in _HEADERS)
+    if is_asked or (run.served and run.provider == "google_genai" and usage.service_tier is None):
+        yield "which kind of Vertex AI's traffic served it, LangChain leaves out"
     if run.chunk is not None:
         for name, lost in _LOST_IN_STREAMS.items():
             if asked.get(name):
