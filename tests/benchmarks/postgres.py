@@ -47,7 +47,7 @@ def used_by(server: Postgres) -> float:
     """Return the seconds of CPU time that a server and its processes have used, also those that have ended."""
     found = psutil.Process(server.pid)
     times = [found.cpu_times(), *(child.cpu_times() for child in found.children())]
-    return sum(each.user + each.system for each in times) + times[0].children_user + times[0].children_system
+    return float(sum(each.user + each.system for each in times) + times[0].children_user + times[0].children_system)
 
 
 def measure(server: Postgres, count: int, seconds: float) -> None:

@@ -13,12 +13,14 @@ from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
+import nbformat
 import pytest
 import uvicorn
 from celery.contrib.testing.worker import start_worker
 from celery.signals import setup_logging
 from langchain_core.tracers.langchain import wait_for_all_tracers
 from langfuse import get_client
+from nbclient import NotebookClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.support.bill_pages import DAY, call, openai_day, openai_pages
@@ -203,14 +205,10 @@ def test_labels(recipe, monkeypatch, ledger):
     assert (ledger.total().requests, ledger.total().prompt_tokens) == (tokens.successful_requests, tokens.prompt_tokens)
 
 
-@pytest.mark.kernel
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the notebook tools' own, between their versions
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_jupyter(recipe, ledger):
     """A counter at the end of a cell is a table of all calls of the notebook, or of one cell."""
-    import nbformat
-    from nbclient import NotebookClient
-
     cells = [GIVEN, *RECIPES["Jupyter"]]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     NotebookClient(notebook, timeout=100, kernel_name="python3").execute()

@@ -3,6 +3,7 @@
 import anthropic
 import openai
 import pytest
+from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 from google import genai
 
 from tests.support.answer_server import Reply, answering, body, events
@@ -19,7 +20,11 @@ DRAWN = {
 IMAGE = {"created": 1, "data": [{"b64_json": "aGk=" * 20_000}], "usage": DRAWN}
 HEARD = {"text": "Hi", "usage": {"type": "tokens", "input_tokens": 14, "output_tokens": 9, "total_tokens": 23}}
 BATCH = {"id": "batch_1", "object": "batch", "status": "validating", "usage": {"input_tokens": 0, "output_tokens": 0}}
-ASKED = {"model": "claude-opus-4-8", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
+ASKED: MessageCreateParamsNonStreaming = {
+    "model": "claude-opus-4-8",
+    "max_tokens": 9,
+    "messages": [{"role": "user", "content": "Hi"}],
+}
 
 
 @pytest.fixture(scope="module")
