@@ -61,6 +61,20 @@ KNOWN = [
     ("api.cohere.com/v2/rerank", {"model": "m", "query": "a", "documents": []}, "rerank", "rerank", "cohere", "m"),
     ("api.voyageai.com/v1/rerank", {"model": "m", "documents": []}, "rerank", "rerank", "voyageai", "m"),
     ("127.0.0.1:8080/rerank", {"query": "a", "texts": []}, "rerank", "rerank", None, None),
+    ("api.openai.com/v1/images/generations", {"model": "m", "prompt": "a"}, "images", "chat", "openai", "m"),
+    ("api.openai.com/v1/audio/speech", {"model": "m", "input": "a"}, "audio", "chat", "openai", "m"),
+    ("api.openai.com/v1/batches", {"input_file_id": "f"}, "batch", "chat", "openai", None),
+    ("api.mistral.ai/v1/batch/jobs", {"model": "m", "input_files": ["f"]}, "batch", "chat", "mistral", "m"),
+    (
+        "api.anthropic.com/v1/messages/batches",
+        {"requests": [{"params": {"model": "m"}}]},
+        "batch", "chat", "anthropic", "m",
+    ),
+    (
+        "generativelanguage.googleapis.com/v1beta/models/imagen-4:predict",
+        {"instances": []},
+        "images", "chat", "google", "imagen-4",
+    ),
     ("gateway.example/any/where/v1/chat/completions", CHAT, "chat", "chat", None, "gpt-4o"),
 ]  # fmt: skip
 
@@ -83,7 +97,8 @@ def test_known_apis(url, body, api, operation, provider, model):
         ("POST", "/v1/responses/resp_1/cancel", {"input": "a"}),
         ("POST", "/v1/responses/input_tokens", {"input": "a"}),
         ("POST", "/v1/messages/count_tokens", CHAT),
-        ("POST", "/v1/messages/batches", {"requests": []}),
+        ("GET", "/v1/messages/batches/b/results", {"requests": []}),
+        ("POST", "/v1/messages/batches/b/cancel", {"requests": []}),
         ("POST", "/v1/threads/t/messages", {"role": "user", "content": "a"}),
         ("POST", "/v1beta/models/m:countTokens", {"contents": []}),
         ("POST", "/v1/chat/completions", {"text": "a"}),
@@ -93,7 +108,7 @@ def test_known_apis(url, body, api, operation, provider, model):
     ],
 )
 def test_other_requests(method, path, body):
-    """Whatever is not billed by tokens when it is answered."""
+    """Whatever is not billed, or not by this request."""
     assert read_request(method, "https://api.openai.com" + path, json.dumps(body)) is None
 
 
