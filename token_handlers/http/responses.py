@@ -543,7 +543,8 @@ def _served(tier: str | None) -> str | None:
 class StatedIncrements:
     """The usages of a stream's chunks: a running total that each repeats, or increments to add up.
 
-    It is a running total where the first and the last prompt that is not 0 are the same.
+    It is a running total where the first and the last prompt that is not 0 are the same. ``are_doubtful``: several
+    chunks state a prompt, and not the same one.
     """
 
     def __init__(self) -> None:
@@ -551,6 +552,7 @@ class StatedIncrements:
         self._usages = 0
         self._prompts = 0
         self._first = self._last = 0
+        self.are_doubtful = False
 
     def add(self, usage: Mapping[str, Any]) -> None:
         """Take the usage of the next chunk that states one."""
@@ -558,6 +560,7 @@ class StatedIncrements:
         prompt = usage.get("prompt_tokens")
         if type(prompt) is int and prompt:
             self._prompts += 1
+            self.are_doubtful |= 0 < prompt != (self._first or prompt)  # below 0 is a correction
             self._first, self._last = self._first or prompt, prompt
         self.total = _sum(self.total, usage)
 
@@ -565,11 +568,6 @@ class StatedIncrements:
     def are_increments(self) -> bool:
         """Whether the chunks' usages are to be added up."""
         return self._usages > 1 and not (self._prompts > 1 and self._first == self._last)
-
-    @property
-    def are_doubtful(self) -> bool:
-        """Whether several chunks state a prompt, and not the same one: neither a running total nor an increment."""
-        return self._prompts > 1 and self._first != self._last
 
 
 def _sum(left: Mapping[str, Any], right: Mapping[str, Any]) -> Event:
