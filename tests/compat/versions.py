@@ -151,7 +151,8 @@ def check(environment: Environment, python: Path, folder: Path) -> int:
 
 def versions(environment: Environment, python: Path, folder: Path) -> str:
     """Return what was installed of all that the project and the checks name."""
-    names = {*floors(environment.extras), *map(_name, environment.clients), "openai"}
+    names = {*floors(environment.extras), *map(_name, environment.clients)}
+    names |= set() if environment.checks else {"openai"}
     code = f"""if True:
         import platform
         from importlib.metadata import version
@@ -162,7 +163,7 @@ def versions(environment: Environment, python: Path, folder: Path) -> str:
 
 
 def _name(requirement: str) -> str:
-    return requirement.partition("==")[0]
+    return re.split("[=<]", requirement)[0]
 
 
 def tested(environment: Environment, project: Path, pip: Path) -> tuple[bool, str]:
