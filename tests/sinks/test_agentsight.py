@@ -578,7 +578,7 @@ def kept(place):
     if place.is_dir():
         return len(list(place.glob("*.batch")))
     with contextlib.closing(sqlite3.connect(place)) as connection:
-        return connection.execute("SELECT count(*) FROM usage_batch").fetchone()[0]
+        return connection.execute("SELECT count(*) FROM agentsight_batch").fetchone()[0]
 
 
 def test_several_heirs(api, shelf):

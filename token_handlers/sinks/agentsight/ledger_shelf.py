@@ -22,21 +22,21 @@ class LedgerShelf:
     def write(self, event_id: str, body: str) -> None:
         """Write a batch, durably and whole or not at all."""
         with self._writing() as connection:
-            connection.execute("REPLACE INTO usage_batch VALUES (?, ?, ?)", (event_id, self._owner.id, body))
+            connection.execute("REPLACE INTO agentsight_batch VALUES (?, ?, ?)", (event_id, self._owner.id, body))
 
     def remove(self, event_id: str) -> None:
         """Remove a batch; where that fails it is sent again, and the server recognises its event id."""
         with self._writing() as connection:
-            connection.execute("DELETE FROM usage_batch WHERE event_id = ?", (event_id,))
+            connection.execute("DELETE FROM agentsight_batch WHERE event_id = ?", (event_id,))
 
     def adopt(self) -> list[KeptBatch]:
         """Make what dead processes left this process's own, and return it."""
         with self._writing() as connection:
-            owners = [owner for (owner,) in connection.execute("SELECT DISTINCT owner FROM usage_batch")]
+            owners = [owner for (owner,) in connection.execute("SELECT DISTINCT owner FROM agentsight_batch")]
         return [kept for owner in self._owner.others(*owners) for kept in self._inherit(owner)]
 
     def _inherit(self, owner: str) -> list[KeptBatch]:
-        move = "UPDATE usage_batch SET owner = ? WHERE owner = ? RETURNING event_id, body"
+        move = "UPDATE agentsight_batch SET owner = ? WHERE owner = ? RETURNING event_id, body"
         with self._owner.succeeding(owner) as is_dead:
             if not is_dead:
                 return []

@@ -5,7 +5,7 @@ calls, 'session', 'user', 'langgraph_node', 'tag:NAME') and time, and where ``ap
 operation; ``bucket`` is a time divided by the unit of its rollup. ``rollup_state`` says up to which id the calls are in
 the rollups, and which sums are more than 0 there: what came later is summed when it is asked for. ``usage_outbox`` has
 the ids of calls that a fleet's server is not known to have, and the id 0 where the ledger is a fleet's backlog: without
-it nothing is put there. ``usage_batch`` has what is on its way to AgentSight: who sends it, and what.
+it nothing is put there. ``agentsight_batch`` has what is on its way to AgentSight: who sends it, and what.
 """
 
 import sqlite3
@@ -41,7 +41,7 @@ def statements_since(version: int, connection: sqlite3.Connection) -> Iterator[s
         yield f"CREATE TABLE usage_event (id INTEGER PRIMARY KEY, {columns}) STRICT"
         yield from _INDEXES
     yield "CREATE TABLE IF NOT EXISTS usage_outbox (id INTEGER PRIMARY KEY) STRICT"
-    yield "CREATE TABLE IF NOT EXISTS usage_batch (event_id TEXT PRIMARY KEY, owner TEXT, body TEXT) STRICT"
+    yield "CREATE TABLE IF NOT EXISTS agentsight_batch (event_id TEXT PRIMARY KEY, owner TEXT, body TEXT) STRICT"
     there = columns_of(connection, "usage_event")
     for name, kind in COLUMNS.items():
         if there and name not in there:
