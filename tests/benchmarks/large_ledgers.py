@@ -235,7 +235,7 @@ def check(filled: Store, written: Store) -> None:
 
 
 def questions(ledger: SQLSink, rows: int) -> dict[str, Callable[[], object]]:
-    """Return what is asked."""
+    """Return the questions that are timed, by how a program writes them."""
     number = rows // PER_SESSION // 2
     session, user = f"session-7f6e5d4c3b2a-{number}", f"user-{number * 7919 % USERS}"
     since, until = START + timedelta(days=7, hours=7, minutes=13), START + timedelta(days=51, minutes=1)
@@ -294,7 +294,7 @@ def measure(stores: Sequence[Store], rows: int) -> None:
 
 
 def report(place: str) -> None:
-    """Print the seconds and the memory that commands take, each in a process of its own."""
+    """Run each command in a process of its own, and print its seconds and its memory."""
     with tempfile.TemporaryDirectory() as folder:
         page = str(Path(folder) / "report.html")
         for arguments in (["sessions"], ["report", "--by", "user"], ["report", "--html", page]):

@@ -44,7 +44,7 @@ def write(url: str, schema: str, seconds: float, start: Barrier, sent: "multipro
 
 
 def used_by(server: Postgres) -> float:
-    """Return the seconds of CPU time that a server and its processes have used, also those that have ended."""
+    """Return the CPU seconds of a server and its processes, ended ones included."""
     found = psutil.Process(server.pid)
     times = [found.cpu_times(), *(child.cpu_times() for child in found.children())]
     return float(sum(each.user + each.system for each in times) + times[0].children_user + times[0].children_system)

@@ -89,7 +89,7 @@ def test_what_openais_client_leaves_out_of_others_answers(address, asked, prompt
 
 @pytest.mark.parametrize(("made", "doubts"), [({"location": "global", "vertexai": True}, 1), ({"vertexai": False}, 0)])
 def test_vertex_ais_traffic_is_an_estimate(made, doubts):
-    """Its kind, of which some have rates of their own, is in the answer alone; the Gemini API serves what was asked."""
+    """Some kinds of traffic have rates of their own, and only the answer names the kind; the Gemini API has none."""
     assert doubts == len(with_asked(described("google_genai", made), ReportedUsage(SAID)).doubts)
 
 

@@ -360,7 +360,7 @@ def test_a_multiplier_leaves_own_fees():
     ("answered", "asked"), [("gpt-4o-2024-08-06", "Our-EU-Zone"), ("our-eu-zone", None), ("our-eu-zone", "our-eu-zone")]
 )
 def test_a_multiplier_knows_a_deployment(answered, asked):
-    """The name of an Azure deployment is what was asked for, whatever name answered: a data zone's surcharge."""
+    """A multiplier for an Azure deployment, such as a data zone's, holds by the name that was asked for."""
     set_price("our-eu-zone", "azure", alias_of="gpt-4o")
     set_multiplier("1.1", provider="azure", model="our-eu-zone")
     assert Decimal("0.00385") == price_call(CALL, answered, "azure", requested=asked).cost

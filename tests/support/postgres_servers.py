@@ -156,7 +156,7 @@ class Postgres:
             resource.setrlimit(resource.RLIMIT_FSIZE, (self._file_bytes, self._file_bytes))
 
     def _processes(self):
-        """Return the server and all its processes, each of which is in a session of its own."""
+        """Return the server's process and all its children; each has a session of its own."""
         server = psutil.Process(self._process.pid)
         return [server, *server.children(recursive=True)]
 

@@ -20,7 +20,7 @@ NO_TLS = b'SFATAL\0VFATAL\0C28000\0Mno pg_hba.conf entry for host "127.0.0.1", n
 
 
 class Authority:
-    """A certificate authority: its own certificate, and those that it signs, are files of a folder."""
+    """A certificate authority that writes its certificate, and those that it signs, to files in a folder."""
 
     def __init__(self, folder):
         self._folder = folder

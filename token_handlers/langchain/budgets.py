@@ -28,7 +28,7 @@ class _Refusal(BudgetExceeded):
 
 
 def refused(run: Run, error: BudgetExceeded) -> BudgetExceeded:
-    """Discard a run that a budget refuses, and what was to be sent with it, and return what is to be raised.
+    """Discard a run that a budget refuses, with the others of its batch, and return the error to raise.
 
     LangChain fires no end of them: it raises before it sends the first.
     """

@@ -65,7 +65,7 @@ def forked(work):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_fork(place):
-    """A child of a fork writes through connections of its own, and leaves to its parent what waited there."""
+    """A forked child opens connections of its own, and does not write what its parent still has to write."""
     with place.open() as ledger:
         for turn in range(place.forks):
             for part in range(20):

@@ -2,7 +2,7 @@
 """Tracks a Python process that a program under `token-handlers run` starts, which finds this file on PYTHONPATH.
 
 It first runs the sitecustomize that it hides. Tracking starts with the first import of a library that can make calls,
-so that other processes pay nothing for it. Written for every Python 3: an older one is to be named as not tracked.
+so that other processes do not load it. The file runs on every Python 3: an older one is named as not tracked.
 """
 
 import os

@@ -58,7 +58,7 @@ class CountBatch(BaseModel):
 
 
 class Outbox:
-    """The batches of this process that no server has acknowledged, and those that dead processes left on the shelf."""
+    """Batches that AgentSight has not acknowledged: this process's own, and what dead processes left on the shelf."""
 
     def __init__(self, place: Path | None = None, open_shelf: Callable[[Path], BatchShelf] = FolderShelf) -> None:
         self._place = place
@@ -75,7 +75,7 @@ class Outbox:
         self._shelf: BatchShelf | None = None
 
     def add(self, address: Address, counts: TokenCounts) -> str:
-        """Keep what is to be sent, durably where there is a shelf, and return its event id.
+        """Keep counts until they are sent, on the disk where there is a shelf, and return their event id.
 
         What no send has tried yet is sent together with what came before it for the same address.
         """

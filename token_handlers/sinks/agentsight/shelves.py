@@ -1,7 +1,7 @@
 """Where what is on its way to AgentSight is kept beyond a process' life: a folder, or a ledger's file beside this.
 
-Any number of processes of one machine may share a shelf. What is kept belongs to the process that has begun to send it,
-until that is dead: it lives as long as it holds the lock on a file of its own.
+Any number of processes of one machine may share a shelf. A batch belongs to the process that wrote it, which locks a
+file of its own as long as it lives; any other may take the batches of one that is dead.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class BatchShelf(Protocol):
 
 
 class Owner:
-    """This process among those that share a shelf; their files begin with a prefix."""
+    """This process's lock file, which tells the others of a shelf that it lives; ``prefix`` begins its path."""
 
     def __init__(self, prefix: str) -> None:
         if fcntl is None:
