@@ -23,6 +23,9 @@ OTHER = "(other)"
 _MAX_APART = 64
 """How many combinations of labels are summed apart before the oldest is added to the sums of its labels."""
 
+_MOST_WAITING = 32
+"""How many increments wait before they are added."""
+
 Labelled = tuple[tuple[str, str], ...]
 
 _add, _subtract = EXACT.add, EXACT.subtract
@@ -225,26 +228,11 @@ class LabelSums:
         self._shown: dict[object, Increment] = {}
 
     def apply(self, increment: Increment) -> None:
-        """Add an increment: at once where the lock is free, else by whoever holds it."""
-        lock = self._lock
-        if lock.depth or not lock.rlock.acquire(False):
-            lock.run_soon(partial(self._add, increment))
-            return
-        try:
-            lock.depth = 1  # which was 0: set, not counted up, so that an interruption here can't leave it off
-            apart = self._apart
-            total = apart.get(increment.labels)
-            if total is not None:
-                total.add(increment)
-            elif len(apart) < _MAX_APART:
-                apart[increment.labels] = RunningTotal(increment)
-            else:
-                self._add(increment)
-        finally:
-            lock.depth = 0
-            lock.rlock.release()
-            if lock.waiting:
-                lock.catch_up()
+        """Add an increment: whoever reads next does it, or the call with which too many wait."""
+        waiting = self._lock.waiting
+        waiting.append(partial(self._add, increment))
+        if len(waiting) >= _MOST_WAITING:
+            self._lock.catch_up()
 
     def show(self, call: object, estimate: Increment) -> None:
         """Add what a call that is still open is estimated to be, until it is settled or hidden."""

@@ -4,9 +4,9 @@ Whatever is not plain, in one field or another, is None here, and is left to the
 an SDK's own object, whose fields can be asked for without running anybody's code.
 """
 
-from itertools import compress
+from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from token_handlers.payloads.reported import MOST_TOKENS, Counts, ReportedUsage
 
@@ -63,7 +63,7 @@ def read_plain_message(
     kind = metadata.get("model_provider") if provider is None else provider
     if kind is not None and (type(kind) is not str or "vercel" in kind.lower()):  # see _is_plain_provider
         return None
-    counts, raw = _side_counts(usage_metadata, _LANGCHAIN), metadata.get("token_usage")
+    counts, raw = _counts(usage_metadata, _LANGCHAIN), metadata.get("token_usage")
     if counts is None:
         return None
     tier, model = metadata.get("service_tier"), metadata.get("model_name")
@@ -105,7 +105,7 @@ def read_plain(payload: Any, provider: str | None) -> ReportedUsage | None:
         return _read_completion(payload)
     if _MESSAGE.issuperset(payload):
         return _read_message(payload, provider)
-    counts = _side_counts(payload, _OPENAI) if _CHAT.issuperset(payload) else None
+    counts = _counts(payload, _OPENAI) if _CHAT.issuperset(payload) else None
     return None if counts is None else ReportedUsage(counts)
 
 
@@ -118,7 +118,7 @@ def _read_completion(body: _Dict) -> ReportedUsage | None:
     choices = body.get("choices")
     if choices is not None and (type(choices) is not list or not all(map(_is_plain_choice, choices))):
         return None
-    counts = _side_counts(usage, _OPENAI) if _CHAT.issuperset(usage) else None
+    counts = _counts(usage, _OPENAI) if _CHAT.issuperset(usage) else None
     return None if counts is None else _reported(counts, body.get("service_tier"), body.get("model"))
 
 
@@ -216,53 +216,90 @@ def _raw_counts(usage: Any, provider: Any) -> Counts | None:
     if type(usage) is not dict:
         return None
     if _CHAT.issuperset(usage):
-        return _side_counts(usage, _OPENAI)
+        return _counts(usage, _OPENAI)
     is_anthropic = type(provider) is str and provider.lower().startswith("anthropic")
     return _messages_counts(usage) if is_anthropic and _MESSAGES.issuperset(usage) else None
 
 
-class _Naming(NamedTuple):
-    """How the parts that two wholes state are counted: the names of all counts in their order, and which parts have
-    one; a part without a name is in others, or free. ``is_timed`` is whether what is kept for a time is among them.
-    """
-
-    names: tuple[str, ...]
-    inputs: tuple[bool, ...]
-    outputs: tuple[bool, ...]
-    is_timed: bool
-
-
-class _Form:
-    """Where a usage says its two sides, their total, and their parts; and the names of the parts."""
-
-    def __init__(self, sides: tuple[str, ...], given: str, inputs: _Names, generated: str, outputs: _Names) -> None:
-        self.sides = itemgetter(*sides)
-        self.given, self.generated = given, generated
-        self._inputs, self._outputs = inputs, outputs
-        self.namings: dict[tuple[object, ...], _Naming] = {}  # by the parts' keys: clients have few orders of them
-
-    def learn(self, given: _Dict, generated: _Dict) -> _Naming | None:
-        """Return how parts of these keys are counted, and remember it; None where one is not known."""
-        if not (self._inputs.keys() >= given.keys() and self._outputs.keys() >= generated.keys()):
-            return None
-        inputs, outputs = [*map(self._inputs.get, given)], [*map(self._outputs.get, generated)]
-        names = (*_SIDES, *(name for name in (*inputs, *outputs) if name is not None))
-        made = _Naming(names, tuple(map(bool, inputs)), tuple(map(bool, outputs)), not _TIMED.isdisjoint(names))
-        if len(self.namings) >= _NAMINGS_KEPT:
-            self.namings.clear()
-        self.namings[*given, None, *generated] = made
-        return made
-
-
-_SIDES = "input_tokens", "output_tokens"
-_TIMED = frozenset({"cache_write_5m_tokens", "cache_write_1h_tokens"})
-_NAMINGS_KEPT = 256
+_CountReader = Callable[..., Counts | None]
+_Sources = dict[str | None, str]
+_SIDES: _Sources = {"input_tokens": "n0", "output_tokens": "n1"}
+_TIMED = "cache_write_5m_tokens", "cache_write_1h_tokens"
+_READERS_KEPT = 256
 _INTEGERS = {int}
 _INTEGERS_OR_NONE = {int, type(None)}
 
+
+class _Form:
+    """Where a usage states its numbers, and how they are counted: n0, n1, ... are the heads, then the parts' numbers.
+
+    ``sound`` is what must hold of the heads, ``whole`` what the parts of ``given`` are in together; those of
+    ``generated`` are in n1. ``adds_timed`` is whether what is kept for a time may stand beside what was written.
+    """
+
+    def __init__(
+        self,
+        heads: tuple[str, ...],
+        given: str,
+        inputs: _Names,
+        generated: str,
+        outputs: _Names,
+        *,
+        counted: _Sources = _SIDES,
+        sound: str = "n2 == n0 + n1",
+        whole: str = "n0",
+        adds_timed: bool = False,
+    ) -> None:
+        self.heads = itemgetter(*heads)
+        self.given, self.generated = given, generated
+        self._inputs, self._outputs = inputs, outputs
+        self._first_part = len(heads)
+        self._counted, self._sound, self._whole, self._adds_timed = counted, sound, whole, adds_timed
+        self.readers: dict[tuple[object, ...], _CountReader] = {}  # by the parts' keys: clients have few orders of them
+
+    def learn(self, given: _Dict, generated: _Dict) -> _CountReader | None:
+        """Return what reads numbers with parts of these keys, and remember it; None where a key is not known."""
+        if not (self._inputs.keys() >= given.keys() and self._outputs.keys() >= generated.keys()):
+            return None
+        if self._adds_timed and "cache_creation" not in given and not given.keys().isdisjoint(_LIFETIMES):
+            return None
+        numbers = [f"n{at}" for at in range(self._first_part + len(given) + len(generated))]
+        of_parts = iter(numbers[self._first_part :])
+        inputs = {self._inputs[key]: next(of_parts) for key in given}
+        outputs = {self._outputs[key]: next(of_parts) for key in generated}
+        for parts in inputs, outputs:
+            parts.pop(None, None)  # such as text, which is what the others leave
+        counted: _Sources = {**self._counted, **inputs, **outputs}
+        beside = {**inputs}
+        if self._adds_timed and "cache_write_tokens" in inputs:
+            write = inputs["cache_write_tokens"]
+            timed = " + ".join(beside.pop(name) for name in _TIMED if name in inputs) or "0"
+            # either all that was written, or moved out of it
+            written = f"({write} if {timed} == {write} else {write} + {timed})"
+            counted["cache_write_tokens"] = beside["cache_write_tokens"] = written
+        tests = (
+            self._sound,
+            f"{counted['input_tokens']} + n1 < {MOST_TOKENS}",
+            f"{_sum(beside)} <= {self._whole}",
+            f"{_sum(outputs)} <= n1",
+        )
+        shown = ", ".join(f"{name!r}: {n}" for name, n in counted.items())
+        # source that is made of our own names and numbers alone: in a third of the steps of loops over them
+        source = f"lambda {', '.join(numbers)}: {{{shown}}} if {' and '.join(tests)} else None"
+        made: _CountReader = eval(source, {"__builtins__": {}})  # noqa: S307
+        if len(self.readers) >= _READERS_KEPT:
+            self.readers.clear()
+        self.readers[*given, None, *generated] = made
+        return made
+
+
+def _sum(parts: _Sources) -> str:
+    return " + ".join(parts.values()) or "0"
+
+
 _LANGCHAIN = _Form(
     ("input_tokens", "output_tokens", "total_tokens"),
-    "input_token_details", _METADATA_INPUTS, "output_token_details", _METADATA_OUTPUTS,
+    "input_token_details", _METADATA_INPUTS, "output_token_details", _METADATA_OUTPUTS, adds_timed=True,
 )  # fmt: skip
 """LangChain's UsageMetadata; see `read_usage_metadata`."""
 
@@ -272,61 +309,41 @@ _OPENAI = _Form(
 )  # fmt: skip
 """OpenAI's usage; see `read_chat`."""
 
-_ANTHROPIC = _Form(("input_tokens", "output_tokens"), "cache_creation", _LIFETIMES, "output_tokens_details", _THOUGHTS)
+_ANTHROPIC = _Form(
+    ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
+    "cache_creation", _LIFETIMES, "output_tokens_details", _THOUGHTS,
+    counted={"input_tokens": "n0 + n2 + n3", "output_tokens": "n1", "cache_read_tokens": "n2",
+             "cache_write_tokens": "n3"},
+    sound="True", whole="n3",
+)  # fmt: skip
 """Anthropic's usage; see `read_messages`. Its input is what was neither read from a cache nor written to one."""
 
-
-def _side_counts(usage: _Dict, form: _Form) -> Counts | None:
-    """The counts of a form, where all parts fit into their wholes together, which is more than they have to."""
-    try:
-        sent, received, total = form.sides(usage)
-    except KeyError:
-        return None
-    found = _with_parts(usage, form, (sent, received), (total,))
-    if found is None:
-        return None
-    counts, inputs, outputs, is_timed = found
-    if is_timed:
-        timed = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
-        if timed and counts.get("cache_write_tokens") == timed:
-            inputs -= timed  # they are what was written
-        elif timed:  # LangChain moves them out of it
-            counts["cache_write_tokens"] = counts.get("cache_write_tokens", 0) + timed
-    return counts if inputs <= sent and outputs <= received and total == sent + received < MOST_TOKENS else None
+_ANTHROPIC_UNCACHED = _Form(
+    ("input_tokens", "output_tokens"), "cache_creation", {}, "output_tokens_details", _THOUGHTS, sound="True"
+)
+"""The same of older servers, and of those without a cache."""
 
 
 def _messages_counts(usage: _Dict) -> Counts | None:
-    """Anthropic's usage; see `read_messages`."""
-    sent, received = usage.get("input_tokens"), usage.get("output_tokens")
-    read, write = usage.get("cache_read_input_tokens"), usage.get("cache_creation_input_tokens")
-    has_cache = read is not None
-    if read is write is None and _is_void(usage.get("cache_creation")):
-        read = write = 0  # older servers' answers, and those without a cache
+    """The counts of Anthropic's usage."""
     if not (usage.get("server_tool_use") is usage.get("iterations") is usage.get("speed") is None):
         return None
     place = usage.get("inference_geo")
     if place is not None and (type(place) is not str or place not in _ANYWHERE):
         return None
-    found = _with_parts(usage, _ANTHROPIC, (sent, received), (read, write))
-    if found is None:
-        return None
-    counts, timed, reasoning, _ = found
-    counts["input_tokens"] = whole = sent + read + write  # type: ignore[operator]  # they are integers
-    if has_cache:
-        counts["cache_read_tokens"], counts["cache_write_tokens"] = read, write  # type: ignore[assignment]
-    return counts if timed <= write and reasoning <= received and whole + received < MOST_TOKENS else None  # type: ignore[operator]
+    is_cached = not (usage.get("cache_read_input_tokens") is usage.get("cache_creation_input_tokens") is None)
+    return _counts(usage, _ANTHROPIC if is_cached else _ANTHROPIC_UNCACHED)
 
 
 _PARTS = frozenset({"PromptTokensDetails", "CompletionTokensDetails", "CacheCreation", "OutputTokensDetails"})
 
 
-def _with_parts(
-    usage: _Dict, form: _Form, sides: tuple[Any, Any], more: tuple[Any, ...]
-) -> tuple[Counts, int, int, bool] | None:
-    """Two sides with their parts, the sums of the parts, and whether some are kept for a time.
-
-    None where one of them, or of the numbers given beside, is no count, or a part is not known.
-    """
+def _counts(usage: _Dict, form: _Form) -> Counts | None:
+    """The counts of a form, where all parts fit into their wholes together, which is more than they have to."""
+    try:
+        heads = form.heads(usage)
+    except KeyError:
+        return None
     given, generated = usage.get(form.given), usage.get(form.generated)
     if type(given) is not dict:
         given = _details(given)
@@ -334,22 +351,16 @@ def _with_parts(
         generated = _details(generated)
     if given is None or generated is None:
         return None
-    numbers = (*sides, *more, *given.values(), *generated.values())
+    numbers = (*heads, *given.values(), *generated.values())
     kinds = {*map(type, numbers)}
     if kinds != _INTEGERS:
-        if kinds != _INTEGERS_OR_NONE:
+        if kinds != _INTEGERS_OR_NONE or None in heads:
             return None
         given = {key: number for key, number in given.items() if number is not None}
         generated = {key: number for key, number in generated.items() if number is not None}
-        numbers = (*sides, *more, *given.values(), *generated.values())
-        if None in numbers:
-            return None
-    naming = form.namings.get((*given, None, *generated)) or form.learn(given, generated)
-    if naming is None or min(numbers) < 0:
-        return None
-    inputs, outputs = [*compress(given.values(), naming.inputs)], [*compress(generated.values(), naming.outputs)]
-    counts = dict(zip(naming.names, (*sides, *inputs, *outputs), strict=True))
-    return counts, sum(inputs), sum(outputs), naming.is_timed
+        numbers = (*heads, *given.values(), *generated.values())
+    read = form.readers.get((*given, None, *generated)) or form.learn(given, generated)
+    return None if read is None or min(numbers) < 0 else read(*numbers)
 
 
 def _details(value: Any) -> _Dict | None:
