@@ -78,6 +78,9 @@ def test_wrap_has_the_names_of_what_it_wraps_and_no_attributes(watcher):
 def test_wrap_that_someone_wrapped_stays_and_does_nothing(watcher, answers, monkeypatch):
     """Their wrap is left in its place, and ours sees nothing any more."""
     answers.answer(body(CHAT))
+    http.detach()
+    monkeypatch.setattr(httpx.Client, "send", httpx.Client.send)  # what is put back in the end is httpx's own
+    http.attach(watcher)
     ours = httpx.Client.send
     calls = []
 

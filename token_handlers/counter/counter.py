@@ -77,15 +77,14 @@ class TokenCounter(LabelSums, Measures):
             _ADDED_AGAIN.warn("tokens", _SAME_TOKENS, *tokens, WHY)
         self.apply(increment_of(record))
 
-    def note_answer(self, *ids: str | None, tokens: tuple[int, int]) -> None:
-        """Remember the ids of an answer that was counted, so that a record of it that is added by hand adds nothing.
+    def note_answer(self, known_by: Iterable[str | tuple[int, int]]) -> None:
+        """Remember an answer that was counted, so that a record of it that is added by hand adds nothing.
 
-        ``tokens`` are the input and output of its call.
+        It is known by its ids, and by the tokens of its call: (input, output).
         """
         if not isinstance(self.answers, deque):
             self.answers = deque(maxlen=_MOST_ANSWERS)
-        self.answers.extend(each for each in ids if each)
-        self.answers.append(tokens)
+        self.answers.extend(known_by)
 
     def _prepare(self) -> None:
         """Show the open calls: for whoever reads a total."""

@@ -61,13 +61,20 @@ def _read_httpx(request: Any) -> ProviderRequest | None:
 
 def _follow_httpx(response: Any, exchange: Exchange, stream: type, *, streamed: bool) -> None:
     with harmless("watching an httpx response"):
-        if not exchange.respond(response.status_code, response.headers, streamed=streamed):
+        headers = _headers(response.headers.raw)
+        if not exchange.respond(response.status_code, headers, streamed=streamed):
             return
         if not streamed or response.is_stream_consumed:
             exchange.feed(response.content)
             exchange.end()
         else:
             response.stream = stream(response.stream, exchange, _taking(response, exchange))
+
+
+def _headers(raw: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
+    """Return headers by their names in lower case, read all at once: httpx goes through all of them for each name."""
+    names, values = map(b"\0".join, zip(*raw, strict=True))  # a NUL is in neither
+    return dict(zip(names.decode("latin-1").lower().split("\0"), values.decode("latin-1").split("\0"), strict=False))
 
 
 def _taking(response: Any, exchange: Exchange) -> Callable[[bytes], None]:

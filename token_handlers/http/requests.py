@@ -160,11 +160,12 @@ class Place(NamedTuple):
     streamed: bool
 
 
-def read_request(method: str, url: str, body: object) -> ProviderRequest | None:
+def read_request(method: str, url: str, body: object, *, seeks_marks: bool = True) -> ProviderRequest | None:
     """Return what a request says, or None where it is no POST to an API that bills tokens.
 
     ``body`` is JSON (bytes or str) or what it was made of (a dict). The path alone does not tell: another service may
-    have the same one, so the body needs one of the API's own keys, too.
+    have the same one, so the body needs one of the API's own keys, too. Without ``seeks_marks`` a prompt is not
+    searched for its ``cache_lifetimes``.
     """
     if method != "POST" and method.upper() != "POST":
         return None
@@ -176,13 +177,15 @@ def read_request(method: str, url: str, body: object) -> ProviderRequest | None:
         return None
     for api in place.apis:
         if not api.keys.isdisjoint(fields):
-            return _request(api, place, fields, size, is_marked=_has_marks(body))
+            return _request(api, place, fields, size, is_marked=seeks_marks and _has_marks(body))
     return None
 
 
-def read_parameters(url: str, path: str, body: Mapping[str, object]) -> ProviderRequest | None:
+def read_parameters(
+    url: str, path: str, body: Mapping[str, object], *, seeks_marks: bool = True
+) -> ProviderRequest | None:
     """As `read_request`, of a client's call that is not sent as JSON yet."""
-    return read_request("POST", url.rstrip("/") + path, body)
+    return read_request("POST", url.rstrip("/") + path, body, seeks_marks=seeks_marks)
 
 
 @lru_cache(maxsize=256)
@@ -284,7 +287,7 @@ def _fields(body: object) -> tuple[Mapping[str, object] | None, int]:
     if len(body) > MOST_PARSED:
         return _ends(bytes(body)), len(body)
     try:
-        fields = json.loads(body)
+        fields = json.loads(body.decode())  # bytes would have their encoding guessed
     except ValueError:
         return None, 0
     return (fields if isinstance(fields, dict) else None), len(body)

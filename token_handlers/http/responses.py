@@ -277,7 +277,7 @@ def parse(data: bytes, *, is_short: bool = False) -> Event | list[Any] | None:
 
 def _load(data: bytes) -> Event | list[Any] | None:
     try:
-        value = json.loads(data.decode())
+        value = json.loads(data.decode())  # bytes would have their encoding guessed
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, (dict, list)) else None
@@ -408,6 +408,11 @@ def _without_text(block: Event) -> Event:
     return {"type": block.get("type"), "name": block.get("name"), "caller": block.get("caller"), "content": kind}
 
 
+_FACTS = {"model": "model", "modelVersion": "model", "model_name": "model", "service_tier": "service_tier",
+          "id": "id", "responseId": "id", "response_id": "id", "generation_id": "id"}  # fmt: skip
+"""What an event says of its answer, by key; of two for one thing the first is taken."""
+
+
 class Events:
     """What an answer's events say of its bill: the last of each type that states a usage, and what came after it."""
 
@@ -476,19 +481,15 @@ class Events:
 
     def _note_facts(self, event: Event) -> None:
         self._has_begun = True
-        if self.facts.keys() >= {"model", "id"}:
+        facts = self.facts
+        if "model" in facts and "id" in facts:
             return
         for source in (event, event.get("message"), event.get("response"), event.get("interaction")):
             if type(source) is dict:
-                self._note(source, "model", "model", "modelVersion", "model_name")
-                self._note(source, "id", "id", "responseId", "response_id", "generation_id")
-                self._note(source, "service_tier", "service_tier")
-
-    def _note(self, source: Event, name: str, *keys: str) -> None:
-        if name not in self.facts:
-            found = next((value for key in keys if type(value := source.get(key)) is str and value), None)
-            if found is not None:
-                self.facts[name] = found
+                for key in filter(source.__contains__, _FACTS):
+                    name, value = _FACTS[key], source[key]
+                    if name not in facts and type(value) is str and value:
+                        facts[name] = value
 
     def _keep_fees(self, event: Event) -> None:
         """Keep, without its text, an event that shows a fee, which another one than the usage's may do."""
@@ -515,11 +516,11 @@ class Events:
             doubts = (*doubts, "tool calls in an answer of more than 4 MB or 256 calls")
         if self._sums.are_doubtful:
             doubts = (*doubts, "prompts of several sizes in one stream, added up")
-        return reading._replace(
-            doubts=doubts,
-            model=reading.model or self.facts.get("model"),
-            service_tier=reading.service_tier or _served(self.facts.get("service_tier")),
-        )
+        model = reading.model or self.facts.get("model")
+        tier = reading.service_tier or _served(self.facts.get("service_tier"))
+        if doubts is reading.doubts and model == reading.model and tier == reading.service_tier:
+            return reading
+        return reading._replace(doubts=doubts, model=model, service_tier=tier)
 
     def to_read(self) -> list[Event]:
         """Return the events to read: a usage that came in increments added up, after what shows fees."""

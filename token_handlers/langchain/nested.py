@@ -6,7 +6,7 @@ from uuid import UUID
 from token_handlers.langchain import calls
 from token_handlers.langchain.calls import Run
 from token_handlers.tracking.call import Call, parent_finders
-from token_handlers.tracking.frames import callers
+from token_handlers.tracking.frames import callers_named
 from token_handlers.tracking.reservations import release
 
 # LangChain's functions, and a model's own ones, which know the run that they are of.
@@ -63,9 +63,8 @@ def runs_on_stack() -> Iterator[Run]:
 
     A model gives no callbacks to those that it calls in its own code, so the stack has to say.
     """
-    for frame in callers():
-        if frame.f_code.co_name in RUN_CODE:
-            run_id = getattr(frame.f_locals.get("run_manager"), "run_id", None)
-            run = calls.newest(run_id) if isinstance(run_id, UUID) else None
-            if run is not None:
-                yield run
+    for frame in callers_named(RUN_CODE):
+        run_id = getattr(frame.f_locals.get("run_manager"), "run_id", None)
+        run = calls.newest(run_id) if isinstance(run_id, UUID) else None
+        if run is not None:
+            yield run

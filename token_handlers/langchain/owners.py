@@ -13,11 +13,12 @@ from token_handlers.langchain.nested import RUN_CODE
 from token_handlers.langchain.run_config import run_config
 from token_handlers.tracking.answers import context_owners, request_owners
 from token_handlers.tracking.call import Call
-from token_handlers.tracking.frames import callers
+from token_handlers.tracking.frames import callers_named
 from token_handlers.tracking.surroundings import RunSource, run_sources
 
 _EMBED = frozenset({"embed_documents", "embed_query", "aembed_documents", "aembed_query", "embed_image"})
 _RERANK = frozenset({"compress_documents", "acompress_documents", "rerank"})
+_ANY_CODE = RUN_CODE | _EMBED | _RERANK
 
 last_run: ContextVar[Run | None] = ContextVar("token_handlers_langchain_run", default=None)
 """The run that was started last in this context: a fallback for threads and tasks that a model starts by itself."""
@@ -25,14 +26,13 @@ last_run: ContextVar[Run | None] = ContextVar("token_handlers_langchain_run", de
 
 def owner_of(request: ProviderRequest) -> Call | None:
     """Return the innermost open call of LangChain's in whose code a request is sent."""
-    for frame in callers():
-        name = frame.f_code.co_name
-        if name in RUN_CODE:
+    for frame in callers_named(_ANY_CODE):
+        if frame.f_code.co_name in RUN_CODE:
             run_id = getattr(frame.f_locals.get("run_manager"), "run_id", None)
             run = _run(run_id.int, frame.f_locals) if isinstance(run_id, UUID) else None
             if run is not None:
                 return run if run.batch is None or run.operation == "chat" else run.batch.runs[0]
-        elif name in _EMBED or name in _RERANK:
+        else:
             model = frame.f_locals.get("self")
             if _is_langchain(model):
                 # Not above: it imports langchain_core.embeddings, whose import is what attaches this very module.

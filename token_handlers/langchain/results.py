@@ -20,8 +20,9 @@ from token_handlers.payloads import (
 )
 from token_handlers.payloads.google import UNFINISHED
 from token_handlers.payloads.plain import read_plain_message
+from token_handlers.tracking.answers import is_billed_by_answer
 from token_handlers.tracking.failures import was_rejected
-from token_handlers.tracking.result import DISCARD, FAILED, NOTHING_REPORTED, CallResult, Incomplete, Verdict
+from token_handlers.tracking.result import BY_ANSWER, DISCARD, FAILED, NOTHING_REPORTED, CallResult, Incomplete, Verdict
 
 # Providers whose clients have a switch for usage in streams, which report_stream_usage turns on.
 _ASKABLE = ("openai", "azure", "deepseek", "xai")
@@ -47,7 +48,13 @@ def read_end(run: Run, response: Any) -> Verdict:
         return _read_text(run, generations, output or {})
     if output is None and run.chunk is None and _is_cache_hit(run, message):
         return _read_hit(run, message)
-    metadata, output = message.response_metadata or {}, output or {}
+    if run.answers and is_billed_by_answer(run):
+        return BY_ANSWER
+    return _read_message(run, message, generations, output or {})
+
+
+def _read_message(run: Run, message: Any, generations: Sequence[Any], output: Mapping[str, Any]) -> Verdict:
+    metadata = message.response_metadata or {}
     if not run.described:
         run.describe()
     stated = add_usage_metadata(_chunks(run)) if len(run.usages) > 1 else message.usage_metadata

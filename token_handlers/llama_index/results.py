@@ -5,8 +5,9 @@ from typing import Any
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.text import response_text
 from token_handlers.payloads import ReportedUsage, is_empty, read_payload
+from token_handlers.tracking.answers import is_billed_by_answer
 from token_handlers.tracking.failures import was_rejected
-from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Incomplete, Verdict
+from token_handlers.tracking.result import BY_ANSWER, DISCARD, FAILED, CallResult, Incomplete, Verdict
 
 _WHOLE = {"input_tokens", "output_tokens"}
 _REPORT = "report_stream_usage(llm) makes it exact where the server can"
@@ -18,6 +19,8 @@ def read_end(call: ModelCall, response: Any) -> Verdict:
     """Return what a call used that ended well, unless it only passed on what another call is recorded for."""
     if call.asks_itself:
         return DISCARD
+    if call.answers and call.child_usages is None and is_billed_by_answer(call):
+        return BY_ANSWER
     usage = read_response(response, call.provider_name())
     if call.child_usages is not None and (usage is None or not call.reports_own_usage(usage.counts)):
         return DISCARD

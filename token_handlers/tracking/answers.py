@@ -14,7 +14,7 @@ from token_handlers.http import ProviderAnswer, ProviderRequest
 from token_handlers.payloads import ReportedUsage, is_empty, is_whole
 from token_handlers.settings import Settings
 from token_handlers.tracking.call import Call, open_calls
-from token_handlers.tracking.result import CallResult, Incomplete, Verdict
+from token_handlers.tracking.result import BY_ANSWER, CallResult, Incomplete, Verdict
 from token_handlers.tracking.scopes import any_scope
 from token_handlers.tracking.state import state, watchers
 
@@ -90,12 +90,25 @@ def watch() -> None:
 watchers.append((watch, http.detach))
 
 
+def is_billed_by_answer(call: Call) -> bool:
+    """Return whether one answer states the whole bill of a call, whatever its event says; cheap, and False in doubt."""
+    if len(call.answers) != 1:
+        return False
+    (answer,) = call.answers
+    if answer.usage is None or not answer.is_final or answer.is_lost or answer.lost_attempts:
+        return False
+    counts = answer.usage.counts
+    return bool(counts.get("input_tokens") and counts.get("output_tokens"))
+
+
 def billed_by_answers(call: Call, verdict: Verdict) -> Verdict:
     """Return the verdict of a call's own answers where they are its bill, else the event's, with what they add to it.
 
     Where an answer is not final, more was generated than it says: the event's way, which estimates and flags it.
     """
     answers: Sequence[ProviderAnswer] = call.answers
+    if verdict is BY_ANSWER and answers[0].usage is not None:
+        return CallResult(answers[0].usage)
     if isinstance(verdict, CallResult) and verdict.outcome == "cached":
         return verdict
     final = [answer.usage for answer in answers if answer.usage is not None and answer.is_final]
@@ -108,6 +121,11 @@ def billed_by_answers(call: Call, verdict: Verdict) -> Verdict:
         if lost or silent:
             usage = usage._replace(doubts=(*usage.doubts, LOST))
         return CallResult(usage, requests=len(final) + lost + silent)
+    return _completed(verdict, answers, usage)
+
+
+def _completed(verdict: Verdict, answers: Sequence[ProviderAnswer], usage: ReportedUsage | None) -> Verdict:
+    """Return an event's verdict with what answers add that are not the bill."""
     if isinstance(verdict, CallResult) and verdict.outcome == "failed":
         return Incomplete(usage, interrupted=True) if _was_answered(answers) else verdict
     if isinstance(verdict, Incomplete) and verdict.usage is None:

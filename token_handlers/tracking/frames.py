@@ -2,7 +2,17 @@
 
 import sys
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from types import FrameType
+
+
+def callers_named(names: AbstractSet[str]) -> Iterator[FrameType]:
+    """Yield those of `callers` that are of functions with one of these names."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (as below)
+    while frame is not None:
+        if frame.f_code.co_name in names:
+            yield frame
+        frame = frame.f_back
 
 
 def callers(frame: FrameType | None = None) -> Iterator[FrameType]:

@@ -175,7 +175,9 @@ def _open(client: Any, args: tuple[Any, ...], kwargs: dict[str, Any], read: Read
     if not (context.budgets or state.budgets):
         return None
     base_url, path, body = read(client, args, kwargs)
-    request = read_parameters(base_url, path, body) if isinstance(body, Mapping) else None
+    if not isinstance(body, Mapping):
+        return None
+    request = read_parameters(base_url, path, body, seeks_marks=False)  # the request below says them
     if request is None:
         return None
     call = owner_of_request(request)

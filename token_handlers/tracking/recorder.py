@@ -101,8 +101,9 @@ def _tell(call: Call, counts: Mapping[str, int]) -> None:
             parent.child_usages.append(counts)
     tokens = counts.get("input_tokens", 0), counts.get("output_tokens", 0)
     for answer in call.answers:
+        known_by = [one for one in (answer.response_id, answer.request_id, tokens) if one]
         for counter in call.context.counters:
-            counter.note_answer(answer.response_id, answer.request_id, tokens=tokens)
+            counter.note_answer(known_by)
 
 
 def _count_the_rest(call: Call, verdict: CallResult | Incomplete, reached: list[None]) -> None:

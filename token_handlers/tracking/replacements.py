@@ -6,10 +6,12 @@ class Replacements:
 
     def __init__(self) -> None:
         self._entries: list[tuple[object, str, object, object]] = []
+        self._ours: dict[int, object] = {}  # by identity: a wrap asks at each request
 
     def put(self, owner: object, name: str, ours: object) -> None:
         """Put something of ours in the place of what a class or module has itself."""
         self._entries.append((owner, name, owner.__dict__[name], ours))
+        self._ours[id(ours)] = ours
         setattr(owner, name, ours)
 
     def has(self, owner: object, name: str) -> bool:
@@ -18,7 +20,7 @@ class Replacements:
 
     def holds(self, ours: object) -> bool:
         """Return whether it stands for something still: not where `restore` had to leave it in its place."""
-        return any(entry[3] is ours for entry in self._entries)
+        return id(ours) in self._ours
 
     def restore(self) -> None:
         """Give everything back; a wrap that someone else has wrapped in turn stays, and has to find nothing to do."""
@@ -26,3 +28,4 @@ class Replacements:
             if owner.__dict__.get(name) is ours:
                 setattr(owner, name, original)
         self._entries.clear()
+        self._ours.clear()

@@ -44,5 +44,7 @@ class Discard(NamedTuple):
 Verdict = CallResult | Incomplete | Discard
 
 DISCARD = Discard()
+BY_ANSWER = Incomplete()
+"""The provider's own answer states the bill: what the event says is not read."""
 FAILED = CallResult(NOTHING_REPORTED, outcome="failed")
 """The provider rejected the call: it costs nothing."""
