@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 
 import httpx
 import openai
+from langchain_openai import ChatOpenAI
 
 from token_handlers import http
 
@@ -123,6 +124,10 @@ def cases(url: str) -> dict[str, tuple[int, Callable[[], object]]]:
         return openai.OpenAI(api_key="sk-1", base_url=f"{url}/{kind}/v1", max_retries=0)
 
     clients = {kind: sdk(kind) for kind in ANSWERS}
+    langchain = {
+        kind: ChatOpenAI(model="gpt-4o-mini", api_key="sk-1", base_url=f"{url}/{kind}/v1", max_retries=0)
+        for kind in ("2", "stream")
+    }
 
     def chat(kind: str, **more: object) -> object:
         return clients[kind].chat.completions.create(**asked, **more)
@@ -132,9 +137,11 @@ def cases(url: str) -> dict[str, tuple[int, Callable[[], object]]]:
         "openai, 2 kB": (CALLS, lambda: chat("2")),
         "openai, 20 kB": (CALLS, lambda: chat("20")),
         "openai, 200 kB": (CALLS, lambda: chat("200")),
+        "ChatOpenAI, 2 kB": (CALLS, lambda: langchain["2"].invoke(asked["messages"])),
         "openai, 20 vectors": (CALLS, lambda: clients["vectors"].embeddings.create(model="m", input="a")),
         f"openai, stream of {CHUNKS}": (1, lambda: list(chat("stream", stream=True))),
         "  usage in each": (1, lambda: list(chat("totals", stream=True))),
+        f"ChatOpenAI, stream of {CHUNKS}": (1, lambda: list(langchain["stream"].stream(asked["messages"]))),
     }
 
 

@@ -8,7 +8,7 @@ import json
 import re
 import struct
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any, Protocol
 
@@ -39,7 +39,7 @@ _LONG = frozenset({"embeddings", "rerank", "images", "audio"})
 
 
 class _Body(Protocol):
-    def feed(self, data: bytes) -> Iterator[Event | list[Any]]: ...
+    def feed(self, data: bytes) -> Iterable[Event | list[Any]]: ...
 
     def end(self, *, is_whole: bool) -> Iterator[Event | list[Any]]: ...
 
@@ -175,17 +175,16 @@ class Lines:
         self._pending: list[bytes] = []
         self._size = 0
 
-    def feed(self, data: bytes) -> Iterator[Event | list[Any]]:
-        """Yield the events that are complete with this piece and say what the bill needs."""
+    def feed(self, data: bytes) -> Iterable[Event | list[Any]]:
+        """Return the events that are complete with this piece and say what the bill needs."""
         if self._pending or not data.endswith(b"\n"):
             whole, newline, rest = data.rpartition(b"\n")
             if not newline:
                 self._hold(data)
-                return
+                return ()
             data = b"".join((*self._pending, whole, newline))
             self._pending, self._size = ([rest] if rest else []), len(rest)
-        if self._events.is_curious or is_telling(data):
-            yield from self._read(data)
+        return self._read(data) if self._events.is_curious or is_telling(data) else ()
 
     def end(self, *, is_whole: bool) -> Iterator[Event | list[Any]]:
         """Yield the last event, which may lack its end of line."""
@@ -481,15 +480,21 @@ class Events:
 
     def _note_facts(self, event: Event) -> None:
         self._has_begun = True
-        facts = self.facts
-        if "model" in facts and "id" in facts:
-            return
-        for source in (event, event.get("message"), event.get("response"), event.get("interaction")):
-            if type(source) is dict:
-                for key in filter(source.__contains__, _FACTS):
-                    name, value = _FACTS[key], source[key]
-                    if name not in facts and type(value) is str and value:
-                        facts[name] = value
+        if not self._has_facts():
+            self._note(event)
+        if not self._has_facts():
+            for source in event.get("message"), event.get("response"), event.get("interaction"):
+                if type(source) is dict:
+                    self._note(source)
+
+    def _has_facts(self) -> bool:
+        return "model" in self.facts and "id" in self.facts
+
+    def _note(self, source: Event) -> None:
+        for key in filter(source.__contains__, _FACTS):
+            name, value = _FACTS[key], source[key]
+            if name not in self.facts and type(value) is str and value:
+                self.facts[name] = value
 
     def _keep_fees(self, event: Event) -> None:
         """Keep, without its text, an event that shows a fee, which another one than the usage's may do."""

@@ -18,7 +18,8 @@ from token_handlers.tracking.surroundings import RunSource, run_sources
 
 _EMBED = frozenset({"embed_documents", "embed_query", "aembed_documents", "aembed_query", "embed_image"})
 _RERANK = frozenset({"compress_documents", "acompress_documents", "rerank"})
-_ANY_CODE = RUN_CODE | _EMBED | _RERANK
+_CODE = {"embeddings": RUN_CODE | _EMBED, "rerank": RUN_CODE | _RERANK}
+"""The functions that send a request, where not only a run's do, by what the request is for."""
 
 last_run: ContextVar[Run | None] = ContextVar("token_handlers_langchain_run", default=None)
 """The run that was started last in this context: a fallback for threads and tasks that a model starts by itself."""
@@ -26,7 +27,10 @@ last_run: ContextVar[Run | None] = ContextVar("token_handlers_langchain_run", de
 
 def owner_of(request: ProviderRequest) -> Call | None:
     """Return the innermost open call of LangChain's in whose code a request is sent."""
-    for frame in callers_named(_ANY_CODE):
+    code = _CODE.get(request.operation)
+    if code is None and not open_runs:
+        return None
+    for frame in callers_named(code or RUN_CODE):
         if frame.f_code.co_name in RUN_CODE:
             run_id = getattr(frame.f_locals.get("run_manager"), "run_id", None)
             run = _run(run_id.int, frame.f_locals) if isinstance(run_id, UUID) else None

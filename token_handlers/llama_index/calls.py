@@ -171,12 +171,12 @@ class ModelCall(Call):
 # By the span's id, the newest; those with one id hang on each other.
 _open: dict[str | None, ModelCall] = {}
 # Those that answer by a stream, by the frame of LlamaIndex's generator.
-_streams: dict[FrameType, ModelCall] = {}
+streams: dict[FrameType, ModelCall] = {}
 
 
 def add(call: ModelCall) -> None:
     """Put a call that starts into the table; the calls whose streams are read here for the first time made it."""
-    if _streams:
+    if streams:
         for outer in read_here():
             call.add_parent(outer)
     next_same_id = _open.get(call.span_id)
@@ -237,7 +237,7 @@ def follow(call: ModelCall, stream: Any, unread: Callable[[ModelCall], None]) ->
         return
     call.frame = getattr(stream, "gi_frame", None) or getattr(stream, "ag_frame", None)
     if call.frame is not None:
-        _streams[call.frame] = call
+        streams[call.frame] = call
 
 
 def hand_over(call: ModelCall) -> bool:
@@ -269,17 +269,12 @@ def read_here() -> list[ModelCall]:
     That is outside of their spans, as LlamaIndex has left these by then.
     """
     found: list[ModelCall] = []
-    if _streams:
+    if streams:
         for frame in callers():
-            call = _streams.get(frame)
+            call = streams.get(frame)
             if call is not None and call.response is None:
                 found.append(call)
     return found
-
-
-def reading(frame: FrameType) -> ModelCall | None:
-    """Return the open call whose stream this frame reads."""
-    return _streams.get(frame)
 
 
 def _field(instance: Any, name: str) -> Any:
@@ -306,7 +301,7 @@ def _same(one: object, other: object) -> bool:
 def remove(call: ModelCall) -> None:
     """Take a call out of the tables."""
     if call.frame is not None:
-        _streams.pop(call.frame, None)
+        streams.pop(call.frame, None)
         call.frame = None
     other = _open.get(call.span_id)
     if other is call:

@@ -14,16 +14,17 @@ from token_handlers.llama_index.filters import tracked_context
 from token_handlers.llama_index.model_names import facts_of, model_name
 from token_handlers.llama_index.models import count_for_handlers, is_counted
 from token_handlers.llama_index.spans import ModelSpan, current, method_of
-from token_handlers.llama_index.uninstrumented import call_in
+from token_handlers.llama_index.uninstrumented import METHOD_CODE, call_in
 from token_handlers.tracking.call import Call, current_context
-from token_handlers.tracking.frames import callers
+from token_handlers.tracking.frames import callers, callers_named
 from token_handlers.tracking.sdk_calls import SDKCall
 
 _OWN = re.compile("_a?get_(query|text)_embeddings?")
 _BASE = "llama_index.core.base.embeddings.base"
 _PUBLIC = re.compile("a?get_(query|text|agg)_embedding.*")
 _DISPATCHER = "llama_index_instrumentation.dispatcher"
-_SPAN_CODE = ("wrapper", "async_wrapper")
+_SPAN_CODE = frozenset({"wrapper", "async_wrapper"})
+_CALL_CODE = _SPAN_CODE | {METHOD_CODE}
 
 sending: ContextVar[Call | None] = ContextVar("token_handlers_llama_index_sending", default=None)
 """The batch of texts whose request a watched client sends here."""
@@ -91,8 +92,8 @@ def owner_here() -> ModelCall | ModelSpan | None:
     if span is None and not calls.any_open():
         return None
     around = [] if span is None else list(span.chain())
-    for frame in callers():
-        call = calls.reading(frame) or call_in(frame)
+    for frame in callers_named(_CALL_CODE, calls.streams):
+        call = calls.streams.get(frame) or call_in(frame)
         if call is None and frame.f_code.co_name in _SPAN_CODE and frame.f_globals.get("__name__") == _DISPATCHER:
             span_id = frame.f_locals.get("id_")
             call = calls.find(span_id, None)

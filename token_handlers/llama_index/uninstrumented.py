@@ -216,9 +216,13 @@ def _sent_structured(arguments: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]
     return (form(**arguments) if callable(form) else ()), kwargs
 
 
+METHOD_CODE = "method"
+"""The name of the function that stands in a watched method's place."""
+
+
 def call_in(frame: FrameType) -> ModelCall | None:
     """Return the call of a watched method that this frame runs; LlamaIndex has no span around some of them."""
-    if frame.f_code.co_name != "method" or frame.f_globals is not globals():
+    if frame.f_code.co_name != METHOD_CODE or frame.f_globals is not globals():
         return None
     call = frame.f_locals.get("call")
     return call if isinstance(call, ModelCall) else None

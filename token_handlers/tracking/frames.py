@@ -1,16 +1,15 @@
 """The call stack: the one place that walks it."""
 
 import sys
-from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
+from collections.abc import Container, Iterator
 from types import FrameType
 
 
-def callers_named(names: AbstractSet[str]) -> Iterator[FrameType]:
-    """Yield those of `callers` that are of functions with one of these names."""
+def callers_named(names: Container[str], frames: Container[FrameType] = ()) -> Iterator[FrameType]:
+    """Yield those of `callers` that are of functions with one of these names, or among these frames."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (as below)
     while frame is not None:
-        if frame.f_code.co_name in names:
+        if frame.f_code.co_name in names or frame in frames:
             yield frame
         frame = frame.f_back
 
