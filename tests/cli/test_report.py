@@ -22,7 +22,7 @@ def path(tmp_path):
 
 
 def test_report(path, capsys):
-    """A table by model in 80 columns, the dearest first, and what is not exact below it."""
+    """A table by model in 80 columns, the most expensive first, and what is not exact below it."""
     assert 0 == main(["report", "--ledger", str(path)])
     assert [
         "Model                   Requests  Prompt  Completion  Embedding  Cost (USD)",

@@ -59,7 +59,7 @@ def test_wide_characters():
 
 
 def test_usage_table():
-    """The dearest comes first, and what is zero everywhere is left out."""
+    """The most expensive comes first, and what is zero everywhere is left out."""
     totals = {
         "cheap": UsageTotals(prompt_tokens=1, successful_requests=1, cost=Decimal("0.10")),
         "unknown": UsageTotals(successful_requests=1, estimated_requests=1, cost=None, unpriced_requests=1),

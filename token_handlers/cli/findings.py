@@ -170,7 +170,7 @@ def on_ledger(name: str) -> Iterator[Finding]:
     if os.path.exists(path):  # noqa: PTH110 (Path's own raises where a folder may not be looked into)
         yield _on_existing(str(path))
         return
-    folder = next(parent for parent in path.parents if os.path.exists(parent))  # noqa: PTH110 (likewise)
+    folder = next(parent for parent in path.parents if os.path.exists(parent))  # noqa: PTH110 (as above)
     if folder.is_dir() and os.access(folder, os.W_OK):
         yield Finding(False, f"the ledger {path} will be made by the first program that writes to it")
     else:

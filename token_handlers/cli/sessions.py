@@ -6,7 +6,7 @@ from token_handlers.cli.options import Commands, add_json, add_ledger, add_top, 
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser("sessions", help="what each session used and cost, the dearest first")
+    parser = commands.add_parser("sessions", help="what each session used and cost, the most expensive first")
     add_ledger(parser)
     add_window(parser)
     add_top(parser, "sessions")

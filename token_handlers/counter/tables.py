@@ -68,10 +68,10 @@ def not_shown(left_out: Sequence[str]) -> list[str]:
 
 
 def usage_table(totals: Mapping[str, UsageTotals]) -> str:
-    """Return an aligned table of named totals, the dearest first, without the columns in which all is zero."""
-    dearest_first = sorted(totals.items(), key=lambda item: (-(item[1].cost or 0), item[0]))
-    costs = usd_column([total.cost for _, total in dearest_first])
-    named = zip(dearest_first, costs, strict=True)
+    """Return an aligned table of named totals, the most expensive first, without the columns in which all is zero."""
+    most_expensive_first = sorted(totals.items(), key=lambda item: (-(item[1].cost or 0), item[0]))
+    costs = usd_column([total.cost for _, total in most_expensive_first])
+    named = zip(most_expensive_first, costs, strict=True)
     rows: list[tuple[str | int, ...]] = [(name, *_numbers(total), cost) for (name, total), cost in named]
     kept = [index for index in range(len(_COLUMNS)) if index < _ALWAYS or any(row[index] for row in rows)]
     return text_table([_COLUMNS[index] for index in kept], [[row[index] for index in kept] for row in rows])

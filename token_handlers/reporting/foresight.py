@@ -109,7 +109,7 @@ def _priced(
         found = foreseen_price(tokens, fees, *sold, base_url=base_url, service_tier=service_tier, warns=False)
         return (None, ()) if found is None else (found.cost, found.doubts)
 
-    (least, doubts), (dearest, more) = price(0, NO_FEES), price(most or 0, fees)
+    (least, doubts), (greatest, more) = price(0, NO_FEES), price(most or 0, fees)
     said = [*doubts, *more, *([_MEDIA] if media else []), *([_TOOLS] if fees.counts else [])]
     if least is not None and most is None:
         reason = _ENDLESS
@@ -122,7 +122,7 @@ def _priced(
         min_output_tokens=0,
         max_output_tokens=most,
         min_cost=least,
-        max_cost=None if most is None else dearest,
+        max_cost=None if most is None else greatest,
         reason=reason,
         method=counted.method,
         doubts=tuple(dict.fromkeys(said)),

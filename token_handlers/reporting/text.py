@@ -11,7 +11,7 @@ from token_handlers.usage import UsageTotals
 
 Row = tuple[str | int, ...]
 IN_TIME = ("day", "hour", "month")
-"""Labels whose values are shown in their order; of others the dearest comes first."""
+"""Labels whose values are shown in their order; of others the most expensive comes first."""
 
 _REMEDY_ESTIMATED = (
     "Where a stream reports no usage, `report_stream_usage(llm)` asks for it; "
@@ -37,7 +37,7 @@ class Table(NamedTuple):
 
 
 def totals_table(label: str, groups: Mapping[str, UsageTotals], total: UsageTotals) -> Table:
-    """Return totals by a label, the dearest first or in their order of time, and their sum as the last row."""
+    """Return totals by a label, the most expensive first or in their order of time, and their sum as the last row."""
     named = [*arranged(label, groups), ("Total", total)]
     costs = usd_column([totals.cost for _, totals in named])
     header: tuple[str, ...] = (label.capitalize(), "Requests", "Prompt", "Completion", "Embedding", "Cost (USD)")
