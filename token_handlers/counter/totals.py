@@ -23,7 +23,7 @@ OTHER = "(other)"
 _MAX_APART = 64
 """How many combinations of labels are summed apart before the oldest is added to the sums of its labels."""
 
-_MOST_WAITING = 32
+_MOST_WAITING = 8
 """How many increments wait before they are added."""
 
 Labelled = tuple[tuple[str, str], ...]
