@@ -25,7 +25,7 @@ from token_handlers import Usage, UsageRecord, record_cost, track_tokens
 from token_handlers.sinks.agentsight.client import AgentSightClient, SendFailed
 from token_handlers.sinks.agentsight.outbox import TokenCounts
 from token_handlers.sinks.escapes import escaped
-from token_handlers.sinks.sqlite import SQLiteLedger
+from token_handlers.sinks.sqlite import SQLiteLedger, file
 
 ROOT = Path(__file__).parents[2]
 FEW = TokenCounts(prompt=3, completion=2, total=5, embedding=7)
@@ -632,6 +632,15 @@ def test_a_ledger_that_cannot_be_written(api, tmp_path, caplog):
     assert FEW == api.counted("c1")
     assert 1 == len(caplog.records)
     assert "kept in memory only" in caplog.text
+
+
+def test_looking_for_dead_processes_waits_for_no_writer(api, tmp_path, monkeypatch, caplog):
+    """What dead processes left is looked for while somebody else writes to the ledger."""
+    monkeypatch.setattr(file, "LOCK_SECONDS", 0.1)
+    with SQLiteLedger(tmp_path / "usage.db") as ledger, file.WriteLock(ledger.path):
+        assert (0, None) == client(api, outbox=ledger).send([])
+
+    assert [] == caplog.messages
 
 
 def test_dead_processes_leave_no_files(api, shelf):

@@ -31,7 +31,7 @@ class LedgerShelf:
 
     def adopt(self) -> list[KeptBatch]:
         """Make what dead processes left this process's own, and return it."""
-        with self._writing() as connection:
+        with self._asked() as connection:
             owners = [owner for (owner,) in connection.execute("SELECT DISTINCT owner FROM agentsight_batch")]
         return [kept for owner in self._owner.others(*owners) for kept in self._inherit(owner)]
 
@@ -46,9 +46,21 @@ class LedgerShelf:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with self._file.writing() as connection:
+        with self._used(), self._file.writing() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[sqlite3.Connection]:
+        """Yield a connection to read by, without the lock that writers wait for."""
+        with self._used():
+            self._file.open()  # makes it where it is gone, as writing does
+            with self._file.reading() as connection:
                 yield connection
+
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[None]:
+        try:
+            yield
             self._file.close()  # between two sends may be hours
         except (sqlite3.Error, TokenHandlersError) as error:
             raise OSError(errno.EIO, str(error)) from error
