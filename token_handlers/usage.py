@@ -92,8 +92,11 @@ class Usage(BaseModel):
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
+        counts = self.__dict__
         for parts, whole in PARTS:
-            total, limit = sum(getattr(self, part) for part in parts), getattr(self, whole)
+            total, limit = 0, counts[whole]
+            for part in parts:  # not by sum(), since each record is checked twice
+                total += counts[part]
             if total > limit:
                 named = " + ".join(parts)
                 raise ValueError(f"{named} ({total}) exceeds {whole} ({limit}), which must include it")

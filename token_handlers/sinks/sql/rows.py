@@ -1,5 +1,6 @@
 """A UsageRecord as the values of a row, and back."""
 
+import functools
 import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,11 @@ MOST_TOKENS, MOST_USD = 10**12, 10**6
 """What one call may have: a column holds the sum of millions of such."""
 
 _NANO_PER_USD = _ATTO_PER_NANO = 10**9
+_MONEY = (
+    ("cost", "cost_nano", "cost_atto"),
+    ("saved_cost", "saved_nano", "saved_atto"),
+    ("cache_saved_cost", "cache_saved_nano", "cache_saved_atto"),
+)
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 Value = int | str | None
@@ -61,48 +67,40 @@ def identified(record: UsageRecord) -> UsageRecord:
 
 
 def row_of(record: UsageRecord) -> Row:
-    """Return the values of a record that are not null, by their column; the record has an event id and a time.
+    """Return the values of a record that are not null, in the order of COLUMNS; it has an event id and a time.
 
     What no store can hold or give back, such as a time after the year 9999, is an OverflowError.
     """
-    usage = record.usage
-    counts, reported = usage.__dict__, usage.model_fields_set
-    if record.requests > MOST_TOKENS or max((counts[name] for name in reported), default=0) > MOST_TOKENS:
+    fields, usage = record.__dict__, record.usage
+    counted, reported = usage.__dict__, usage.model_fields_set
+    counts = {name: counted[name] for name in COUNTS if name in reported}
+    if record.requests > MOST_TOKENS or (counts and max(counts.values()) > MOST_TOKENS):
         raise OverflowError(f"a call of more than {MOST_TOKENS} tokens")
     row: dict[str, Value] = {
         "event_id": escaped(record.event_id),
         "ts_ms": _time("started_at", record.started_at or record.ended_at or datetime.now(UTC)),
-        "operation": record.operation,
-        "outcome": record.outcome,
-        "source": record.source,
-        "requests": record.requests,
     }
-    fields = record.__dict__
-    for name in TEXTS:
-        text = fields[name]
-        if text is not None:
-            row[name] = escaped(text)
-    _add_others(row, record)
-    for name in COUNTS:
-        if name in reported:
-            row[name] = counts[name]
-    return row
-
-
-def _add_others(row: dict[str, Value], record: UsageRecord) -> None:
-    """Add what is neither a text nor a count, and may not be there."""
     if record.ended_at is not None:
         row["ended_ms"] = _time("ended_at", record.ended_at)
-    for name, money in (("cost", record.cost), ("saved", record.saved_cost), ("cache_saved", record.cache_saved_cost)):
-        if money is not None:
-            row[f"{name}_nano"], row[f"{name}_atto"] = divide_usd(money)
     if record.tags:
-        row["tags"] = _to_json({escaped(name): escaped(value) for name, value in record.tags.items()})
+        row["tags"] = _tags(tuple(record.tags.items()))
+    row["operation"], row["outcome"], row["source"] = record.operation, record.outcome, record.source
+    row["requests"] = record.requests
+    for name, nano, atto in _MONEY:
+        if (money := fields[name]) is not None:
+            row[nano], row[atto] = divide_usd(money)
     if record.doubts:
         row["doubts"] = _to_json([escaped(doubt) for doubt in record.doubts])
     if record.cost_breakdown:
         row["cost_breakdown"] = _breakdown(record.cost_breakdown)
     _add_billing(row, record)
+    texts = {name: text for name in TEXTS if (text := fields[name]) is not None}
+    whole = "".join(texts.values())
+    if not whole.isascii() or "\0" in whole:
+        texts = {name: escaped(text) for name, text in texts.items()}
+    row.update(texts)
+    row.update(counts)
+    return row
 
 
 def _add_billing(row: dict[str, Value], record: UsageRecord) -> None:
@@ -187,7 +185,11 @@ def divide_usd(cost: Decimal) -> tuple[int, int]:
     """Return nano-USD and the rest below in 1e-18 USD; what is finer still is rounded half to even."""
     if abs(cost) >= MOST_USD:
         raise OverflowError(f"a call for {MOST_USD} USD or more")
-    return divmod(int(cost.scaleb(18, EXACT).to_integral_value(context=EXACT)), _ATTO_PER_NANO)
+    exact = cost.scaleb(18, EXACT)
+    number = int(exact)
+    if number != exact:
+        number = int(exact.to_integral_value(context=EXACT))
+    return divmod(number, _ATTO_PER_NANO)
 
 
 def usd(nano: int, atto: int) -> Decimal:
@@ -247,9 +249,26 @@ def _money(nano: Value, atto: Value) -> Decimal | None:
     return None if nano is None else usd(int(nano), int(atto or 0))
 
 
+@functools.lru_cache(256)
+def _tags(tags: tuple[tuple[str, str], ...]) -> str:
+    """Return tags as JSON; those of one call are often the next one's."""
+    return _to_json({escaped(name): escaped(value) for name, value in tags})
+
+
 def _breakdown(parts: Sequence[CostPart]) -> str:
-    plain = [part._replace(rate=str(part.rate), cost=str(part.cost)) for part in parts]  # type: ignore[arg-type]
-    return _to_json([[escaped(each) if isinstance(each, str) else each for each in part] for part in plain])
+    """Return the parts as a JSON list of lists, with the rate and the cost as texts."""
+    made = []
+    for unit, number, rate, per, cost, note, model in parts:
+        start, middle, end = _around(unit, str(rate), per, note, model)
+        made.append(f"{start}{number}{middle}{cost}{end}")
+    return f"[{','.join(made)}]"
+
+
+@functools.lru_cache(256)
+def _around(unit: str, rate: str, per: int, note: str, model: str | None) -> tuple[str, str, str]:
+    """Return the JSON of a part before its number, between this and its cost, and after that."""
+    rest = _to_json([escaped(note), model and escaped(model)])
+    return f"[{_to_json(escaped(unit))},", f',"{rate}",{per},"', f'",{rest[1:]}'
 
 
 def _parts(text: Value) -> tuple[CostPart, ...]:
