@@ -6,7 +6,7 @@ from token_handlers.counter.totals import OTHER
 from token_handlers.sinks.escapes import unescaped
 from token_handlers.sinks.sql.queries import Reader, is_of_all_time, query_for, sums_by
 from token_handlers.sinks.sql.questions import Dimension, Window, dimension_of
-from token_handlers.sinks.sql.rollups import ever
+from token_handlers.sinks.sql.rollups import ever, is_unknown
 from token_handlers.sinks.sql.rows import day_of, hour_of, totals_of
 from token_handlers.sinks.sql.schema import ALL, MOST_EXPENSIVE, SUMS
 from token_handlers.usage import UsageTotals
@@ -88,8 +88,7 @@ def _of_all_time(
     chosen = " UNION ".join(f"SELECT key FROM {name}" for name in names)  # noqa: S608 (constants)
     calls = [f"{before} AND value IN (SELECT key FROM chosen)", *(f"SELECT * FROM {name}" for name in names[1:])]  # noqa: S608 (constants)
     tables |= {"chosen": chosen, "calls": " UNION ALL ".join(calls)}
-    known = f"SELECT 1 FROM rollup_ever WHERE {ever('rollup_ever', label)} AND value = key"  # noqa: S608 (constants)
-    fresh = f"(SELECT count(*) FROM chosen WHERE NOT EXISTS ({known}))"  # noqa: S608 (constants)
+    fresh = f"(SELECT count(*) FROM chosen WHERE {is_unknown(label, 'chosen.key')})"  # noqa: S608 (constants)
     # Counting makes it one row, also where nothing is summed.
     return tables, (
         f"0 * count(*) + coalesce((SELECT number {all_values}), 0) + {fresh}",

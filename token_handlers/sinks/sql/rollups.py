@@ -92,8 +92,8 @@ def _add(level: str, key: str, rows: str, sums: Sums) -> str:
 
 def _add_whole(label: str, rows: str, sums: Sums) -> str:
     """Return what adds calls to the sum of all values of a label, and the values to their number; before these are."""
-    known = f"SELECT 1 FROM rollup_ever AS known WHERE {ever('known', label)} AND known.value = came.value"  # noqa: S608 (constants)
-    number = f"(SELECT count(DISTINCT value) FROM {rows} AS came WHERE NOT EXISTS ({known}))"  # noqa: S608 (constants)
+    values = f"(SELECT DISTINCT value FROM {rows} AS came) AS came"  # noqa: S608 (constants)
+    number = f"(SELECT count(*) FROM {values} WHERE {is_unknown(label, 'came.value')})"  # noqa: S608 (constants)
     return (
         f"INSERT INTO rollup_ever ({', '.join(ROLLUP_KEY)}, number, {sums.names}) "  # noqa: S608 (constants)
         f"SELECT 0, '{ALL}{label}', 0, '', '', '', '', {number}, {sums.summed} FROM {rows} AS came "
@@ -105,6 +105,15 @@ def _add_whole(label: str, rows: str, sums: Sums) -> str:
 def ever(table: str, label: str) -> str:
     """Return the condition for the sums of all time by a label."""
     return f"{table}.apart = 0 AND {table}.label = '{label}' AND {table}.bucket = 0"
+
+
+def is_unknown(label: str, value: str) -> str:
+    """Return the condition that rollup_ever has no sums of a label's value.
+
+    Not by EXISTS, of which PostgreSQL makes a join that may read all values of the label, for each value once more.
+    """
+    known = f"{ever('known', label)} AND known.value = {value}"
+    return f"(SELECT 1 FROM rollup_ever AS known WHERE {known} LIMIT 1) IS NULL"  # noqa: S608 (constants)
 
 
 def sums_ever() -> Iterator[str]:
