@@ -15,6 +15,14 @@ def open_ledger():
     import token_handlers.sinks.{} as sinks
     return sinks.{}
 """
+BEFORE_LINES = (
+    "DROP FUNCTION write_calls",
+    "DROP TYPE usage_call",
+    "ALTER TABLE usage_batch DROP COLUMN added_at",
+    "CREATE FUNCTION add_calls(calls json, months text[]) RETURNS bigint LANGUAGE sql AS $$ SELECT 1::bigint $$",
+    "REVOKE ALL ON FUNCTION add_calls FROM PUBLIC",
+)
+"""What makes a schema of PostgreSQL one of a version without write_calls, beside its version."""
 
 
 class SQLitePlace:
@@ -84,6 +92,7 @@ class PostgresPlaceOfTest:
         version = postgres_schema.VERSION - 1_000 * (postgres_schema.FORMAT - postgres_schema.BEFORE_EVER)
         self._server.run(
             f"SET search_path = {self._schema}",
+            *BEFORE_LINES,
             "DROP TABLE rollup_ever",
             f"UPDATE ledger_version SET version = {version}",
         )

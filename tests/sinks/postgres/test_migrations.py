@@ -2,6 +2,7 @@ import threading
 
 import pytest
 
+from tests.support.ledger_places import BEFORE_LINES
 from tests.support.ledgers import call, check_sums
 from tests.support.postgres_servers import Postgres
 from token_handlers import Usage
@@ -69,6 +70,35 @@ def test_an_older_ledger(postgres, schema):
         check_sums(ledger)
     may = "SELECT has_table_privilege('{}', '{}.usage_measure', 'SELECT')"
     assert [(True,)] == postgres.run(may.format("outsider", schema))
+
+
+def test_a_ledger_from_before_write_calls(postgres, schema):
+    """Who may write to a ledger of an older version may write to it when it is one of today's; its sums stay."""
+    with SQLLedger(postgres.url, schema) as ledger:
+        ledger(call("a"))
+    postgres.run(
+        f"SET search_path = {schema}",
+        *BEFORE_LINES,
+        f"GRANT USAGE ON SCHEMA {schema} TO locked",
+        "GRANT SELECT ON ledger_version TO locked",
+        "GRANT EXECUTE ON FUNCTION add_calls, roll_up TO locked",
+        f"UPDATE ledger_version SET version = {VERSION - 1000}",
+        "UPDATE rollup_state SET used = '{kept}'",
+    )
+    with SQLLedger(postgres.url, schema) as ledger:
+        ledger(call("b"))
+        assert 2 == ledger.totals().successful_requests
+        check_sums(ledger)
+        with SQLLedger(postgres.url_of("locked"), schema) as writer:
+            writer(call("c"))
+            assert writer.flush()
+        assert 3 == ledger.totals().successful_requests
+    assert [(["kept"], 3)] == postgres.run(
+        f"SELECT used, (SELECT count(*) FROM {schema}.usage_batch) FROM {schema}.rollup_state"
+    )
+    assert [(False,)] == postgres.run(
+        f"SELECT has_function_privilege('outsider', '{schema}.write_calls(text, text[])', 'EXECUTE')"
+    )
 
 
 def test_a_newer_ledger_is_left_alone(postgres, schema):

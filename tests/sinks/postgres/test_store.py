@@ -1,3 +1,4 @@
+import itertools
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
@@ -10,9 +11,11 @@ from tests.support.ledgers import NOON, call, check_sums
 from tests.support.postgres_servers import LOG_BYTES, Postgres
 from tests.support.redis_servers import SECRET
 from token_handlers.errors import StoreUnavailable
-from token_handlers.sinks.postgres import SQLLedger
+from token_handlers.sinks.postgres import SQLLedger, store
+from token_handlers.sinks.postgres.schema import summed
 from token_handlers.sinks.sql import rollups
 from token_handlers.sinks.sql.rows import milliseconds
+from token_handlers.sinks.sql.schema import SUMS
 
 
 @pytest.fixture
@@ -68,6 +71,7 @@ def test_writers_that_sum_while_others_write(postgres, schema, monkeypatch):
     """However writers, sums and repricing interleave, nothing is summed twice or left out."""
     monkeypatch.setattr(rollups, "ROLL_UP_AT", 20)
     monkeypatch.setattr(rollups, "AT_ONCE", 30)
+    monkeypatch.setattr(store, "ROLL_UP_SECONDS", 0)
     ledgers = [SQLLedger(postgres.url, schema) for _ in range(4)]
 
     def work(number):
@@ -99,32 +103,64 @@ def test_writers_that_sum_while_others_write(postgres, schema, monkeypatch):
         own.close()
 
 
-def test_a_writer_that_may_not_read(postgres, schema, ledger):
+def test_when_calls_are_summed(postgres, schema, ledger, monkeypatch):
+    """Enough calls are summed when they have waited, very many or very many batches at once."""
+    monkeypatch.setattr(rollups, "ROLL_UP_AT", 5)
+    monkeypatch.setattr(rollups, "AT_ONCE", 20)
+    numbers = itertools.count()
+
+    def waiting(calls):
+        for _ in range(calls):
+            ledger(call(f"{next(numbers)}"))
+        assert ledger.flush(30)
+        return postgres.run(f"SELECT coalesce(sum(calls), 0) FROM {schema}.usage_batch")[0][0]
+
+    assert [4, 10, 19, 0] == [waiting(calls) for calls in (4, 6, 9, 1)]
+    assert [1, 2, 3, 4, 0] == [waiting(1) for _ in range(5)]
+    assert 9 == waiting(9)
+    postgres.run(f"UPDATE {schema}.usage_batch SET added_at = now() - interval '1 second'")
+    assert 0 == waiting(1)
+    check_sums(ledger)
+
+
+def test_known_values_are_looked_up(postgres, schema, ledger):
+    """A sum looks each session and user up by an index, also while the server has no statistics of the tables."""
+    for number in range(20):
+        ledger(call(f"{number}", session=f"{number}", user=f"{number}"))
+    while ledger._store.write([]).has_more or ledger.waiting:
+        assert ledger.flush(30)
+    plan = postgres.run(f"SET search_path = {schema}", f"EXPLAIN {summed('batch = 1', rollups.sums_of(SUMS))}")
+    lines = [line.strip() for (line,) in plan]
+    found = [lines[number + 1] for number, line in enumerate(lines) if " on rollup_ever known" in line]
+
+    assert 2 == len(found)
+    assert all(condition.startswith("Index Cond") and "(value = came" in condition for condition in found)
+
+
+def test_a_writer_that_may_not_read(postgres, schema, ledger, monkeypatch):
     """The guide's roles: one writes and sees no call, one reads and changes none."""
+    monkeypatch.setattr(rollups, "ROLL_UP_AT", 2)
+    monkeypatch.setattr(store, "ROLL_UP_SECONDS", 0)
     ledger(call("a"))
     assert ledger.flush()
     postgres.run(
         f"GRANT USAGE ON SCHEMA {schema} TO locked, outsider",
         f"GRANT SELECT ON {schema}.ledger_version TO locked",
-        f"GRANT EXECUTE ON FUNCTION {schema}.add_calls, {schema}.roll_up TO locked",
+        f"GRANT EXECUTE ON FUNCTION {schema}.write_calls, {schema}.roll_up TO locked",
     )
-    rollups_before = rollups.ROLL_UP_AT
-    rollups.ROLL_UP_AT = 2
-    try:
-        with SQLLedger(postgres.url_of("locked"), schema) as writer:
-            writer(call("a"))
-            writer(call("b", started_at=NOON - timedelta(days=400)))
-            assert writer.flush()
-            assert 1 == writer.duplicates
-            with pytest.raises(StoreUnavailable, match="permission denied"):
-                writer.totals()
-            for statement in ("SELECT * FROM usage_event", "DELETE FROM usage_event", "SELECT make_month('2024_01')"):
-                with psycopg.connect(postgres.url_of("locked", SECRET)) as program:
-                    program.execute(f"SET search_path = {schema}")
-                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                        program.execute(statement)
-    finally:
-        rollups.ROLL_UP_AT = rollups_before
+    with SQLLedger(postgres.url_of("locked"), schema) as writer:
+        writer(call("a"))
+        writer(call("b", started_at=NOON - timedelta(days=400)))
+        assert writer.flush()
+        assert 1 == writer.duplicates
+        with pytest.raises(StoreUnavailable, match="permission denied"):
+            writer.totals()
+        for statement in ("SELECT * FROM usage_event", "DELETE FROM usage_event", "SELECT make_month('2024_01')"):
+            with psycopg.connect(postgres.url_of("locked", SECRET)) as program:
+                program.execute(f"SET search_path = {schema}")
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    program.execute(statement)
+    assert [(0,)] == postgres.run(f"SELECT count(*) FROM {schema}.usage_batch")
     postgres.run(
         f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {schema} FROM locked",
         f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO locked",

@@ -1,6 +1,13 @@
 import pytest
 
 from tests.support.ledger_places import PostgresPlaceOfTest, SQLitePlace
+from token_handlers.sinks.postgres import store
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """Let calls be summed as soon as enough wait."""
+    monkeypatch.setattr(store, "ROLL_UP_SECONDS", 0)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -21,6 +21,10 @@ _READERS = """
 SELECT grantee FROM information_schema.role_table_grants
 WHERE table_schema = :schema AND table_name = 'usage_measure' AND privilege_type = 'SELECT' AND grantee <> current_user
 """
+_WRITERS = """
+SELECT grantee FROM information_schema.routine_privileges
+WHERE routine_schema = :schema AND routine_name = 'add_calls' AND grantee <> current_user
+"""
 
 
 def bring_up(place: PostgresPlace, connection: OpenTransaction, *, read_only: bool) -> None:
@@ -46,13 +50,18 @@ def _migrate(place: PostgresPlace, connection: OpenTransaction) -> None:
     if version == 0:
         _check_schema(place, connection)
     columns, sums = (_names(connection, _COLUMNS, place, table=table) for table in ("usage_event", "rollup_day"))
-    readers = _names(connection, _READERS, place)
+    readers, writers = _names(connection, _READERS, place), _names(connection, _WRITERS, place)
     with connection.patient():  # all calls of an older ledger are counted
         for statement in statements_since(version, columns, sums, place.schema):
             connection.execute(statement)
     for reader in readers:
-        name = reader if reader == "PUBLIC" else '"' + reader.replace('"', '""') + '"'
-        connection.execute(f"GRANT SELECT ON usage_measure, rollup_ever TO {name}")
+        connection.execute(f"GRANT SELECT ON usage_measure, rollup_ever TO {_role(reader)}")
+    for writer in writers:
+        connection.execute(f"GRANT EXECUTE ON FUNCTION write_calls TO {_role(writer)}")
+
+
+def _role(name: str) -> str:
+    return name if name == "PUBLIC" else '"' + name.replace('"', '""') + '"'
 
 
 def _version(place: PostgresPlace, connection: OpenTransaction) -> int:

@@ -5,20 +5,21 @@ twice, in whatever month. What one transaction added is a batch: ``usage_batch``
 rollups yet, and summing a batch takes it out, in one transaction. So it does not matter in which order transactions
 end. ``usage_measure`` and the rollups are those of the SQLite ledger, ``rollup_state`` says which sums are more than 0.
 
-Whoever only writes calls two functions, ``add_calls`` and ``roll_up``, which do it as the schema's owner.
+Whoever only writes calls two functions, ``write_calls`` and ``roll_up``, which do it as the schema's owner.
 """
 
 from collections.abc import Iterator, Sequence
 
+from token_handlers.sinks.postgres.call_text import SEPARATOR
 from token_handlers.sinks.sql import rollups
 from token_handlers.sinks.sql.dialect import Dialect
 from token_handlers.sinks.sql.schema import COLUMNS, COST_INDEX, EXTRA, LEVELS, MEASURED, ROLLUP_KEY, SUMS
 
-FORMAT = 2
+FORMAT = 3
 """What the tables, the functions, the rules of sums and the choice of rollups are; each change is another number."""
 
-BEFORE_EVER = 1
-"""The format without rollup_ever."""
+BEFORE_EVER, BEFORE_LINES = 1, 2
+"""The formats without rollup_ever, and with add_calls in place of write_calls; what they sum is the same."""
 
 VERSION = 1_000 * FORMAT + len(COLUMNS) + len(SUMS)
 """The version of a ledger; also a column or a sum more makes it another one."""
@@ -37,6 +38,9 @@ MONTHS = "usage_event_"
 FIRST_YEAR, END_YEAR = 2020, 2100
 """From and until when there is a partition for each month; all calls before and after are in one partition each."""
 
+LABELLED = 'ts_ms, session, "user", node, tags, model, provider, operation'
+"""The columns of usage_measure by which rollups sum."""
+
 MOST_BATCHES = 2 * rollups.ROLL_UP_AT
 """How many of the batches that wait are looked at."""
 
@@ -44,6 +48,10 @@ _TYPES = {"INTEGER": "bigint", "TEXT": 'text COLLATE "C"'}
 _MADE_LOCK, _ROLLUP_LOCK = 0x544F4B4C, 0x544F4B4D
 """The first half of the keys of advisory locks: while tables are made, and while calls are summed."""
 
+_IDS_AT_ONCE = 100
+"""How many ids of calls a connection takes at once: one by one they would wait for each other."""
+
+_ADDED_AT = "added_at timestamptz NOT NULL DEFAULT now()"
 _TEXT = 'text COLLATE "C" NOT NULL'
 _LISTED = "SELECT string_agg(format('{}', name), ', ') FROM unnest(names) AS name"
 _WAITING = (
@@ -77,13 +85,18 @@ def statements_since(version: int, columns: Sequence[str], sums: Sequence[str], 
         yield from (f"ALTER TABLE {level} ADD COLUMN {name} bigint" for level in there for name in missing)
         if version // 1_000 == BEFORE_EVER:
             yield from (_rollup("rollup_ever"), COST_INDEX, *rollups.sums_ever())
-        if missing or version // 1_000 not in (BEFORE_EVER, FORMAT):
+        if version // 1_000 in (BEFORE_EVER, BEFORE_LINES):
+            yield f"ALTER TABLE usage_batch ADD COLUMN {_ADDED_AT}"
+        if missing or version // 1_000 not in (BEFORE_EVER, BEFORE_LINES, FORMAT):
             yield f"TRUNCATE {', '.join(LEVELS)}, usage_batch"
             yield "UPDATE rollup_state SET used = '{}'"
             yield "INSERT INTO usage_batch SELECT batch, count(*) FROM usage_event GROUP BY batch"
+    yield f"ALTER SEQUENCE usage_event_id CACHE {_IDS_AT_ONCE}"
     yield from _view()
-    yield from (statement.replace("{schema}", schema) for statement in (_make_month(), _add_calls(), _roll_up()))
-    for function in ("make_month(text)", "add_calls(json, text[])", "roll_up(integer)"):
+    yield "DROP TYPE IF EXISTS usage_call"
+    yield f"CREATE TYPE usage_call AS ({', '.join(f'{chr(34)}{name}{chr(34)} {_type(name)}' for name in COLUMNS)})"
+    yield from (statement.replace("{schema}", schema) for statement in (_make_month(), _write_calls(), _roll_up()))
+    for function in ("make_month(text)", "write_calls(text, text[])", "roll_up(integer)"):
         yield f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC"
     yield f"UPDATE ledger_version SET version = {VERSION}"  # noqa: S608 (a constant)
 
@@ -95,7 +108,8 @@ def add_used(names: str) -> str:
 
 def summed(chosen: str, sums: rollups.Sums) -> str:
     """Return the statement that adds the calls which a condition chooses to the rollups, or subtracts them."""
-    parts = [f"fresh AS MATERIALIZED (SELECT * FROM usage_measure WHERE {chosen})"]  # noqa: S608 (constants)
+    measured = f"{LABELLED}, {sums.names}"
+    parts = [f"fresh AS MATERIALIZED (SELECT {measured} FROM usage_measure WHERE {chosen})"]  # noqa: S608 (constants)
     for name, query, statements in rollups.steps(sums, DIALECT.tags):
         parts.append(f"{name} AS MATERIALIZED ({query})")
         parts += [f"{name}_{number} AS ({statement})" for number, statement in enumerate(statements)]
@@ -107,6 +121,10 @@ def _column(name: str) -> str:
     return f"{_TYPES[kind]} {rest.removesuffix('UNIQUE')}".strip()
 
 
+def _type(name: str) -> str:
+    return _TYPES[COLUMNS[name].partition(" ")[0]].partition(" ")[0]
+
+
 def _tables() -> Iterator[str]:
     yield "CREATE TABLE ledger_version (version integer NOT NULL)"
     yield "INSERT INTO ledger_version VALUES (0)"
@@ -114,7 +132,7 @@ def _tables() -> Iterator[str]:
     yield "INSERT INTO rollup_state VALUES ('{}')"
     yield "CREATE SEQUENCE usage_event_id"
     yield "CREATE SEQUENCE usage_batch_number"
-    yield "CREATE TABLE usage_batch (batch bigint PRIMARY KEY, calls integer NOT NULL)"
+    yield f"CREATE TABLE usage_batch (batch bigint PRIMARY KEY, calls integer NOT NULL, {_ADDED_AT})"
     yield f"CREATE TABLE usage_key (event_id {_TEXT} PRIMARY KEY)"
     columns = ", ".join(f'"{name}" {_column(name)}' for name in COLUMNS)
     yield (
@@ -176,11 +194,13 @@ END
 $$"""  # noqa: S608 (constants)
 
 
-def _add_calls() -> str:
+def _write_calls() -> str:
+    """Return the function that adds calls; each is the text of a usage_call, and SEPARATOR is between two."""
     names = ", ".join(f'"{name}"' for name in COLUMNS)
-    given = ", ".join(f'"{name}" {_TYPES[kind.partition(" ")[0]].partition(" ")[0]}' for name, kind in COLUMNS.items())
     return f"""
-CREATE OR REPLACE FUNCTION add_calls(calls json, months text[], OUT added bigint, OUT waiting bigint)
+CREATE OR REPLACE FUNCTION write_calls(
+  calls text, months text[], OUT added bigint, OUT waiting bigint, OUT batches bigint, OUT seconds double precision
+)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {{schema}}, pg_temp AS $$
 DECLARE
   month text;
@@ -191,14 +211,19 @@ BEGIN
       PERFORM make_month(month);
     END IF;
   END LOOP;
-  WITH given AS MATERIALIZED (SELECT * FROM json_to_recordset(calls) AS given ({given})),
+  WITH given AS MATERIALIZED (
+    SELECT given.* FROM unnest(ARRAY(
+      SELECT call::usage_call FROM string_to_table(calls, '{SEPARATOR}') AS call
+    )) AS given
+  ),
   fresh AS (INSERT INTO usage_key SELECT event_id FROM given ON CONFLICT DO NOTHING RETURNING event_id)
   INSERT INTO usage_event (batch, {names}) SELECT number, {names} FROM given JOIN fresh USING (event_id);
   GET DIAGNOSTICS added = ROW_COUNT;
   IF added > 0 THEN
     INSERT INTO usage_batch VALUES (number, added);
   END IF;
-  waiting := ({_WAITING});
+  SELECT coalesce(sum(b.calls), 0), count(*), coalesce(extract(epoch FROM now() - min(b.added_at)), 0)
+  INTO waiting, batches, seconds FROM (SELECT usage_batch.* FROM usage_batch LIMIT {MOST_BATCHES}) AS b;
 END
 $$"""  # noqa: S608 (constants)
 

@@ -1,11 +1,11 @@
 """A PostgreSQL schema as the rows of a ledger's calls."""
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from token_handlers.errors import StoreRefused, StoreUnavailable, TokenHandlersError
+from token_handlers.sinks.postgres.call_text import text_of
 from token_handlers.sinks.postgres.connection import READ, WRITE, OpenTransaction, PostgresConnection, PostgresPlace
 from token_handlers.sinks.postgres.migrations import bring_up
 from token_handlers.sinks.postgres.schema import DIALECT, END_YEAR, FIRST_YEAR, add_used, rollup_lock, summed
@@ -18,7 +18,10 @@ from token_handlers.sinks.sql.schema import DAY, SUMS
 MONTH_AHEAD = timedelta(days=20)
 """How long before a month begins its partition is made at the latest, if anybody writes."""
 
-_ADD = "SELECT added, waiting FROM add_calls(:calls::json, :months)"
+ROLL_UP_SECONDS = 1.0
+"""How long calls wait for others to be summed with, unless very many do: one by one a sum costs most."""
+
+_ADD = "SELECT added, waiting, batches, seconds FROM write_calls(:calls, :months)"
 _ROLL_UP = "SELECT waiting FROM roll_up(:most::integer)"
 _STATE = "SELECT used, (SELECT min(batch) FROM usage_batch) FROM rollup_state"
 _MONEY = (*SUMS[-7:], "unpriced_requests", "unpriced_cache_tokens", "estimated_requests")
@@ -40,8 +43,8 @@ class PostgresStore:
 
     def write(self, rows: Sequence[Row]) -> Written:
         """Keep rows in one transaction; if many calls wait for it, sum some in the rollups in another one."""
-        added, waiting = self._add(rows) if rows else (0, rollups.ROLL_UP_AT)
-        if waiting >= rollups.ROLL_UP_AT:
+        added, is_due = self._add(rows) if rows else (0, True)
+        if is_due:
             with contextlib.suppress(StoreUnavailable):  # the rows are kept; what waits is summed after a later batch
                 return Written(added, self._roll_up() >= rollups.ROLL_UP_AT)
         return Written(added, has_more=False)
@@ -85,13 +88,17 @@ class PostgresStore:
         self._writing.close()
         self._reading.close()
 
-    def _add(self, rows: Sequence[Row]) -> tuple[int, int]:
+    def _add(self, rows: Sequence[Row]) -> tuple[int, bool]:
+        """Return how many rows were new, and whether it is time to sum those that wait."""
         # In the order of their ids: two transactions that add the same calls wait for each other in one direction.
         calls = {str(row["event_id"]): row for row in reversed(rows)}
-        text = json.dumps([dict(calls[event_id]) for event_id in sorted(calls)], ensure_ascii=False)
+        text = text_of(calls[event_id] for event_id in sorted(calls))
         with self._writing.transaction(WRITE) as transaction:
-            ((added, waiting),) = transaction.execute(_ADD, {"calls": text, "months": _months(rows)}).fetchall()
-        return added, waiting
+            answer = transaction.execute(_ADD, {"calls": text, "months": _months(rows)})
+            ((added, waiting, batches, seconds),) = answer.fetchall()
+        if waiting < rollups.ROLL_UP_AT:
+            return added, False
+        return added, waiting >= rollups.AT_ONCE or batches >= rollups.ROLL_UP_AT or seconds >= ROLL_UP_SECONDS
 
     def _roll_up(self) -> int:
         with self._writing.transaction(WRITE) as transaction:
