@@ -231,9 +231,9 @@ $$"""  # noqa: S608 (constants)
 def _roll_up() -> str:
     """Return the function that sums batches; sums that are 0 for all calls of them, which most are, are left alone."""
     chosen = "batch BETWEEN first_batch AND last_batch AND batch = ANY(chosen)"
-    gaps, each = rollups.Sums("<names>", "<added>", "<summed>", "<{}>".format), rollups.sums_of(("%1$s",))
+    gaps, each = rollups.Sums("<names>", "<added>", "<kept>", "<summed>", "<{}>".format), rollups.sums_of(("%1$s",))
     text = summed("batch BETWEEN $1 AND $2 AND batch = ANY($3)", gaps)
-    templates = dict(zip(gaps[:3], each[:3], strict=True)) | {
+    templates = dict(zip(gaps[:4], each[:4], strict=True)) | {
         gaps.adding(level): each.adding(level) for level in LEVELS
     }
     filling = "".join(

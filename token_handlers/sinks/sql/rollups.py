@@ -31,10 +31,11 @@ def _columns(cost: NewCost) -> tuple[str, ...]:
 
 
 class Sums(NamedTuple):
-    """Some of SUMS in SQL: their names, what calls add to them, what these add up to, and how a level adds that."""
+    """Some of SUMS in SQL: names, what calls add to them, with their sign and without, their sums, how a level adds."""
 
     names: str
     added: str
+    kept: str
     summed: str
     adding: Callable[[str], str]
 
@@ -48,6 +49,7 @@ def sums_of(used: Sequence[str], sign: str = "") -> Sums:
     return Sums(
         listed("{name}"),
         listed(f"CAST({sign}sum({{name}}) AS bigint) AS {{name}}"),
+        listed("CAST(sum({name}) AS bigint) AS {name}"),
         listed("sum({name})"),
         lambda level: listed(f"{{name}} = coalesce({level}.{{name}}, 0) + excluded.{{name}}"),
     )
@@ -69,9 +71,15 @@ def steps(sums: Sums, tags: str) -> tuple[RollupStep, ...]:
 def _step(name: str, label: str, sums: Sums, tags: str) -> RollupStep:
     source, (together, apart) = SOURCES[label], LABELS[label]
     unit = min(LEVELS[level] for level in (*together, *apart))
+    calls = "fresh"
+    if source.has_tags:  # there are fewer sets of tags than calls, and each is read once
+        calls = (
+            f"(SELECT ts_ms / {unit} * {unit} AS ts_ms, tags, model, provider, operation, {sums.kept} FROM fresh "  # noqa: S608 (constants)
+            "WHERE tags IS NOT NULL GROUP BY 1, 2, 3, 4, 5) AS fresh"
+        )
     query = (
         f"SELECT {source.name} AS label, ts_ms / {unit} AS bucket, {source.value} AS value, "  # noqa: S608 (constants)
-        f"model, provider, operation, {sums.added} FROM {source.rows('fresh', tags)} "
+        f"model, provider, operation, {sums.added} FROM {source.rows(calls, tags)} "
         f"WHERE {source.value} IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6"
     )
     statements = [_add_whole(label, name, sums)] if "rollup_ever" in together else []

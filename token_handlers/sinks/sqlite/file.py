@@ -52,6 +52,7 @@ class LedgerFile:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        self._log = Path(f"{path}-wal")
         self._read_only = read_only
         self._write_lock = WriteLock(path)
         self._writing, self._reading = threading.Lock(), threading.Lock()
@@ -143,7 +144,7 @@ class LedgerFile:
         self._close_writer()
         with self._reading:
             self._close_reader()
-        noted, log = self._write_lock.noted_file(), Path(f"{self.path}-wal")
+        noted, log = self._write_lock.noted_file(), self._log
         if identify(self.path) is not None and noted != self.path.stat().st_ino and log.exists():
             log.rename(f"{log}.{noted}")
             Path(f"{self.path}-shm").unlink(missing_ok=True)
@@ -183,7 +184,7 @@ class LedgerFile:
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         # What is committed is safe in the log, so a disk that is full now fails the next commit rather than this one.
         with contextlib.suppress(sqlite3.OperationalError, OSError):
-            if Path(f"{self.path}-wal").stat().st_size > WAL_LIMIT:
+            if self._log.stat().st_size > WAL_LIMIT:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
