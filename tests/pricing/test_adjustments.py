@@ -5,11 +5,13 @@ from decimal import Decimal
 import pytest
 
 from tests.support.prices import price
+from token_handlers.pricing import set_multiplier
 from token_handlers.pricing.adjustments import TIER_FACTORS
 
 MILLION = {"input_tokens": 1_000_000}
 TENTH = {"input_tokens": 100_000}
 ROUTE = "http://127.0.0.1:80/v1/projects/p/locations/{}/publishers/google/models/m:generateContent"
+IRELAND = "https://bedrock-runtime.eu-west-1.amazonaws.com"
 EUROPE, CENTRAL = "https://eu.api.openai.com/v1", "https://us-central1-aiplatform.googleapis.com/v1"
 
 
@@ -48,6 +50,11 @@ EUROPE, CENTRAL = "https://eu.api.openai.com/v1", "https://us-central1-aiplatfor
         ("claude-opus-4-8", "anthropic", None, {"inference_geo": "global"}, "0.5"),
         ("us.anthropic.claude-sonnet-4-6-v1:0", "bedrock", None, {}, "0.33"),
         ("global.anthropic.claude-sonnet-4-6-v1:0", "bedrock", None, {}, "0.3"),
+        ("eu.anthropic.claude-sonnet-4-6-v1:0", "bedrock", IRELAND, {}, "0.33"),
+        ("anthropic.claude-3-haiku-20240307-v1:0", "bedrock", IRELAND, {}, "0.025"),
+        ("openai.gpt-5.4", "bedrock", IRELAND, {}, "0.275"),
+        ("meta.llama3-70b-instruct-v1:0", "bedrock", "https://bedrock-runtime.us-west-2.amazonaws.com", {}, "0.265"),
+        ("us.meta.llama3-3-70b-instruct-v1:0", "bedrock", None, {}, "0.072"),
     ],
 )
 def test_a_place_costs_what_its_page_says(model, provider, base_url, context, usd):
@@ -66,6 +73,9 @@ def test_a_place_costs_what_its_page_says(model, provider, base_url, context, us
         ("claude-opus-4-8", "google_anthropic_vertex", {}),
         ("gpt-chat-latest", "openai", {"base_url": EUROPE}),
         ("grok-4.6", "xai", {"base_url": "https://eu-west-1.api.x.ai/v1"}),
+        ("meta.llama3-70b-instruct-v1:0", "bedrock", {"base_url": IRELAND}),
+        ("meta.llama3-70b-instruct-v1:0", "bedrock", {"context": {"region": "eu-west-2"}}),
+        ("eu.meta.llama3-2-1b-instruct-v1:0", "bedrock", {}),
     ],
 )
 def test_a_place_without_a_known_rate_is_an_estimate(model, provider, call, caplog):
@@ -76,6 +86,46 @@ def test_a_place_without_a_known_rate_is_an_estimate(model, provider, call, capl
     assert elsewhere.cost == found.cost
     assert 1 == len(found.doubts)
     assert [] != [message for message in caplog.messages if f"{model!r}" in message and found.doubts[0] in message]
+
+
+@pytest.mark.parametrize(
+    ("model", "call", "usd"),
+    [
+        ("us-gov.anthropic.claude-sonnet-4-5-20250929-v1:0", {}, "0.36"),
+        ("anthropic.claude-3-5-sonnet-20240620-v1:0", {"context": {"region": "us-gov-west-1"}}, "0.36"),
+        ("amazon.nova-pro-v1:0", {"base_url": "https://bedrock-runtime.us-gov-east-1.amazonaws.com"}, "0.096"),
+    ],
+)
+def test_govcloud_costs_a_fifth_more(model, call, usd):
+    """Two tenths above the global rate, by a price list that is not Amazon's own."""
+    found = price(TENTH, model, "bedrock", **call)
+    assert (Decimal(usd), 1) == (found.cost, len(found.doubts))
+
+
+def test_a_multiplier_of_a_region_takes_the_place_of_what_is_not_known_there():
+    """Whoever says what a region of Bedrock's costs has no estimate."""
+    set_multiplier("1.3", provider="aws", region="eu-west-1")
+    found = price(TENTH, "meta.llama3-70b-instruct-v1:0", "bedrock", base_url=IRELAND)
+    assert (Decimal("0.3445"), ()) == (found.cost, found.doubts)
+
+
+@pytest.mark.parametrize(
+    ("model", "cached"),
+    [("gemini-2.5-flash", "0.003"), ("gemini-3-flash-preview", "0.005"), ("gemini-3.8-flash", "0.00375")],
+)
+@pytest.mark.parametrize("tier", ["flex", "batch"])
+def test_cached_tokens_of_some_gemini_models_cost_the_full_rate_in_flex_and_batch(model, cached, tier):
+    """Google's page halves all other tokens, and these for the newer models."""
+    found = price({"input_tokens": 100_000, "cache_read_tokens": 100_000}, model, "google", service_tier=tier)
+    assert (Decimal(cached), ()) == (found.cost, found.doubts)
+
+
+@pytest.mark.parametrize(
+    ("model", "doubts"), [("deepseek-v3.2", 1), ("grok-code-fast-1", 1), ("gpt-audio", 1), ("gpt-4o", 0)]
+)
+def test_what_azure_may_bill_by_rates_of_its_own_is_an_estimate(model, doubts):
+    """Azure sells other makers' models; where price lists differ, the maker's rate is in doubt."""
+    assert doubts == len(price(TENTH, model, "azure").doubts)
 
 
 @pytest.mark.parametrize("day", [(2026, 6, 30), (2026, 7, 1)])

@@ -250,7 +250,8 @@ def test_sellers_are_told_maker_first():
         ("us.anthropic.claude-haiku-4-5-20251001-v1:0", "0.0011"),
         ("global.anthropic.claude-haiku-4-5-20251001-v1:0", "0.001"),
         ("anthropic.claude-haiku-4-5-20251001-v1:0", "0.0011"),
-        ("eu.amazon.nova-lite-v1:0", "0.00006"),
+        ("us.amazon.nova-lite-v1:0", "0.00006"),
+        ("eu.amazon.nova-lite-v1:0", "0.000078"),
         ("my.amazon-model", None),
     ],
 )

@@ -25,7 +25,13 @@ NAMES = {
     "gpt-4o-mini-audio.*": "gpt-4o-mini-audio-preview",
     "gpt-oss-.*": "gpt-oss-20b",
 }
-"""A name for each pattern."""
+"""A name for each pattern that is none but for its signs."""
+
+
+def name_of(correction):
+    """Return a name that a correction is about."""
+    plain = correction.models.replace("(arn:.*/)?", "").replace("(apac|jp)", "jp").replace("\\", "")
+    return NAMES.get(correction.models, plain)
 
 
 def rates_of(maker, name, at):
@@ -38,7 +44,7 @@ def moments(correction):
     """Return the moments around the beginning of a correction at which it holds."""
     begin = correction.since or (correction.until or date(2026, 11, 1)) - timedelta(14)
     first = datetime(begin.year, begin.month, begin.day, tzinfo=UTC)
-    name = NAMES.get(correction.models, correction.models)
+    name = name_of(correction)
     hours = (first + timedelta(hours=hour) for hour in range(14 * 24))
     return [at for at in hours if correction.holds(correction.maker, name, at)]
 
@@ -46,7 +52,7 @@ def moments(correction):
 @pytest.mark.parametrize("correction", CORRECTIONS, ids=lambda each: f"{each.models} {each.since}")
 def test_a_correction_is_needed(correction):
     """genai-prices differs from it at some moment at which it holds: else it has to go."""
-    maker, name = correction.maker, NAMES.get(correction.models, correction.models)
+    maker, name = correction.maker, name_of(correction)
     held = moments(correction)
     assert held
     if correction.doubt and not (correction.rates or correction.as_model):
@@ -161,6 +167,16 @@ def test_a_year_whose_holidays_are_not_known_is_in_doubt():
         ("mistral-medium", "mistral", MILLION, (2026, 6, 1), "0.4"),
         ("magistral-small-latest", "mistral", MILLION, (2026, 11, 25), "0.15"),
         ("magistral-medium-latest", "mistral", MILLION, (2026, 11, 25), "1.5"),
+        ("eu.amazon.nova-pro-v1:0", "bedrock", {"output_tokens": 10**6}, (2026, 11, 25), "4.2"),
+        (
+            "arn:aws:bedrock:eu-west-1:123456789012:inference-profile/eu.amazon.nova-lite-v1:0",
+            "bedrock",
+            {**MILLION, "cache_read_tokens": 10**6},
+            (2026, 11, 25),
+            "0.0195",
+        ),
+        ("apac.amazon.nova-micro-v1:0", "bedrock", MILLION, (2026, 11, 25), "0.037"),
+        ("jp.amazon.nova-2-lite-v1:0", "bedrock", MILLION, (2026, 11, 25), "0.396"),
         ("grok-code-fast-1", "xai", {"output_tokens": 10**6}, (2026, 11, 25), "2"),
         ("grok-code-fast-1", "xai", {"output_tokens": 10**6}, (2026, 5, 14), "1.5"),
         (
@@ -215,6 +231,36 @@ def test_the_long_prompts_of_a_beta_are_in_doubt(tokens, doubts):
     found = price({"input_tokens": tokens}, "claude-sonnet-4-5", "anthropic")
     assert doubts == len(found.doubts)
     assert () == price({"input_tokens": tokens}, "claude-sonnet-4-6", "anthropic").doubts
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "tokens", "doubts"),
+    [
+        ("global.anthropic.claude-sonnet-4-5-20250929-v1:0", "bedrock", 200_001, 1),
+        ("global.anthropic.claude-sonnet-4-5-20250929-v1:0", "bedrock", 200_000, 0),
+        ("global.anthropic.claude-sonnet-4-6-v1:0", "bedrock", 200_001, 0),
+        ("openai.gpt-5.4", "bedrock", 272_001, 1),
+        ("openai.gpt-5.4", "bedrock", 272_000, 0),
+        ("gpt-5.6-cyber", "openai", 272_001, 1),
+        ("gpt-5.4", "openai", 272_001, 0),
+    ],
+)
+def test_long_prompts_are_in_doubt_where_the_table_lacks_their_rate(model, provider, tokens, doubts):
+    """Other price lists have a second rate for these models; the table has one for all prompts."""
+    assert doubts == len(price({"input_tokens": tokens}, model, provider).doubts)
+
+
+@pytest.mark.parametrize(("tier", "doubts"), [("batch", 1), (None, 0)])
+def test_long_prompts_of_a_batch_are_in_doubt_where_its_rates_lack_a_step(tier, doubts):
+    """The table's rates of gpt-5.5-pro have a step, those of its batches none."""
+    found = price({"input_tokens": 272_001, "output_tokens": 1}, "gpt-5.5-pro", "openai", service_tier=tier)
+    assert doubts == len(found.doubts)
+
+
+def test_a_model_with_an_others_name_before_its_own_is_an_estimate():
+    """The table takes gemini-3.8-flash-cyber for gemini-3.8-flash, whose rates are reduced until the year's end."""
+    found = price(MILLION, "gemini-3.8-flash-cyber", "google")
+    assert (Decimal("1.5"), 1) == (found.cost, len(found.doubts))
 
 
 @pytest.mark.parametrize(

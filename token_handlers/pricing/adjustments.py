@@ -88,6 +88,8 @@ def price_context(served: Served) -> dict[str, str]:
     """Return genai-prices' context of a call, which has other names for the tiers batch and fast too."""
     tier = served.tier
     other = {"batch": {"processing": "batch"}, "fast": {"speed": "fast"}}.get(tier, {})
+    if tier == "flex" and served.seller == "google":
+        other = {"processing": "batch"}  # Google's pages: the same rates, cached tokens at the full one for some models
     context = {"service_tier": tier} | other if tier else {}
     if served.said("speed") == "fast" and tier != "batch":
         context["speed"] = "fast"
@@ -105,6 +107,9 @@ def adjust(sheet: RateSheet, model: ModelInfo, served: Served, *, sells_itself: 
     _adjust_to_tier(sheet, model, served, sells_itself=sells_itself)
     _adjust_to_speed(sheet, model, served, sells_itself=sells_itself)
     _adjust_to_latency(sheet, served)
+    for models, doubt in _OF_AZURE if served.seller == "azure" else ():
+        if re.search(models, served.name):
+            sheet.doubt(doubt)
     if not sheet.place_is_set:
         _adjust_to_place(sheet, served)
 
@@ -136,7 +141,7 @@ def _is_about(rule: Factor, served: Served) -> bool:
 
 
 def _tier_keys(tier: str) -> tuple[str, ...]:
-    return ("service_tier", *{"batch": ("processing",), "fast": ("speed",)}.get(tier, ()))
+    return ("service_tier", *{"batch": ("processing",), "flex": ("processing",), "fast": ("speed",)}.get(tier, ()))
 
 
 def _is_active(model: ModelInfo, served: Served, keys: tuple[str, ...]) -> bool:
@@ -224,6 +229,8 @@ def _places(served: Served) -> Iterator[tuple[Decimal | None, str, str]]:
         yield from _xai_place(served)
     elif served.on_vertex:
         yield from _vertex_place(served)
+    elif served.seller == "aws":
+        yield from _bedrock_place(served)
 
 
 def _anthropic_place(served: Served) -> Iterator[tuple[Decimal | None, str, str]]:
@@ -289,6 +296,37 @@ def _costs_more_on_vertex(served: Served) -> bool | None:
     if _VERTEX_GEMINI.search(served.name):
         return True
     return None if not _VERTEX_PLAIN.search(served.name) else False
+
+
+_OF_AZURE = (  # where LiteLLM's price list has other rates than the maker
+    ("deepseek|grok-(code|build)", "Azure's own rates of this model are not known: those of its maker are used"),
+    ("^gpt-audio(-2025|$)", "price lists differ on what Azure bills for sound: up to a quarter more"),
+)
+_GOV = Decimal("1.2")
+
+
+def _bedrock_place(served: Served) -> Iterator[tuple[Decimal | None, str, str]]:
+    # LiteLLM's price list: the regions of a profile cost a tenth more than the global one, others more or less so
+    place, profile = served.place, served.profile
+    if "us-gov" in (profile, place[:6]):
+        factor = _GOV / _TENTH_MORE if _is_raised_on_bedrock(served) else _GOV
+        yield factor, "AWS GovCloud", "1.2 of the global rate is assumed for AWS GovCloud"
+    elif profile == "global" or "claude" in served.name or _is_raised_on_bedrock(served):
+        return
+    elif (profile or place[:2] or "us") != "us":
+        where = f"the profile {profile}" if profile else place
+        yield (
+            None,
+            "",
+            f"Bedrock's rates of this model in {where} may be others: those of its regions in the US are used",
+        )
+
+
+def _is_raised_on_bedrock(served: Served) -> bool:
+    """Whether a row has the rates of a region, a tenth above the global ones: Claude 4.5 and later, and OpenAI's."""
+    if "claude" in served.name:
+        return served.model.startswith("regional.") and (version(served.name) or (9, 0)) >= (4, 5)
+    return re.match(r"regional\.(?!amazon)|openai\.gpt-\d", served.model) is not None
 
 
 def _multiply(sheet: RateSheet, factor: Decimal, note: str, doubt: str) -> None:

@@ -282,7 +282,8 @@ def _sheet(entry: Entry, served: Served, correction: corrections.Correction | No
     rates = {key: rate for key, rate in vars(prices).items() if rate is not None}
     if not is_countable(rates) or (correction is not None and not correction.sold):
         return RateSheet({})
-    sheet = RateSheet(rates, place_is_set=place_is_set)
+    is_of_place = correction is not None and correction.is_of_place
+    sheet = RateSheet(rates, place_is_set=place_is_set or is_of_place)
     if not sells_itself and corrections.is_added(served.seller, served.name):
         sheet.source = corrections.OUR_SOURCE
     corrections.correct(sheet, correction)

@@ -26,6 +26,7 @@ class Correction(NamedTuple):
     ``rates`` take the place of those of the same keys; ``as_model`` is the name whose row is used instead, ``as_hour``
     the hour (UTC) whose rates are; ``sold`` is False where the maker does not sell the model. A correction with a
     ``doubt`` is an estimate. It holds ``since`` a day, ``until`` another one, and at moments that ``when`` is true of.
+    ``is_of_place``: the name is of a place, and the rates are those there.
     """
 
     maker: str
@@ -39,6 +40,7 @@ class Correction(NamedTuple):
     sold: bool = True
     doubt: str = ""
     when: Callable[[datetime], bool] | None = None
+    is_of_place: bool = False
 
     def holds(self, maker: str, name: str, at: datetime) -> bool:
         """Whether it is about a maker's model at a moment."""
@@ -106,6 +108,24 @@ def _is_peak_of_unknown_year(at: datetime) -> bool:
 _DEEPSEEK_PAGE = "DeepSeek's pricing page: peak hours are Monday to Friday, Chinese public holidays excepted"
 _LITELLM = "LiteLLM's price list of November 2026"
 _OPEN_WEIGHTS = "OpenAI's pricing page does not list it: the weights are open, and others serve them"
+
+
+def _nova() -> Iterator[Correction]:
+    """Yield the rates of Amazon's models outside the US; a cached token costs a quarter of one of the input."""
+    for name, profile, rates in (
+        ("nova-micro-v1:0", "eu", ("0.046", "0.0115", "0.184")),
+        ("nova-lite-v1:0", "eu", ("0.078", "0.0195", "0.312")),
+        ("nova-pro-v1:0", "eu", ("1.05", "0.2625", "4.2")),
+        ("nova-micro-v1:0", "apac", ("0.037", "0.00925", "0.148")),
+        ("nova-lite-v1:0", "apac", ("0.063", "0.01575", "0.252")),
+        ("nova-pro-v1:0", "apac", ("0.84", "0.21", "3.36")),
+        ("nova-2-lite-v1:0", "eu", ("0.429", "0.10725", "3.597")),
+        ("nova-2-lite-v1:0", "(apac|jp)", ("0.396", "0.099", "3.311")),
+    ):
+        keys = ("input_mtok", "cache_read_mtok", "output_mtok")
+        models = rf"(arn:.*/)?{profile}\.amazon\.{name}"
+        yield Correction("aws", models, _LITELLM, dict(zip(keys, rates, strict=True)), is_of_place=True)
+
 
 CORRECTIONS = (
     Correction(
@@ -218,6 +238,14 @@ CORRECTIONS = (
         {"input_audio_mtok": "10", "output_audio_mtok": "20"},
     ),
     Correction("cohere", "embed-v4.*", "Cohere's pricing page", {"input_image_mtok": "0.47"}),
+    Correction(
+        "google",
+        "gemini-3\\.8-flash-cyber",
+        _LITELLM,
+        {"input_mtok": "1.5", "cache_read_mtok": "0.15", "output_mtok": "7.5"},
+        doubt="whether the reduced rates of gemini-3.8-flash hold for it too is not known",
+    ),
+    *_nova(),
     Correction("openai", "gpt-oss-.*", _OPEN_WEIGHTS, sold=False),
 )
 
@@ -278,12 +306,22 @@ def correct(sheet: RateSheet, correction: Correction | None) -> None:
     explain(sheet, correction)
 
 
+_UNLISTED_STEPS = (  # of LiteLLM's price list
+    (r"gpt-5\.[456]", 272_000),  # on Bedrock, in batches, and gpt-5.6-cyber
+    (r"claude-sonnet-4(?!-[6-9])", 200_000),  # on Bedrock
+)
+
+
 def doubt_long_prompts(sheet: RateSheet, served: Served) -> None:
-    """Doubt long prompts of Claude Sonnet 4 and 4.5, whose beta is listed no more, and of the Grok 4 of 2025.
+    """Doubt long prompts of Claude Sonnet 4 and 4.5, whose beta is listed no more, and where a table lacks their rate.
 
     xAI's page has twice the rates from 200,000 input tokens on for every model, of 2025 from 128,000 on.
     """
     steps = sheet.rates.get("input_mtok")
+    if isinstance(steps, Decimal):
+        for models, above in _UNLISTED_STEPS:
+            if re.search(models, served.name):
+                sheet.long_prompts = (above, "prompts this long cost twice as much, by a rate that the table lacks")
     if served.maker == "x-ai" and isinstance(steps, Decimal) and "grok-4" in served.name:
         sheet.long_prompts = (128_000, "prompts this long cost twice as much with xAI, by a rate that no table has")
     if isinstance(steps, TieredPrices) and re.search(r"claude-sonnet-4(?!-[6-9])", served.name):

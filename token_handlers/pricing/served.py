@@ -18,6 +18,8 @@ _LOCATION = re.compile(r"/projects/[^/]+/locations/([^/?]+)")
 _VERTEX_HOST = re.compile(
     r"(?:([a-z]+-[a-z]+\d+)-)?aiplatform\.googleapis\.com|aiplatform\.([a-z]+)\.rep\.googleapis\.com"
 )
+_BEDROCK_HOST = re.compile(r"bedrock[a-z-]*\.([a-z]{2}(?:-[a-z]+)+-\d+)\.")
+_BEDROCK_PROFILE = re.compile(r"(?:.*/)?([a-z]{2,6}(?:-gov)?)\.[a-z0-9]+\.[a-z]")
 
 
 class Served(NamedTuple):
@@ -53,7 +55,13 @@ class Served(NamedTuple):
     def place(self) -> str:
         """The region or location that served, in lower case; "" where it is not known."""
         said = (self.said(key) for key in ("region", "location", "inference_geo"))
-        return next(filter(None, said), "") or self.location or self._vertex_place()
+        return next(filter(None, said), "") or self.location or self._place_of_host()
+
+    @property
+    def profile(self) -> str:
+        """The geography that an inference profile of Bedrock's names, such as "eu" or "global"; "" for none."""
+        found = _BEDROCK_PROFILE.match(self.name) if self.seller == "aws" else None
+        return found[1] if found else ""
 
     @property
     def on_vertex(self) -> bool:
@@ -64,7 +72,10 @@ class Served(NamedTuple):
             return "aiplatform" in self.host
         return bool(self.location or self.said("region")) or is_vertex(self.provider)
 
-    def _vertex_place(self) -> str:
+    def _place_of_host(self) -> str:
+        if self.seller == "aws":
+            region = _BEDROCK_HOST.search(self.host or "")
+            return region[1] if region else ""
         found = _VERTEX_HOST.fullmatch(self.host or "")
         return (found[1] or found[2] or "global") if found else ""
 
