@@ -119,6 +119,20 @@ def test_invoke(watcher, answers, bedrock, way):
     assert RIGHT == watcher.counts
 
 
+def test_a_guardrail_that_is_asked_for_is_seen(watcher, answers, bedrock):
+    """Converse has it in its body, InvokeModel beside it."""
+    guardrail = {"guardrailIdentifier": "g-1", "guardrailVersion": "1"}
+    answers.answer(body(CONVERSED))
+    bedrock.converse(modelId=MODEL, messages=PROMPT, guardrailConfig=guardrail)
+    bedrock.converse(modelId=MODEL, messages=PROMPT)
+    answers.answer(body(MESSAGE))
+    bedrock.invoke_model(modelId=MODEL, body=INVOKED, **guardrail)["body"].read()
+    bedrock.invoke_model(modelId=MODEL, body=INVOKED)["body"].read()
+
+    assert [True, False] * 2 == [answer.request.is_guarded for answer in watcher.answers]
+    assert [1, 0] * 2 == [len(answer.usage.doubts) for answer in watcher.answers]
+
+
 def test_invoke_says_in_headers_what_some_bodies_do_not(watcher, answers, bedrock):
     """The headers are the bill of a body without a usage, read or not."""
     counted = {"x_amzn_bedrock_input_token_count": "100", "x_amzn_bedrock_output_token_count": "20"}

@@ -6,7 +6,7 @@ import pytest
 
 from token_handlers.http.completion import completed
 from token_handlers.http.requests import BilledTool, ProviderRequest
-from token_handlers.payloads import UNNAMED_IMAGES, UNSTATED_LIFETIME, ReportedUsage
+from token_handlers.payloads import GUARDED, UNNAMED_IMAGES, UNSTATED_LIFETIME, ReportedUsage
 
 COUNTS = {"input_tokens": 100, "output_tokens": 10}
 WRITTEN = {**COUNTS, "cache_write_tokens": 50}
@@ -98,6 +98,46 @@ def test_the_images_model_is_what_was_declared():
 def test_litellms_cache_is_free():
     """Its proxy sends the key of what its cache answers, and with it the usage of the call that filled the cache."""
     assert Decimal(0) == completed(ReportedUsage(COUNTS), request(), {"x-litellm-cache-key": "a1"}).cost
+
+
+@pytest.mark.parametrize(
+    ("host", "headers", "cost"),
+    [
+        ("gateway.ai.cloudflare.com", {"cf-aig-cache-status": "HIT"}, Decimal(0)),
+        ("gateway.ai.cloudflare.com", {"cf-aig-cache-status": "MISS"}, None),
+        ("api.portkey.ai", {"x-portkey-cache-status": "SEMANTIC HIT"}, Decimal(0)),
+        ("localhost", {"x-portkey-cache-status": "SEMANTIC MISS"}, None),
+        ("oai.helicone.ai", {"helicone-cache": "HIT"}, Decimal(0)),
+        ("api.openai.com", {"helicone-cache": "HIT"}, None),
+    ],
+)
+def test_what_a_gateways_cache_answers_is_free(host, headers, cost):
+    """The usage is that of the call that filled the cache; a provider's own host has no such cache."""
+    assert cost == completed(ReportedUsage(COUNTS), request()._replace(host=host), headers).cost
+
+
+def test_a_guardrail_that_is_asked_for_is_billed_beside_the_model():
+    """Its units are in an answer only where its trace is asked for too."""
+    asked = request("converse", "aws", is_guarded=True)
+    assert (GUARDED,) == completed(ReportedUsage(COUNTS), asked, {}).doubts
+    assert (GUARDED,) == completed(ReportedUsage(COUNTS, doubts=(GUARDED,)), asked, {}).doubts
+
+
+@pytest.mark.parametrize(("provider", "doubts"), [("zai", 1), ("zhipuai", 1), ("openai", 0), (None, 0)])
+def test_a_tool_whose_uses_the_answer_does_not_count_is_a_doubt(provider, doubts):
+    """Z.ai bills its web search by use, and says nothing of it in the usage."""
+    asked = request("chat", provider, tools=(BilledTool("web_search"),))
+    assert doubts == len(completed(ReportedUsage(COUNTS), asked, {}).doubts)
+
+
+@pytest.mark.parametrize(("lifetimes", "unstated"), [({"1h"}, ()), (set(), (UNSTATED_LIFETIME,))])
+def test_the_prompts_marks_hold_for_an_iterations_cache_writes_too(lifetimes, unstated):
+    """A compaction's writes are as old as the answer's own."""
+    asked = request("messages", model="claude-opus-4-8", cache_lifetimes=frozenset(lifetimes))
+    part = {"input_tokens": 90, "cache_write_tokens": 30}
+    usage = completed(ReportedUsage(WRITTEN, beside=((None, part),)), asked, {})
+    timed = {**part, "cache_write_1h_tokens": 30} if lifetimes else part
+    assert (((None, timed),), unstated) == (usage.beside, usage.doubts)
 
 
 def test_a_stated_cost_has_all_of_it():

@@ -11,6 +11,7 @@ from token_handlers import track_tokens
 from token_handlers.langchain.asked import with_asked
 from token_handlers.langchain.calls import Run
 from token_handlers.payloads import ReportedUsage
+from token_handlers.pricing import price_call
 from token_handlers.tracking.call import CallContext, open_calls
 
 SAID = {"input_tokens": 1000, "output_tokens": 100}
@@ -23,6 +24,8 @@ OPUS, GEMINI, SOL = (
 MARKED = [{"type": "text", "text": "hello", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
 SOUND = [{"type": "media", "mime_type": "audio/mp3", "data": "aGk="}]
 COMPACT = {"context_management": {"edits": [{"type": "compact_20260112"}]}}
+CLAUDE = {"model_name": "us.anthropic.claude-sonnet-4-6-v1:0"}
+GUARDED = {"guardrail_config": {"guardrailIdentifier": "g-1", "guardrailVersion": "1"}}
 OTHER = {"fallbacks": [{"model": "claude-opus-4-8"}]}
 
 
@@ -49,6 +52,9 @@ def spent(kind, provider, metadata, asked, *, usage=None, prompt="hello"):
         (Shaped, "openai", {"model_name": "gpt-5"}, {"tools": [{"type": "shell"}]}, "0.00225", 1),
         (Shaped, "openai", {"model_name": "gpt-5"}, {"tools": [{"type": "function"}]}, "0.00225", 0),
         (Streaming, "litellm", {"model_name": "openai/gpt-5"}, {}, "0.00225", 1),
+        (Shaped, "amazon_bedrock", CLAUDE, GUARDED, "0.00495", 1),
+        (Shaped, "amazon_bedrock", CLAUDE, {"guardrails": {"guardrailIdentifier": None}}, "0.00495", 0),
+        (Shaped, "amazon_bedrock", CLAUDE, {}, "0.00495", 0),
         (
             Shaped,
             "google_genai",
@@ -74,17 +80,30 @@ MOONSHOT, GATEWAY = "https://api.moonshot.ai/v1", "http://gateway.example/v1"
         (MOONSHOT, {}, "hello", True, ["cached tokens"]),
         (MOONSHOT, {}, "hello", False, []),
         (MOONSHOT, SEARCHING, "hello", False, ["searches of Moonshot's"]),
+        ("https://api.deepseek.com/v1", {}, "hello", True, ["cached tokens"]),
+        ("https://api.together.xyz/v1", {}, "hello", True, ["cached tokens"]),
+        ("https://api.x.ai/v1", {}, "hello", True, ["xAI's own cost"]),
+        ("https://api.x.ai/v1", {}, "hello", False, []),
         (GATEWAY, {}, MARKED, True, ["cache writes"]),
         (GATEWAY, {}, MARKED, False, []),
         (GATEWAY, {}, "hello", True, []),
     ],
 )
 def test_what_openais_client_leaves_out_of_others_answers(address, asked, prompt, streamed, lost):
-    """What OpenAI does not have: Moonshot's cached tokens and searches, and Claude's cache writes behind a gateway."""
+    """What OpenAI does not have: others' cached tokens, searches and costs, and Claude's cache writes at a gateway."""
     run = described("openai", {"openai_api_base": address}, prompt, asked)
     run.chunk = object() if streamed else None
 
     assert lost == [doubt.split(",")[0] for doubt in with_asked(run, ReportedUsage(SAID)).doubts]
+
+
+@pytest.mark.parametrize(("region", "estimated"), [("us-east-1", 0), ("eu-west-2", 1)])
+def test_bedrocks_region_is_the_clients(region, estimated):
+    """Its rates are not the same everywhere, and the event does not say where it was served."""
+    made = described("amazon_bedrock", {"region_name": region})
+    assert {"region": region} == made.served
+    counted = price_call(SAID, "meta.llama3-70b-instruct-v1:0", "amazon_bedrock", context=made.served)
+    assert estimated == len(counted.doubts)
 
 
 @pytest.mark.parametrize(("made", "doubts"), [({"location": "global", "vertexai": True}, 1), ({"vertexai": False}, 0)])

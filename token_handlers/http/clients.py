@@ -387,8 +387,9 @@ def _read_call(client: Any, operation: str, params: Any) -> ProviderRequest | No
     path = f"/model/{quote(str(params.get('modelId') or ''), safe='')}/{_OPERATIONS[operation]}"
     if "Invoke" not in operation:
         return read_parameters(client.meta.endpoint_url, path, params)
-    body = params.get("body")
-    return read_request("POST", client.meta.endpoint_url.rstrip("/") + path, body)
+    request = read_request("POST", client.meta.endpoint_url.rstrip("/") + path, params.get("body"))
+    is_guarded = request is not None and bool(params.get("guardrailIdentifier"))
+    return request._replace(is_guarded=True) if request is not None and is_guarded else request
 
 
 def _read_rerank(url: str, params: Mapping[str, Any]) -> ProviderRequest | None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Protocol
 
-from token_handlers.http.requests import ProviderRequest
-from token_handlers.payloads import UNNAMED_IMAGES, UNSTATED_LIFETIME, ReportedUsage
+from token_handlers.http.requests import ProviderRequest, provider_of
+from token_handlers.payloads import GUARDED, UNNAMED_IMAGES, UNSTATED_LIFETIME, ReportedUsage
 
 
 class Headers(Protocol):
@@ -16,6 +16,8 @@ class Headers(Protocol):
 
 
 _FROM_LITELLMS_CACHE = "x-litellm-cache-key"  # LiteLLM's proxy sends it with what its own cache answers
+_CACHES = ("cf-aig-cache-status", "x-portkey-cache-status", "helicone-cache")
+"""Headers of Cloudflare's gateway, Portkey's and Helicone's: HIT says that the gateway's own cache has answered."""
 _TIERS = {"google": "x-gemini-service-tier", "invoke": "x-amzn-bedrock-service-tier"}  # by provider or API
 _LATENCY = "x-amzn-bedrock-performanceconfig-latency"
 _STANDARD = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
@@ -27,12 +29,16 @@ def completed(usage: ReportedUsage, request: ProviderRequest, headers: Headers) 
 
     The body comes first. A tier that was asked for need not be the one that served: the usage has a doubt.
     """
-    if headers.get(_FROM_LITELLMS_CACHE):
+    if headers.get(_FROM_LITELLMS_CACHE) or _is_from_a_cache(request, headers):
         return usage._replace(cost=Decimal(0))
     if usage.cost is not None:
         return usage  # what its biller states has all of it
     if request.api in ("images", "audio"):
         usage = _of_media(usage, request)
+    if request.is_guarded:
+        usage = _doubted(usage, GUARDED)
+    if request.tools and request.api == "chat" and request.provider in _SILENT:
+        usage = _doubted(usage, "a tool of the provider's, whose uses the answer does not count")
     if (usage.service_tier or "") in _STANDARD:
         usage = _with_tier(usage, request, headers)
     asked = {"search_context_size": request.search_context_size}
@@ -53,6 +59,14 @@ def _of_media(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
     return usage._replace(counts={"output_image_tokens": usage.counts.get("output_tokens", 0), **usage.counts})
 
 
+def _is_from_a_cache(request: ProviderRequest, headers: Headers) -> bool:
+    if provider_of(request.host) is not None:
+        return False
+    return any((status := headers.get(name)) and str(status).upper().endswith("HIT") for name in _CACHES)
+
+
+_SILENT = frozenset({"zai", "zhipuai", "minimax"})
+"""Providers that search the web for an answer of the chat API and bill it by use."""
 _WRITES = frozenset({"cache_write_5m_tokens", "cache_write_1h_tokens", "cache_write_12h_tokens"})
 
 
@@ -84,14 +98,23 @@ def _search_tool(request: ProviderRequest) -> str | None:
 
 def _with_lifetime(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
     """Return a usage with the lifetime of Claude's cache writes where every mark of the prompt has the same one."""
-    if not _WRITES.isdisjoint(usage.counts) or "claude" not in f"{usage.model} {request.model}".lower():
+    is_stated = not _WRITES.isdisjoint(usage.counts)
+    if is_stated or "claude" not in f"{usage.model} {request.model}".lower():
         return usage
     lifetimes = request.cache_lifetimes
     if len(lifetimes) != 1 or not lifetimes <= _LIFETIMES.keys():
         return _doubted(usage, UNSTATED_LIFETIME)
     (lifetime,) = lifetimes
-    counts = {**usage.counts, _LIFETIMES[lifetime]: usage.counts["cache_write_tokens"]}
-    return usage._replace(counts=counts, doubts=tuple(doubt for doubt in usage.doubts if doubt != UNSTATED_LIFETIME))
+    counts = _with_writes_of(lifetime, usage.counts)
+    beside = tuple((model, _with_writes_of(lifetime, part)) for model, part in usage.beside)
+    return usage._replace(
+        counts=counts, beside=beside, doubts=tuple(doubt for doubt in usage.doubts if doubt != UNSTATED_LIFETIME)
+    )
+
+
+def _with_writes_of(lifetime: str, counts: Mapping[str, int]) -> dict[str, int]:
+    written = counts.get("cache_write_tokens")
+    return {**counts, _LIFETIMES[lifetime]: written} if written else {**counts}
 
 
 def _with_image_model(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:

@@ -79,6 +79,7 @@ _HOSTS = {
     "api.deepseek.com": "deepseek",
     "api.fireworks.ai": "fireworks",
     "api.groq.com": "groq",
+    "api.minimax.io": "minimax",
     "api.mistral.ai": "mistral",
     "api.moonshot.ai": "moonshotai",
     "api.openai.com": "openai",
@@ -86,12 +87,14 @@ _HOSTS = {
     "api.together.xyz": "together",
     "api.voyageai.com": "voyageai",
     "api.x.ai": "x-ai",
+    "api.z.ai": "zai",
     "ai-gateway.vercel.sh": "vercel",
     "aiplatform.googleapis.com": "google",
     "amazonaws.com": "aws",
     "cognitiveservices.azure.com": "azure",
     "deepinfra.com": "deepinfra",
     "generativelanguage.googleapis.com": "google",
+    "open.bigmodel.cn": "zhipuai",
     "openai.azure.com": "azure",
     "openrouter.ai": "openrouter",
     "services.ai.azure.com": "azure",
@@ -122,9 +125,9 @@ class ProviderRequest(NamedTuple):
 
     ``url`` has no query and no password, as keys stand there. ``provider`` is who the host belongs to, else who made
     the API (None: anybody's). ``model`` is the one that was asked for. ``size`` is in bytes (0: not known).
-    ``documents`` is how many a reranker gets, ``cache_lifetimes`` are the ttl values of its cache_control ("5m" where
-    none is said), ``most_output_tokens``, ``service_tier``, ``speed``, ``inference_geo`` and ``cache_retention`` what
-    it asks for, not what is served.
+    ``documents`` is how many a reranker gets, ``is_guarded`` whether one of Bedrock's guardrails is asked for,
+    ``cache_lifetimes`` are the ttl values of its cache_control ("5m" where none is said), ``most_output_tokens``,
+    ``service_tier``, ``speed``, ``inference_geo`` and ``cache_retention`` what it asks for, not what is served.
     """
 
     url: str
@@ -144,6 +147,7 @@ class ProviderRequest(NamedTuple):
     inference_geo: str | None = None
     search_context_size: str | None = None
     cache_retention: str | None = None
+    is_guarded: bool = False
     documents: int = 0
     cache_lifetimes: frozenset[str] = frozenset()
 
@@ -240,6 +244,7 @@ def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *,
         inference_geo=_text(fields, "inference_geo"),
         search_context_size=_text(search, "search_context_size"),
         cache_retention=_text(fields, "prompt_cache_retention"),
+        is_guarded=bool(_mapping(fields, "guardrailConfig")),
         documents=len(documents) if isinstance(documents := fields.get("documents"), list) else 0,
         cache_lifetimes=frozenset(_lifetimes(fields, 0)) if is_marked else frozenset(),
     )

@@ -5,10 +5,19 @@ from typing import Any
 
 from token_handlers.http import ProviderRequest, completed, read_parameters
 from token_handlers.langchain.calls import Run
-from token_handlers.payloads import ReportedUsage
+from token_handlers.payloads import GUARDED, ReportedUsage
 
+_GUARDRAILS = ("guardrail_config", "guardrails")
 NOTABLE = frozenset(
-    {"service_tier", "prompt_cache_retention", "tools", "web_search_options", "extra_body", "model_kwargs"}
+    {
+        "service_tier",
+        "prompt_cache_retention",
+        "tools",
+        "web_search_options",
+        "extra_body",
+        "model_kwargs",
+        *_GUARDRAILS,
+    }
 )
 """What of a model's parameters may change the price of an answer that looks plain."""
 
@@ -72,6 +81,8 @@ def _lost(run: Run, usage: ReportedUsage, asked: Mapping[str, Any]) -> Iterator[
     kinds = {tool.get("type") for tool in tools if isinstance(tool, Mapping)} if isinstance(tools, list | tuple) else ()
     if "shell" in kinds and "container_sessions" not in usage.counts:
         yield "a shell may have run in containers, which LangChain leaves out"
+    if any(_is_guarded(asked.get(name)) for name in _GUARDRAILS):
+        yield GUARDED
     if run.provider == "litellm":
         yield "LiteLLM's own cache may have answered: no request was seen"
     is_asked = any("vertex-ai-llm" in str(asked.get(name)).lower() for name in _HEADERS)
@@ -87,13 +98,25 @@ def _lost(run: Run, usage: ReportedUsage, asked: Mapping[str, Any]) -> Iterator[
             yield "sound in the prompt, whose tokens LangChain does not tell apart"
 
 
+def _is_guarded(config: object) -> bool:
+    """Return whether a guardrail of Bedrock's is set: ChatBedrock has a setting of one without values."""
+    names = config.items() if isinstance(config, Mapping) else ()
+    return any(value for name, value in names if str(name).lower().startswith("guardrail"))
+
+
+_OTHER_CACHED = {"deepseek": "DeepSeek", "mistral": "Mistral", "moonshotai": "Moonshot", "together": "Together"}
+"""Providers that state cached tokens in fields of their own."""
+
+
 def _lost_by_openais_client(run: Run, usage: ReportedUsage, request: ProviderRequest) -> Iterator[str]:
     """Yield doubts about what OpenAI's client does not know of others' answers, and so leaves out."""
     counts, is_streamed = usage.counts, run.chunk is not None
-    if request.provider == "moonshotai":
-        if is_streamed and "cache_read_tokens" not in counts:
-            yield "cached tokens, which LangChain leaves out of Moonshot's streams"
-        if any(tool.kind == "$web_search" for tool in request.tools):
-            yield "searches of Moonshot's, which LangChain does not tell from other tool calls"
-    if is_streamed and run.provider == "openai" and request.cache_lifetimes and "cache_write_tokens" not in counts:
+    is_openais = is_streamed and run.provider == "openai"
+    if is_openais and request.provider in _OTHER_CACHED and "cache_read_tokens" not in counts:
+        yield f"cached tokens, which LangChain leaves out of {_OTHER_CACHED[request.provider]}'s streams"
+    if request.provider == "moonshotai" and any(tool.kind == "$web_search" for tool in request.tools):
+        yield "searches of Moonshot's, which LangChain does not tell from other tool calls"
+    if is_openais and request.provider == "x-ai":
+        yield "xAI's own cost, which the client leaves out of the message"
+    if is_openais and request.cache_lifetimes and "cache_write_tokens" not in counts:
         yield "cache writes, which LangChain leaves out of streams of OpenAI's client"

@@ -109,6 +109,8 @@ class Run(Call):
             self.base_url = next((kwargs[key] for key in _BASE_URLS if isinstance(kwargs.get(key), str)), None)
         if isinstance(kwargs.get("location"), str) and kwargs.get("vertexai") is not False:
             self.served = {"region": kwargs["location"]}  # Vertex: its places have prices of their own
+        elif isinstance(kwargs.get("region_name"), str):
+            self.served = {"region": kwargs["region_name"]}  # Bedrock: the same
         self.node = metadata.get("langgraph_node")
         if not INTERNAL_KEYS.issuperset(metadata):
             self.labels = shielded(with_metadata)(self.labels, metadata) or self.labels

@@ -31,7 +31,7 @@ _REPORT = "report_stream_usage(model) makes it exact where the server can"
 _LEFT_OUT = "its server or client leaves the usage out"
 
 
-_LOSSY = frozenset({"cohere", "google_genai", "google_vertexai", "litellm"})
+_LOSSY = frozenset({"amazon_bedrock", "cohere", "google_genai", "google_vertexai", "litellm"})
 """Providers whose clients leave out what prices a call."""
 
 

@@ -1,6 +1,7 @@
 """Any provider's or framework's usage payload as a Usage: one small reader per shape, in an ordered tuple."""
 
 from token_handlers.payloads.anthropic import UNSTATED_LIFETIME
+from token_handlers.payloads.bedrock import GUARDED
 from token_handlers.payloads.fields import entries, text, view, views
 from token_handlers.payloads.langchain import add_usage_metadata, read_usage_metadata
 from token_handlers.payloads.openai import UNNAMED_IMAGES
@@ -10,6 +11,7 @@ from token_handlers.payloads.search import COMPOSITES, READERS, PayloadSearch, r
 from token_handlers.usage import Usage
 
 __all__ = [
+    "GUARDED",
     "NO_CONTEXT",
     "READERS",
     "UNNAMED_IMAGES",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from token_handlers.payloads.fields import Fields, items, named, part, text, view
 from token_handlers.payloads.openai import inclusive, lifetimes
-from token_handlers.payloads.reported import Hint, ReportedUsage, add, count, first, reported
+from token_handlers.payloads.reported import Counts, Hint, ReportedUsage, add, count, first, reported
 
 _OPENAI = frozenset({"openai", "azure", "azureopenai"})
 UNSTATED_LIFETIME = "cache writes whose lifetime the answer does not state"
@@ -22,6 +22,7 @@ def read_messages(usage: Fields, hint: Hint) -> ReportedUsage | None:
     return found if found is None or not iterations else _with_iterations(found, iterations, hint)
 
 
+_LIFETIMES = frozenset({"cache_write_5m_tokens", "cache_write_1h_tokens"})
 _ATTEMPTS = frozenset({"message", "fallback_message"})
 _BILLED_ALWAYS = frozenset({"compaction", "advisor_message"})
 
@@ -39,6 +40,8 @@ def _with_iterations(found: ReportedUsage, iterations: list[Fields], hint: Hint)
             continue
         if kind not in _BILLED_ALWAYS and not reading.counts.get("output_tokens"):
             continue  # an attempt that declined before it wrote anything costs nothing
+        if reading.counts.get("cache_write_tokens") and _LIFETIMES.isdisjoint(reading.counts):
+            doubts += _take_lifetime(reading.counts, found.counts, is_own=kind != "advisor_message")
         for name, number in reading.counts.items():
             counts[name] = counts.get(name, 0) + number
         if kind not in _BILLED_ALWAYS and kind not in _ATTEMPTS:
@@ -48,6 +51,20 @@ def _with_iterations(found: ReportedUsage, iterations: list[Fields], hint: Hint)
         if kind == "advisor_message" and own is None:
             doubts.append("an advisor was asked whose model the answer does not name")
     return found._replace(counts=counts, model=model, beside=tuple(beside), doubts=tuple(doubts))
+
+
+def _take_lifetime(written: Counts, answer: Counts, *, is_own: bool) -> list[str]:
+    """Take the one lifetime of the answer's own writes for an iteration that does not state it, in place; else doubt.
+
+    ``is_own``: it has the marks of the answer's prompt; an advisor's cache has its own. Where the answer states none,
+    the request may, which says so for both.
+    """
+    if _LIFETIMES.isdisjoint(answer):
+        return []
+    stated = [name for name in sorted(_LIFETIMES) if answer.get(name)]
+    if len(stated) == 1:
+        written[stated[0]] = written["cache_write_tokens"]
+    return [] if len(stated) == 1 and is_own else [UNSTATED_LIFETIME]
 
 
 def _read_fields(usage: Fields, hint: Hint) -> ReportedUsage | None:
@@ -105,8 +122,8 @@ def read_content(message: Fields, hint: Hint) -> ReportedUsage | None:
     nothing, though it states its prompt.
     """
     usage = part(message, "usage")
-    if text(message, "stop_reason") == "refusal" and _is_free(usage):
-        return ReportedUsage({}, billed={"input_tokens": 0, "output_tokens": 0})
+    if text(message, "stop_reason") == "refusal" and count(usage.get("output_tokens")) == 0:
+        return ReportedUsage({}, billed=_billed_beside(usage, hint))
     kinds: dict[str | None, int] = {}
     executions = filters = 0
     for block in items(message, "content"):
@@ -124,8 +141,14 @@ def read_content(message: Fields, hint: Hint) -> ReportedUsage | None:
     return ReportedUsage({}, doubts=tuple(doubts)) if found is None else found._replace(doubts=tuple(doubts))
 
 
-def _is_free(usage: Fields) -> bool:
-    return count(usage.get("output_tokens")) == 0 and len(list(items(usage, "iterations"))) < 2
+def _billed_beside(usage: Fields, hint: Hint) -> Counts:
+    """What a refusal without output is billed for: nothing but other attempts that wrote something, and compactions."""
+    reading = read_messages(usage, hint)
+    billed: Counts = {"input_tokens": 0, "output_tokens": 0}
+    for _, part_of_it in () if reading is None else reading.beside:
+        for name, number in part_of_it.items():
+            billed[name] = billed.get(name, 0) + number
+    return billed
 
 
 def _lost_iterations(kinds: dict[str | None, int]) -> Iterator[str]:

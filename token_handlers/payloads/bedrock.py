@@ -78,12 +78,15 @@ def read_llama(response: Fields, hint: Hint) -> ReportedUsage | None:
     return reported(input_tokens=count(response.get("prompt_token_count")), output_tokens=output)
 
 
+GUARDED = "a guardrail's units, which Bedrock bills beside the model"
+
+
 def read_bedrock_extras(response: Fields, hint: Hint) -> ReportedUsage | None:
     """Guardrails and server tools, which Bedrock bills beside the model."""
     doubts = []
     units = [part(part(each, "invocationMetrics"), "usage") for each in _assessments(response)]
     if any(count(value) and name.endswith("Units") for unit in units for name, value in named(unit)):
-        doubts.append("a guardrail's units, which Bedrock bills beside the model")
+        doubts.append(GUARDED)
     if any(count(value) for _, value in named(part(response, "serverToolUsage"))):
         doubts.append("server tools, which Bedrock bills beside the model")
     return ReportedUsage({}, doubts=tuple(doubts)) if doubts else None

@@ -204,16 +204,19 @@ def _native(block: Fields) -> Fields:
 def lost_parts(reading: ReportedUsage, content: Any, hint: Hint) -> Iterator[str]:
     """Doubts about what LangChain's ``usage_metadata`` by itself, as in streams, does not carry over.
 
-    Whether cache writes of Anthropic's live five minutes or an hour, Mistral's cached tokens, Cohere's billed units,
-    OpenRouter's cost, and how many tokens an image took.
+    Whether cache writes of Anthropic's live five minutes or an hour, Mistral's and Together's cached tokens, Cohere's
+    billed units, OpenRouter's and xAI's cost, and how many tokens an image took.
     """
     counts = reading.counts
-    if hint.is_of("mistral") and "cache_read_tokens" not in counts:
-        yield "cached tokens, which langchain-mistralai leaves out of streams"
+    if hint.is_of("mistral", "together") and "cache_read_tokens" not in counts:
+        client = "langchain-mistralai" if hint.is_of("mistral") else "langchain-together"
+        yield f"cached tokens, which {client} leaves out of streams"
     if hint.is_of("cohere") and reading.billed is None:
         yield "the units that Cohere bills, in place of which tokens are counted"
     if hint.is_of("openrouter") and reading.cost is None:
         yield "OpenRouter's own cost, which the client leaves out of streams"
+    if hint.is_of("xai") and reading.cost is None:
+        yield "xAI's own cost, which the client leaves out of the message"
     if counts.get("cache_write_tokens") and counts.keys().isdisjoint(_LIFETIMES) and hint.is_of("anthropic"):
         yield UNSTATED_LIFETIME
     media = [block for block in views(entries(content) or []) if text(block, "type") in _MEDIA]

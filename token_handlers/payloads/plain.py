@@ -42,7 +42,7 @@ _METADATA = frozenset({"token_usage", "usage", "model_name", "model", "model_pro
                        "prompt_feedback", "incomplete_details", "user", "done", "done_reason", "total_duration",
                        "load_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count",
                        "eval_duration", "ResponseMetadata", "stopReason", "metrics"})  # fmt: skip
-_LOSSY = ("mistral", "openrouter", "cohere")
+_LOSSY = ("mistral", "openrouter", "cohere", "together", "xai")
 _SHOWING_FEES = frozenset({"tool_outputs", "annotations", "executed_tools", "groundingMetadata"})
 _BLOCKS = frozenset({"text", "tool_use", "thinking", "redacted_thinking", "reasoning", "refusal", "function_call",
                      "tool_call", "TextBlock", "ToolUseBlock", "ThinkingBlock", "RedactedThinkingBlock"})  # fmt: skip
