@@ -122,7 +122,8 @@ NESTED_KEYS = (
     "llm_output", "llmOutput", "response_metadata", "generation_info", "generationInfo", "additional_kwargs",
     "ResponseMetadata", "HTTPHeaders",
 )  # fmt: skip
-_RAW = ("token_usage", "tokenUsage", "usage", "usage_metadata", "token_count")
+_RAW = ("token_usage", "usage", "usage_metadata", "usageMetadata", "token_count", "tokenUsage")
+"""Where a message has its provider's own usage; the last has LangChain.js' sums alone."""
 _ESSENTIAL = frozenset({"input_tokens", "output_tokens", "rerank_searches"})
 MOST_NODES, MOST_DEPTH = 128, 6
 
@@ -342,7 +343,8 @@ def read_any_message(
     # what the message itself states of cost, tier and model overrules its raw usage
     stated = found._replace(cost=None, service_tier=None, model=text(metadata, "model_name", *MODELS))
     whole = _overruled(complete(stated, nodes, hint), found)
-    if raw is not None or usage is None:
+    is_raw = raw is not None and raw.get("promptTokens") is None
+    if is_raw or (raw is None and usage is None):
         return whole
     return whole._replace(doubts=joined(whole.doubts, tuple(lost_parts(whole, content, hint))))
 
