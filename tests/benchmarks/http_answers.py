@@ -110,6 +110,9 @@ class Watcher:
         """Own it."""
         return self
 
+    def begun(self, owner: object) -> None:
+        """Let it come."""
+
     def answered(self, owner: object, answer: http.ProviderAnswer) -> None:
         """See that the answer was read."""
         assert answer.is_final, answer

@@ -16,6 +16,7 @@ class Watcher:
         self.is_wanting = True
         self.requests: list[ProviderRequest] = []
         self.answers: list[ProviderAnswer] = []
+        self.begun_by: list[object] = []
 
     def wants(self) -> bool:
         return self.is_wanting
@@ -23,6 +24,9 @@ class Watcher:
     def opened(self, request: ProviderRequest) -> object:
         self.requests.append(request)
         return len(self.requests)
+
+    def begun(self, owner: object) -> None:
+        self.begun_by.append(owner)
 
     def answered(self, owner: object, answer: ProviderAnswer) -> None:
         self.answers.append(answer)

@@ -4,9 +4,13 @@ import gc
 import httpx
 import openai
 import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_openai import ChatOpenAI
 
+from tests.support.answer_server import answering, body, events
 from tests.support.bills import billed, counted
 from token_handlers import install, shared_counter, track_tokens, uninstall
 from token_handlers.langchain import report_stream_usage
@@ -224,6 +228,51 @@ def test_a_rejected_call_costs_nothing(ledger, status, way):
 
     assert billed(ledger) == counted(counter)
     assert (0, 0, 1) == requests(counter)
+
+
+class Overloaded(Exception):
+    """What an SDK makes of an error in a stream: it has the status that the error names."""
+
+    status_code = 503
+
+
+class LeavingOpen(BaseChatModel):
+    """A chat model whose client gives its stream up at an error in it, and leaves it open."""
+
+    client: httpx.Client
+    url: str
+    left: list[httpx.Response]
+
+    @property
+    def _llm_type(self):
+        return "leaving-open"
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        raise NotImplementedError
+
+    def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+        body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        request = self.client.build_request("POST", f"{self.url}/v1/chat/completions", json=body)
+        response = self.client.send(request, stream=True)
+        self.left.append(response)
+        if response.status_code >= 400 or "error" in next(response.iter_lines()):
+            raise Overloaded
+        yield ChatGenerationChunk(message=AIMessageChunk(content=""))
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"), [(events([{"error": {"code": 503}}]), (0, 1)), (body({}, status=503), (1, 0))]
+)
+def test_an_error_in_a_stream_is_no_rejection(reply, found):
+    """The provider had begun to answer, and may bill it; a request that it answers by an error is none."""
+    with httpx.Client() as client, answering(reply) as server, track_tokens() as counter:
+        model = LeavingOpen(client=client, url=server.url, left=[])
+        with pytest.raises(Overloaded):
+            list(model.stream("hi"))
+        assert found == (counter.failed_requests, counter.estimated_requests)
+        model.left[0].close()
+
+    assert found == (counter.failed_requests, counter.estimated_requests)
 
 
 def test_a_refused_connection_costs_nothing():

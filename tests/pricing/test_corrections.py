@@ -30,7 +30,7 @@ NAMES = {
 
 def name_of(correction):
     """Return a name that a correction is about."""
-    plain = correction.models.replace("(arn:.*/)?", "").replace("(apac|jp)", "jp").replace("\\", "")
+    plain = correction.models.replace("(.*/)?", "").replace("(apac|jp)", "jp").replace("\\", "")
     return NAMES.get(correction.models, plain)
 
 

@@ -87,6 +87,14 @@ def test_rules(call, answers, verdict, expected):
     assert expected == billed_by_answers(call, verdict)
 
 
+@pytest.mark.parametrize(("is_begun", "expected"), [(True, Incomplete(None, interrupted=True)), (False, FAILED)])
+def test_a_stream_that_was_begun_is_no_failure(call, is_begun, expected):
+    """A client may give it up without closing it, so that the answer is not there yet; what it sent is billed."""
+    call.is_begun = is_begun
+
+    assert expected == billed_by_answers(call, FAILED)
+
+
 def test_total_of_none_and_one():
     """Nothing is nothing, and one answer is itself."""
     assert total([]) is None

@@ -7,6 +7,9 @@
         def opened(self, request: ProviderRequest) -> object | None:
             # Whose request this is, None: nobody's; asked where it is sent; BudgetExceeded: it must not be sent
 
+        def begun(self, owner: object) -> None:
+            # That its answer began to come in a stream
+
         def answered(self, owner: object, answer: ProviderAnswer) -> None:
             # What became of it, once for each request that has an owner
 

@@ -62,6 +62,9 @@ class Observer(Protocol):
         Raises BudgetExceeded where the request must not be sent.
         """
 
+    def begun(self, owner: object) -> None:
+        """Take note that the provider began to answer in a stream, which its client may give up and leave open."""
+
     def answered(self, owner: object, answer: ProviderAnswer) -> None:
         """Take the answer, once for each request that has an owner.
 
@@ -213,6 +216,8 @@ class Exchange:
                 self._chunks = array("d")
             if 200 <= status < 300:
                 self._usage = ResponseUsage(self.request.api, self.request.provider, headers.get("content-type"))
+                if streamed and self._owner:
+                    self._observer.begun(self._owner[0])
                 return True
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not the client's
             contain(error, "reading an answer's head")

@@ -123,7 +123,7 @@ def _nova() -> Iterator[Correction]:
         ("nova-2-lite-v1:0", "(apac|jp)", ("0.396", "0.099", "3.311")),
     ):
         keys = ("input_mtok", "cache_read_mtok", "output_mtok")
-        models = rf"(arn:.*/)?{profile}\.amazon\.{name}"
+        models = rf"(.*/)?{profile}\.amazon\.{name}"
         yield Correction("aws", models, _LITELLM, dict(zip(keys, rates, strict=True)), is_of_place=True)
 
 

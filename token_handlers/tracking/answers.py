@@ -57,6 +57,11 @@ class AnswerObserver:
         call.sending()
         return call
 
+    def begun(self, owner: object) -> None:
+        """Note that a call was answered, whatever its client makes of the stream."""
+        if isinstance(owner, Call):
+            owner.is_begun = True
+
     def answered(self, owner: object, answer: ProviderAnswer) -> None:
         """Keep an answer for the end of its call, or end an SDK's call, which has no other end."""
         if not isinstance(owner, Call) or owner.settled:
@@ -127,7 +132,7 @@ def billed_by_answers(call: Call, verdict: Verdict) -> Verdict:
 def _completed(verdict: Verdict, answers: Sequence[ProviderAnswer], usage: ReportedUsage | None) -> Verdict:
     """Return an event's verdict with what answers add that are not the bill."""
     if isinstance(verdict, CallResult) and verdict.outcome == "failed":
-        return Incomplete(usage, interrupted=True) if _was_answered(answers) else verdict
+        return Incomplete(usage, interrupted=True) if call.is_begun or _was_answered(answers) else verdict
     if isinstance(verdict, Incomplete) and verdict.usage is None:
         partial = total([answer.usage for answer in answers if answer.usage is not None])
         return verdict if partial is None else verdict._replace(usage=partial, interrupted=True)

@@ -78,7 +78,8 @@ class Call:
 
     ``parents`` are the calls that made this one, and ``child_usages`` the counts of those that it made itself,
     None where it made none: it may only pass on what they used. ``shown`` are the counters in which an estimate of it
-    stands, with its progress at the time. ``answers`` are the provider's own to the requests of this call,
+    stands, with its progress at the time. ``answers`` are the provider's own to the requests of this call, ``is_begun``
+    is whether one came as a stream,
     ``served`` what the client says of place and speed, under ReportedUsage's ``context`` keys. ``stand_ins`` are the
     models as which those of other names are counted and priced.
     """
@@ -100,6 +101,7 @@ class Call:
     parents: "tuple[Call, ...]" = ()
     child_usages: list[Mapping[str, int]] | None = None
     answers: tuple[ProviderAnswer, ...] = ()
+    is_begun = False
     served: Mapping[str, str] = NO_CONTEXT
     stand_ins: Mapping[str, Sold] = NO_STAND_INS
 

@@ -45,7 +45,7 @@ def finish(call: Call, verdict: Verdict) -> None:
             unwatch_task(call)
         for counter in call.context.own:
             counter.open_calls.pop(call, None)
-        if call.answers:
+        if call.answers or call.is_begun:
             verdict = _bill(call, verdict) or verdict
         if isinstance(verdict, Discard):
             _undo(call)
