@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from token_handlers.payloads.fields import Fields, items, named, part, text, view
 from token_handlers.payloads.openai import inclusive, lifetimes
-from token_handlers.payloads.reported import Counts, Hint, ReportedUsage, add, count, first, reported
+from token_handlers.payloads.reported import Counts, Hint, ReportedUsage, add, count, first, reported, with_total
 
 _OPENAI = frozenset({"openai", "azure", "azureopenai"})
 UNSTATED_LIFETIME = "cache writes whose lifetime the answer does not state"
@@ -77,14 +77,16 @@ def _read_fields(usage: Fields, hint: Hint) -> ReportedUsage | None:
         write = add(*kept.values())
     total = count(usage.get("total_tokens"))
     excludes = hint.provider not in _OPENAI
-    return reported(
-        input_tokens=inclusive(tokens, (read or 0) + (write or 0), output, total, excludes=excludes),
+    cached = (read or 0) + (write or 0)
+    found = reported(
+        input_tokens=inclusive(tokens, cached, output, total, excludes=excludes),
         output_tokens=output,
         cache_read_tokens=read,
         cache_write_tokens=write,
         **kept,
         reasoning_tokens=first(part(usage, "output_tokens_details"), "thinking_tokens"),
     )
+    return with_total(found, total, left_out=cached)
 
 
 def read_server_tools(usage: Fields, hint: Hint) -> ReportedUsage | None:

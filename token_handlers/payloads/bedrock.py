@@ -5,7 +5,7 @@ from typing import Any
 
 from token_handlers.payloads.fields import Fields, entries, items, named, part, text, views
 from token_handlers.payloads.openai import inclusive
-from token_handlers.payloads.reported import Hint, ReportedUsage, add, count, first, reported
+from token_handlers.payloads.reported import Hint, ReportedUsage, add, count, first, reported, with_total
 
 _READ = ("cacheReadInputTokens", "cacheReadInputTokenCount")
 _WRITE = ("cacheWriteInputTokens", "cacheWriteInputTokenCount")
@@ -19,14 +19,16 @@ def read_converse(usage: Fields, hint: Hint) -> ReportedUsage | None:
     read, write = first(usage, *_READ), first(usage, *_WRITE)
     total = count(usage.get("totalTokens"))
     ttl = {text(each, "ttl"): first(each, "inputTokens") for each in items(usage, "cacheDetails")}
-    return reported(
-        input_tokens=inclusive(tokens, (read or 0) + (write or 0), output, total, excludes=True),
+    cached = (read or 0) + (write or 0)
+    found = reported(
+        input_tokens=inclusive(tokens, cached, output, total, excludes=True),
         output_tokens=output,
         cache_read_tokens=read,
         cache_write_tokens=write,
         cache_write_5m_tokens=ttl.get("5m"),
         cache_write_1h_tokens=ttl.get("1h"),
     )
+    return with_total(found, total, left_out=cached)
 
 
 def read_invocation_metrics(event: Fields, hint: Hint) -> ReportedUsage | None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from token_handlers.payloads.fields import Fields, entries, items, part, text, view
-from token_handlers.payloads.reported import Hint, ReportedUsage, add, count, first, reported
+from token_handlers.payloads.reported import Hint, ReportedUsage, add, count, first, reported, unexplained, with_total
 
 _PROMPT = ("promptTokenCount", "prompt_token_count")
 _OUTPUT = ("candidatesTokenCount", "candidates_token_count", "responseTokenCount", "response_token_count")
@@ -22,7 +22,8 @@ _NUMBERED = {2: "IMAGE", 3: "VIDEO", 4: "AUDIO"}
 def read_gemini(usage: Fields, hint: Hint) -> ReportedUsage | None:
     """GenerateContent and Live: the output is candidates plus thoughts, the input is prompt plus tool results.
 
-    A proto leaves out what is 0: an output without both of its parts is the total less the input.
+    A proto leaves out what is 0: an output without both of its parts is the total less the input. What the total says
+    beyond all parts is thoughts where none are stated, and a doubt.
     """
     prompt, candidates, thoughts = first(usage, *_PROMPT), first(usage, *_OUTPUT), first(usage, *_THOUGHTS)
     if (prompt is None and candidates is None and thoughts is None) or _is_llama(usage):
@@ -31,9 +32,14 @@ def read_gemini(usage: Fields, hint: Hint) -> ReportedUsage | None:
     output, total = add(candidates, thoughts), first(usage, *_TOTAL)
     if output is None and tokens is not None and total is not None:
         output = max(0, total - tokens)
+    doubts: tuple[str, ...] = ()
+    if tokens is not None and output is not None and total not in (None, tokens + output):
+        doubts = (unexplained(total, tokens, output),)
+        if thoughts is None and total > tokens + output:
+            output = total - tokens
     inputs, tools = _modalities(usage, *_PROMPT_DETAILS), _modalities(usage, *_TOOL_DETAILS)
     outputs = _modalities(usage, *_OUTPUT_DETAILS)
-    return reported(
+    found = reported(
         input_tokens=tokens,
         output_tokens=output,
         cache_read_tokens=first(usage, *_CACHED),
@@ -46,6 +52,7 @@ def read_gemini(usage: Fields, hint: Hint) -> ReportedUsage | None:
         output_image_tokens=outputs.get("IMAGE"),
         output_video_tokens=outputs.get("VIDEO"),
     )
+    return found._replace(doubts=doubts) if found is not None and doubts else found
 
 
 def _is_llama(usage: Fields) -> bool:
@@ -59,7 +66,7 @@ def read_interactions(usage: Fields, hint: Hint) -> ReportedUsage | None:
         return None
     thoughts = count(usage.get("total_thought_tokens"))
     inputs, outputs = _modalities(usage, "input_tokens_by_modality"), _modalities(usage, "output_tokens_by_modality")
-    return reported(
+    found = reported(
         input_tokens=None if prompt is None else add(prompt, count(usage.get("total_tool_use_tokens"))),
         output_tokens=None if output is None else add(output, thoughts),
         cache_read_tokens=count(usage.get("total_cached_tokens")),
@@ -71,6 +78,7 @@ def read_interactions(usage: Fields, hint: Hint) -> ReportedUsage | None:
         output_image_tokens=outputs.get("IMAGE"),
         output_video_tokens=outputs.get("VIDEO"),
     )
+    return with_total(found, count(usage.get("total_tokens")))
 
 
 def read_tool_counts(usage: Fields, hint: Hint) -> ReportedUsage | None:

@@ -138,6 +138,24 @@ def reported(**counts: int | None) -> ReportedUsage | None:
     return ReportedUsage(known) if known else None
 
 
+def with_total(found: ReportedUsage | None, total: int | None, *, left_out: int = 0) -> ReportedUsage | None:
+    """A reading with a doubt where the total that its payload states is not what its two sides come to.
+
+    ``left_out`` are input tokens that some servers' totals are without, such as those of a cache.
+    """
+    if found is None or total is None:
+        return found
+    tokens, output = found.counts.get("input_tokens"), found.counts.get("output_tokens")
+    if tokens is None or output is None or total in (tokens + output, tokens + output - left_out):
+        return found
+    return found._replace(doubts=(*found.doubts, unexplained(total, tokens, output)))
+
+
+def unexplained(total: int, tokens: int, output: int) -> str:
+    """The doubt of a total that its parts do not explain."""
+    return f"total_tokens ({total}) is not input + output ({tokens} + {output})"
+
+
 def joined(*doubts: tuple[str, ...]) -> tuple[str, ...]:
     """The doubts, each once, in their order."""
     return tuple(dict.fromkeys(doubt for several in doubts for doubt in several))
