@@ -148,6 +148,15 @@ class ModelCall(Call):
         listed = (*(said.get("tools") for said in settings), *(_field(self.instance, name) for name in _TOOLS))
         return [tool for each in listed if isinstance(each, list | tuple) for tool in each], settings
 
+    def asked(self) -> dict[str, Any]:
+        """Return what is sent beside the prompt by the settings of the LLM and of the call, these before its own."""
+        tools, settings = self._declared()
+        found: dict[str, Any] = {"tools": tools} if tools else {}
+        for said in reversed(settings):
+            found |= {name: value for name, value in said.items() if value is not None and name != "tools"}
+        more = found.pop("extra_body", None)
+        return {**found, **more} if isinstance(more, Mapping) else found
+
     def asks_by_options(self) -> bool:
         """Return whether report_stream_usage makes this LLM report usage in streams: it speaks OpenAI's chat API."""
         kinds = type(self.instance).__mro__

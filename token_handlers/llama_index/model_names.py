@@ -49,4 +49,13 @@ def base_url(instance: Any) -> str | None:
         url = getattr(instance, name, None)
         if isinstance(url, str) and url:
             return url
-    return None
+    return _url_of_google(instance) if kind.__name__ == "GoogleGenAI" else None
+
+
+def _url_of_google(instance: Any) -> str | None:
+    """Return the server of Google's client, whose host says at which location Vertex AI serves."""
+    try:
+        url = instance._client._api_client._http_options.base_url  # noqa: SLF001
+    except Exception:  # noqa: BLE001 - a foreign object's own code runs here, and may change
+        return None
+    return url if isinstance(url, str) and url else None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from token_handlers.llama_index.asked import with_asked
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.text import response_text
 from token_handlers.payloads import ReportedUsage, is_empty, read_payload
@@ -31,6 +32,7 @@ def read_end(call: ModelCall, response: Any) -> Verdict:
         usage = read_payload(call.reported[0], call.provider_name())
         is_partial = call.reported[1] < len(call.deltas or ())
     if usage is not None and not is_partial and usage.counts.keys() >= _WHOLE:
+        usage = with_asked(call, usage)
         return _of_litellm(call, usage, response) if call.provider_name() == _LITELLM else CallResult(usage)
     text = None if call.deltas else response_text(response)
     model = _model(response) if usage is None else usage.model

@@ -361,8 +361,8 @@ Composite = Callable[[Fields, Hint], ReportedUsage | None]
 
 
 def read_event(event: Fields, hint: Hint) -> ReportedUsage | None:
-    """The first event of a Messages stream: what it says of the output is no count of what will be written."""
-    if text(event, "type") != "message_start":
+    """The first event of a Messages stream, whose output is no count of what will be written, or the last by itself."""
+    if text(event, "type") not in ("message_start", "message_delta"):
         return None
     merged = merge_events([event])
     return None if merged is None else PayloadSearch(hint).find(merged)
