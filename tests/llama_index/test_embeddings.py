@@ -12,6 +12,7 @@ from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.postprocessor import SentenceEmbeddingOptimizer
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
+from llama_index.embeddings.openai import OpenAIEmbedding
 
 from tests.support.llama_index_clients import make_embedder, no_swallowed_faults, run
 from tests.support.provider_servers import replying
@@ -262,6 +263,21 @@ def test_unreported_embeddings_are_estimated(ledger):
 
     assert (1, 1) == (counter.successful_requests, counter.estimated_requests)
     assert ledger.total().embedding_tokens == pytest.approx(counter.embedding_tokens, rel=0.3)
+
+
+@pytest.mark.parametrize("way", ["get_text_embedding_batch", "aget_text_embedding_batch"])
+def test_a_usage_of_zero_for_texts_is_no_bill(way):
+    """A server that states 0 tokens for texts states no usage: these are counted, and flagged."""
+    usage = {"prompt_tokens": 0, "total_tokens": 0}
+    rows = [{"object": "embedding", "index": at, "embedding": [1.0, 2.0]} for at in range(len(TEXTS))]
+    answer = {"object": "list", "model": "text-embedding-3-small", "data": rows, "usage": usage}
+    with replying(embeddings=answer) as provider, track_tokens() as counter:
+        model = OpenAIEmbedding(model="text-embedding-3-small", api_base=provider.url, api_key="none")
+        found = getattr(model, way)(TEXTS)
+        _ = run(found) if asyncio.iscoroutine(found) else found
+
+    assert (1, 1) == (counter.successful_requests, counter.estimated_requests)
+    assert counter.embedding_tokens >= len(TEXTS)
 
 
 def test_other_models_are_estimated():

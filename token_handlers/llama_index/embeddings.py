@@ -11,7 +11,7 @@ from token_handlers.llama_index.model_names import base_url, facts_of, model_nam
 from token_handlers.llama_index.models import count_for_handlers
 from token_handlers.llama_index.spans import ModelSpan
 from token_handlers.llama_index.text import split_tokens
-from token_handlers.payloads import read_payload
+from token_handlers.payloads import is_empty, read_payload
 from token_handlers.tokenizer.estimates import estimate_tokens, prepare
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.failures import was_rejected, was_stopped
@@ -165,7 +165,8 @@ def sent(call: EmbeddingBatch, response: Any) -> None:
         span.covered += len(call.texts)
     call.describe()
     reading = read_payload(response, call.provider)
-    if reading is not None and "input_tokens" in reading.counts:
+    is_bill = reading is not None and "input_tokens" in reading.counts and not (is_empty(reading) and any(call.texts))
+    if reading is not None and is_bill:
         finish(call, CallResult(reading))
     else:
         finish(call, Incomplete())
