@@ -36,6 +36,26 @@ def test_the_tier_that_served_is_in_a_header_else_the_asked_one_is_assumed(asked
     assert (tier, doubts) == (usage.service_tier, len(usage.doubts))
 
 
+@pytest.mark.parametrize(
+    ("host", "headers", "is_free"),
+    [
+        ("gateway.ai.cloudflare.com", {"cf-aig-cache-status": "HIT"}, True),
+        ("gateway.ai.cloudflare.com", {"cf-aig-cache-status": "MISS"}, False),
+        ("api.portkey.ai", {"x-portkey-cache-status": "SEMANTIC HIT"}, True),
+        ("portkey.example.com", {"x-portkey-cache-status": "HIT"}, True),
+        ("api.portkey.ai", {"x-portkey-cache-status": "SEMANTIC MISS"}, False),
+        ("oai.helicone.ai", {"helicone-cache": "hit"}, True),
+        ("openrouter.ai", {"x-openrouter-cache-status": "HIT"}, True),
+        ("openrouter.ai", {}, False),
+        ("api.openai.com", {"helicone-cache": "HIT"}, False),
+    ],
+)
+def test_what_a_gateway_has_kept_is_free(host, headers, is_free):
+    """No provider is asked where a gateway's own cache answers; a provider's own host has no such cache."""
+    usage = completed(ReportedUsage(COUNTS), request()._replace(host=host), headers)
+    assert (Decimal(0) if is_free else None, COUNTS) == (usage.cost, usage.counts)
+
+
 def test_bedrocks_latency_is_in_a_header():
     """InvokeModel's answer has it beside the model's own body."""
     headers = {"x-amzn-bedrock-performanceconfig-latency": "optimized"}

@@ -16,8 +16,11 @@ class Headers(Protocol):
 
 
 _FROM_LITELLMS_CACHE = "x-litellm-cache-key"  # LiteLLM's proxy sends it with what its own cache answers
-_CACHES = ("cf-aig-cache-status", "x-portkey-cache-status", "helicone-cache")
-"""Headers of Cloudflare's gateway, Portkey's and Helicone's: HIT says that the gateway's own cache has answered."""
+_CACHES: dict[str | None, tuple[str, ...]] = {
+    None: ("cf-aig-cache-status", "x-portkey-cache-status", "helicone-cache"),  # at hosts of any name
+    "openrouter": ("x-openrouter-cache-status",),
+}
+"""Headers of gateways, by whose host it is: HIT says that the gateway's own cache has answered."""
 _TIERS = {"google": "x-gemini-service-tier", "invoke": "x-amzn-bedrock-service-tier"}  # by provider or API
 _LATENCY = "x-amzn-bedrock-performanceconfig-latency"
 _STANDARD = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
@@ -60,9 +63,8 @@ def _of_media(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
 
 
 def _is_from_a_cache(request: ProviderRequest, headers: Headers) -> bool:
-    if provider_of(request.host) is not None:
-        return False
-    return any((status := headers.get(name)) and str(status).upper().endswith("HIT") for name in _CACHES)
+    names = _CACHES.get(provider_of(request.host), ())
+    return any((status := headers.get(name)) and str(status).strip().upper().endswith("HIT") for name in names)
 
 
 _SILENT = frozenset({"zai", "zhipuai", "minimax"})
