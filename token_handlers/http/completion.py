@@ -40,8 +40,6 @@ def completed(usage: ReportedUsage, request: ProviderRequest, headers: Headers) 
         usage = _of_media(usage, request)
     if request.is_guarded:
         usage = _doubted(usage, GUARDED)
-    if request.tools and request.api == "chat" and request.provider in _SILENT:
-        usage = _doubted(usage, "a tool of the provider's, whose uses the answer does not count")
     if (usage.service_tier or "") in _STANDARD:
         usage = _with_tier(usage, request, headers)
     asked = {"search_context_size": request.search_context_size}
@@ -52,6 +50,8 @@ def completed(usage: ReportedUsage, request: ProviderRequest, headers: Headers) 
         asked["web_search_tool"] = _search_tool(request)
     if any(asked.values()):
         usage = _with_context(usage, asked)
+    if request.tools and request.api == "chat" and _SEARCHES.isdisjoint(usage.counts):
+        usage = _with_unseen_searches(usage, request)
     return usage if all(model for model, _ in usage.beside) else _with_image_model(usage, request)
 
 
@@ -67,8 +67,11 @@ def _is_from_a_cache(request: ProviderRequest, headers: Headers) -> bool:
     return any((status := headers.get(name)) and str(status).strip().upper().endswith("HIT") for name in names)
 
 
-_SILENT = frozenset({"zai", "zhipuai", "minimax"})
-"""Providers that search the web for an answer of the chat API and bill it by use."""
+_MAY_NOT_COUNT = frozenset({None, "zai", "zhipuai", "minimax"})
+"""Providers that search the web for an answer of the chat API, bill it by use, and may not say how often."""
+_COUNTED = frozenset({"web_search_options", "search_parameters", "$web_search"})
+"""Declared searches whose number the answers of their APIs state: OpenAI's and Perplexity's, xAI's, Moonshot's."""
+_SEARCHES = frozenset({"web_searches", "social_searches", "storage_searches", "sources"})
 _WRITES = frozenset({"cache_write_5m_tokens", "cache_write_1h_tokens", "cache_write_12h_tokens"})
 
 
@@ -96,6 +99,14 @@ def _search_tool(request: ProviderRequest) -> str | None:
     kinds = {tool.kind for tool in request.tools if tool.kind.startswith("web_search")}
     names = {"web_search_preview" if kind.startswith("web_search_preview") else "web_search" for kind in kinds}
     return names.pop() if len(names) == 1 else None
+
+
+def _with_unseen_searches(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
+    """Return a usage with a doubt where a provider may have searched that counts none, or of which nothing is known."""
+    kinds = [tool.kind for tool in request.tools if "search" in tool.kind.lower() and tool.kind not in _COUNTED]
+    if not kinds or not request.host or provider_of(request.host) not in _MAY_NOT_COUNT:
+        return usage
+    return _doubted(usage, f"the tool {kinds[0]!r} was declared: whether it was used, the answer does not say")
 
 
 def _with_lifetime(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
