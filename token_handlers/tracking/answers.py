@@ -126,11 +126,12 @@ def billed_by_answers(call: Call, verdict: Verdict) -> Verdict:
         if lost or silent:
             usage = usage._replace(doubts=(*usage.doubts, LOST))
         return CallResult(usage, requests=len(final) + lost + silent)
-    return _completed(verdict, answers, usage)
+    return _completed(call, verdict, usage)
 
 
-def _completed(verdict: Verdict, answers: Sequence[ProviderAnswer], usage: ReportedUsage | None) -> Verdict:
+def _completed(call: Call, verdict: Verdict, usage: ReportedUsage | None) -> Verdict:
     """Return an event's verdict with what answers add that are not the bill."""
+    answers = call.answers
     if isinstance(verdict, CallResult) and verdict.outcome == "failed":
         return Incomplete(usage, interrupted=True) if call.is_begun or _was_answered(answers) else verdict
     if isinstance(verdict, Incomplete) and verdict.usage is None:
