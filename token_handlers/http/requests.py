@@ -258,6 +258,7 @@ _PLAIN = frozenset({
 """What a request's body may have that says nothing of what else is billed."""
 
 
+@lru_cache(maxsize=256)
 def provider_of(host: str) -> str | None:
     """Return genai-prices' id of the provider that a host belongs to, regional hosts included."""
     name = host
