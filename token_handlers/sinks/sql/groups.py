@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from token_handlers.counter.totals import OTHER
 from token_handlers.sinks.escapes import unescaped
-from token_handlers.sinks.sql.queries import Reader, is_of_all_time, query_for, sums_by
+from token_handlers.sinks.sql.queries import Reader, RollupQuery, is_of_all_time, query_for, sums_by
 from token_handlers.sinks.sql.questions import Dimension, Window, dimension_of
 from token_handlers.sinks.sql.rollups import ever, is_unknown
 from token_handlers.sinks.sql.rows import day_of, hour_of, totals_of
 from token_handlers.sinks.sql.schema import ALL, MOST_EXPENSIVE, SUMS
 from token_handlers.usage import UsageTotals
+
+_ORDERED = ("cost_nano", "cost_atto", "prompt_tokens", "completion_tokens")
+"""What MOST_EXPENSIVE is made of."""
 
 _TIMES: dict[str, Callable[[int], str]] = {"day": day_of, "hour": hour_of}
 
@@ -42,14 +45,13 @@ def _most_expensive(
     """Return the totals by a dimension's one key: the most expensive, how many there are besides, and their sum."""
     query = query_for(reader, dimension, window)
     used = [measure for measure in SUMS if query.sums[measure] != "0"] or SUMS[:1]
-    parts = [f"SELECT {', '.join((f'{key} AS key', *used))} FROM {rows}" for (key,), rows in query.parts]  # noqa: S608 (constants)
-    if not parts:
+    if not query.parts:
         return {}, 0, UsageTotals()
     expressions = ", ".join(f"{expression} AS {name}" for name, expression in query.sums.items())
     if is_of_all_time(reader, dimension, window):
-        tables, whole = _of_all_time(dimension.label, parts, used, number)
+        tables, whole = _of_all_time(dimension.label, _parts(query, used), used, number)
     else:
-        tables, whole = {"calls": " UNION ALL ".join(parts)}, ("count(*)", "summed")
+        tables, whole = _of_a_time(query, used, number)
     tables["summed"] = f"SELECT key, {expressions} FROM calls GROUP BY key"  # noqa: S608 (constants)
     tables["most"] = f"SELECT 0, * FROM summed ORDER BY {', '.join(MOST_EXPENSIVE)}, key LIMIT {number}"  # noqa: S608 (constants)
     named = ", ".join(f"{name} AS ({table})" for name, table in tables.items())
@@ -64,6 +66,31 @@ def _most_expensive(
             rest = [a - b for a, b in zip(rest, each, strict=True)]
     others = totals_of(rest) if count > len(found) else UsageTotals()
     return {key: totals_of(each) for key, each in found.items()}, count - len(found), others
+
+
+def _parts(query: RollupQuery, used: Sequence[str], also: str = "") -> list[str]:
+    """Return the rows of a question's parts; ``also`` is one more condition, with {key}."""
+    return [
+        f"SELECT {', '.join((f'{key} AS key', *used))} FROM {rows}{also.format(key=key)}"  # noqa: S608 (constants)
+        for (key,), rows in query.parts
+    ]
+
+
+def _of_a_time(query: RollupQuery, used: Sequence[str], number: int) -> tuple[dict[str, str], tuple[str, str]]:
+    """Return the tables that have all calls of a window's most expensive keys, and the number and sums of all keys.
+
+    Of each key only the sums are made by which it is among those.
+    """
+    sums = ", ".join(f"{query.sums[measure]} AS {measure}" for measure in _ORDERED)
+    some = " UNION ALL ".join(_parts(query, [measure for measure in _ORDERED if measure in used]))
+    every = " UNION ALL ".join(_parts(query, used))
+    tables = {
+        "ranked": f"SELECT key, {sums} FROM ({some}) AS came GROUP BY key",  # noqa: S608 (constants)
+        "best": f"SELECT key FROM ranked ORDER BY {', '.join(MOST_EXPENSIVE)}, key LIMIT {number}",  # noqa: S608 (constants)
+        "calls": " UNION ALL ".join(_parts(query, used, " AND {key} IN (SELECT key FROM best)")),
+    }
+    # Counting makes it one row, also where nothing is summed.
+    return tables, ("0 * count(*) + (SELECT count(*) FROM ranked)", f"({every}) AS whole")
 
 
 def _of_all_time(
