@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from math import inf
-from operator import mul
 from typing import TYPE_CHECKING, NamedTuple
 
 from genai_prices import Usage as GenaiUsage
@@ -64,6 +63,10 @@ class RateRow(NamedTuple):
     doubt: str = ""
 
 
+_Weights = tuple[tuple[int, int], ...]
+"""The places of counts of which a unit's number is made, and how many times each is in it."""
+
+
 class _Compiled(NamedTuple):
     """What calls whose counts have the same names have in common."""
 
@@ -105,7 +108,7 @@ class Plan:
         self._tiers = compile_rates(sheet.rates)
         self._left_out = left_out | self._tiers.uneven
         self._compiled: dict[tuple[str, ...], _Compiled] = {}
-        self._weights: dict[tuple[str, ...], tuple[tuple[Unit, list[int]], ...]] = {}
+        self._weights: dict[tuple[str, ...], tuple[tuple[Unit, _Weights], ...]] = {}
 
     @property
     def priced(self) -> bool:
@@ -167,21 +170,28 @@ class Plan:
         weighted = self._weights.get(names)
         if weighted is None:
             weighted = self._weigh(names)
-        tokens = counts.get("input_tokens", 0)
-        numbers = ((unit, sum(map(mul, weights, counts.values()))) for unit, weights in weighted)
-        found = [self._part(unit, number, tokens, model) for unit, number in numbers if number]
+        tokens, values, found = counts.get("input_tokens", 0), tuple(counts.values()), []
+        for unit, weights in weighted:
+            number = 0
+            for index, weight in weights:
+                number += weight * values[index]
+            if number:
+                found.append(self._part(unit, number, tokens, model))
         if PER_CALL.price_key in self._sheet.rates:
             found.append(self._part(PER_CALL, 1, tokens, model))
         return tuple(found)
 
-    def _weigh(self, names: tuple[str, ...]) -> tuple[tuple[Unit, list[int]], ...]:
-        """Return the rated units in the order of Usage's fields, each as so many times each of the counts."""
+    def _weigh(self, names: tuple[str, ...]) -> tuple[tuple[Unit, _Weights], ...]:
+        """Return the rated units in the order of Usage's fields, each as so many times some of the counts."""
         if len(self._weights) >= _SUMS_KEPT:
             self._weights.clear()
         units = [UNITS.get(GENAI_NAMES.get(name, name)) for name in names]
         order = [*USAGE_UNITS.values()]
         rests = rests_of(self._sheet_units(), units).items()
-        made = self._weights[names] = tuple(sorted(rests, key=lambda rest: order.index(rest[0])))
+        made = self._weights[names] = tuple(
+            (unit, tuple((index, weight) for index, weight in enumerate(weights) if weight))
+            for unit, weights in sorted(rests, key=lambda rest: order.index(rest[0]))
+        )
         return made
 
     def _part(self, unit: Unit, number: int, tokens: int, model: str | None) -> CostPart:

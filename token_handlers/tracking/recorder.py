@@ -316,7 +316,7 @@ class EndedCall(NamedTuple):
             saved_cost=cost if cached else None,
             cache_saved_cost=None if cached or self.price is None else self.price.cache_saved,
             doubts=(*usage.doubts, *(() if self.price is None else self.price.doubts)),
-            cost_breakdown=() if self.price is None or cached else shielded(_breakdown)(self.price) or (),
+            cost_breakdown=() if self.price is None or cached else _breakdown(self.price) or (),
             service_tier=usage.service_tier,
             region=usage.context.get("region") or usage.context.get("inference_geo"),
             host=_host(self.base_url) if answer is None else answer.request.host,
@@ -332,6 +332,7 @@ class EndedCall(NamedTuple):
         )
 
 
+@shielded
 def _breakdown(price: Price) -> tuple[CostPart, ...]:
     return price.parts
 
