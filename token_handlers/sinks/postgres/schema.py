@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from token_handlers.sinks.postgres.call_text import SEPARATOR
 from token_handlers.sinks.sql import rollups
 from token_handlers.sinks.sql.dialect import Dialect
-from token_handlers.sinks.sql.schema import COLUMNS, COST_INDEX, EXTRA, LEVELS, MEASURED, ROLLUP_KEY, SUMS
+from token_handlers.sinks.sql.schema import COLUMNS, COST_INDEX, EXTRA, LABELLED, LEVELS, MEASURED, ROLLUP_KEY, SUMS
 
 FORMAT = 3
 """What the tables, the functions, the rules of sums and the choice of rollups are; each change is another number."""
@@ -37,9 +37,6 @@ DIALECT = Dialect(
 MONTHS = "usage_event_"
 FIRST_YEAR, END_YEAR = 2020, 2100
 """From and until when there is a partition for each month; all calls before and after are in one partition each."""
-
-LABELLED = 'ts_ms, session, "user", node, tags, model, provider, operation'
-"""The columns of usage_measure by which rollups sum."""
 
 MOST_BATCHES = 2 * rollups.ROLL_UP_AT
 """How many of the batches that wait are looked at."""

@@ -97,6 +97,9 @@ MEASURED = (
 )
 """The columns of the view usage_measure, beside those by which a store tells calls."""
 
+LABELLED = 'ts_ms, session, "user", node, tags, model, provider, operation'
+"""Those of them by which rollups sum."""
+
 
 class Label(NamedTuple):
     """A label by which rollups sum: the levels for all models together, and those apart by model, provider, operation.

@@ -10,7 +10,7 @@ from token_handlers.sinks.sql import rollups
 from token_handlers.sinks.sql.dialect import Dialect
 from token_handlers.sinks.sql.queries import Reader, reader_of
 from token_handlers.sinks.sql.rows import NAMELESS, NewCost, Row
-from token_handlers.sinks.sql.schema import SUMS
+from token_handlers.sinks.sql.schema import LABELLED, SUMS
 
 DIALECT = Dialect(
     tags="json_each(tags) AS tag",
@@ -72,9 +72,10 @@ def set_costs(connection: sqlite3.Connection, costs: Sequence[NewCost]) -> None:
 
 def _add(connection: sqlite3.Connection, chosen: str, sign: str = "") -> None:
     """Add the calls that a condition chooses to the rollups, or subtract them."""
-    connection.execute(f"CREATE TEMP TABLE fresh AS SELECT * FROM usage_measure WHERE {chosen}")  # noqa: S608 (constants, numbers)
-    sums = connection.execute(f"SELECT {', '.join(f'sum({name})' for name in SUMS)} FROM fresh").fetchone()  # noqa: S608
+    calls = f"FROM usage_measure WHERE {chosen}"
+    sums = connection.execute(f"SELECT {', '.join(f'sum({name})' for name in SUMS)} {calls}").fetchone()
     used = tuple(name for name, number in zip(SUMS, sums, strict=True) if number or name == "successful_requests")
+    connection.execute(f"CREATE TEMP TABLE fresh AS SELECT {LABELLED}, {', '.join(used)} {calls}")
     for name, query, statements in _steps(used, sign):
         connection.execute(f"CREATE TEMP TABLE {name} AS {query}")
         for statement in statements:
