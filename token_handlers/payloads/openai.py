@@ -203,7 +203,8 @@ def read_output(response: Fields, hint: Hint) -> ReportedUsage | None:
     if not output and not usage:
         return None
     kinds = [text(item, "type") for item in output if _is_search(item)]
-    searches = first(part(usage, "web_search"), "num_requests") or kinds.count("web_search_call")
+    shown, stated = kinds.count("web_search_call"), first(part(usage, "web_search"), "num_requests")
+    searches = stated or shown
     runs = kinds.count("code_interpreter_call") if _is_grok(response, hint) else 0
     containers, unnamed = (0, False) if runs else _containers(output)
     images = list(_images(response))
@@ -221,6 +222,8 @@ def read_output(response: Fields, hint: Hint) -> ReportedUsage | None:
         doubts += _uncounted_by_xai(part(response, "usage"), output)
     if failed := sum(_kind(item) == "web_search_call" and text(item, "status") == "failed" for item in output):
         doubts.append(f"searches that failed ({failed}), which may not be billed")
+    if shown and stated == 0:
+        doubts.append(f"searches ({shown}) of which the answer counts none")
     if any(model is None for model, _ in images):
         doubts.append(UNNAMED_IMAGES)
     return ReportedUsage(
