@@ -146,6 +146,13 @@ def test_a_guardrail_that_is_asked_for_is_billed_beside_the_model():
     assert (GUARDED,) == completed(ReportedUsage(COUNTS, doubts=(GUARDED,)), asked, {}).doubts
 
 
+def test_a_tool_of_novas_whose_uses_the_answer_does_not_count_is_a_doubt():
+    """Amazon bills its web search by use, and Converse says nothing of it in the usage."""
+    asked = request("converse", "aws", tools=(BilledTool("systemTool"),))
+    assert 1 == len(completed(ReportedUsage(COUNTS), asked, {}).doubts)
+    assert 0 == len(completed(ReportedUsage(COUNTS), request("converse", "aws"), {}).doubts)
+
+
 @pytest.mark.parametrize(("lifetimes", "unstated"), [({"1h"}, ()), (set(), (UNSTATED_LIFETIME,))])
 def test_the_prompts_marks_hold_for_an_iterations_cache_writes_too(lifetimes, unstated):
     """A compaction's writes are as old as the answer's own."""

@@ -135,6 +135,11 @@ def test_tools_that_the_provider_bills():
         {"type": "image_generation", "model": "gpt-image-1"},
     ]
     claude = [{"name": "f", "input_schema": {}}, {"type": "web_search_20260209", "name": "web_search", "max_uses": 3}]
+    nova = [
+        {"toolSpec": {"name": "f"}},
+        {"systemTool": {"name": "nova_grounding"}},
+        {"cachePoint": {"type": "default"}},
+    ]
     gemini = [{"functionDeclarations": []}, {"googleSearch": {}}, {"googleMaps": {}}]
     kimi = [{"type": "builtin_function", "function": {"name": "$web_search"}}]
     searching = {**CHAT, "web_search_options": {"search_context_size": "high"}}
@@ -147,6 +152,8 @@ def test_tools_that_the_provider_bills():
     assert (BilledTool("web_search_20260209", 3),) == tools(claude)
     assert (BilledTool("googleSearch"), BilledTool("googleMaps")) == tools(gemini)
     assert (BilledTool("$web_search"),) == tools(kimi)
+    converse = "https://bedrock-runtime.us-east-1.amazonaws.com/model/us.amazon.nova-premier-v1:0/converse"
+    assert (BilledTool("systemTool"),) == read_request("POST", converse, {**CHAT, "toolConfig": {"tools": nova}}).tools
     assert (BilledTool("web_search_options"),) == read_request("POST", url, searching).tools
     assert "high" == read_request("POST", url, searching).search_context_size
     assert () == tools("none")

@@ -40,6 +40,8 @@ def completed(usage: ReportedUsage, request: ProviderRequest, headers: Headers) 
         usage = _of_media(usage, request)
     if request.is_guarded:
         usage = _doubted(usage, GUARDED)
+    if any(tool.kind == "systemTool" for tool in request.tools):
+        usage = _doubted(usage, "a tool of Amazon's Nova, whose uses the answer does not count")
     if (usage.service_tier or "") in _STANDARD:
         usage = _with_tier(usage, request, headers)
     asked = {"search_context_size": request.search_context_size}

@@ -319,7 +319,7 @@ def _tools(fields: Mapping[str, object]) -> list[BilledTool]:
     found = []
     if "web_search_options" in fields:
         found.append(BilledTool("web_search_options"))
-    for listed in (fields.get("tools"), fields.get("plugins")):
+    for listed in (fields.get("tools"), fields.get("plugins"), _mapping(fields, "toolConfig").get("tools")):
         for tool in listed if isinstance(listed, list) else ():
             if isinstance(tool, dict):
                 found += _billed(tool)
@@ -330,8 +330,8 @@ def _tools(fields: Mapping[str, object]) -> list[BilledTool]:
 
 def _billed(tool: Mapping[str, object]) -> list[BilledTool]:
     kind = _text(tool, "type", "id")
-    if kind is None:  # Gemini: each tool is a key of its own
-        skipped = ("functionDeclarations", "function_declarations", "toolSpec", "name")
+    if kind is None:  # Gemini, and Bedrock's Converse: each tool is a key of its own
+        skipped = ("functionDeclarations", "function_declarations", "toolSpec", "cachePoint", "name")
         return [] if any(key in tool for key in skipped) else [BilledTool(str(key)) for key in tool]
     if kind in _OWN_TOOLS:
         return []
