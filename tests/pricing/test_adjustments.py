@@ -144,6 +144,23 @@ def test_a_plan_ends_where_a_place_begins_to_cost_more(day):
     assert Decimal("0.25" if day[2] == 4 else "0.275") == price(TENTH, "gpt-5.4", "openai", day, **call).cost
 
 
+@pytest.mark.parametrize(
+    ("requested", "day", "usd", "doubts"),
+    [
+        ("model-router", (2026, 11, 25), "0.04015", 0),
+        ("Model_Router-2", (2026, 11, 25), "0.04015", 0),
+        ("model-router", (2025, 10, 1), "0.02615", 0),
+        ("my-router", (2026, 11, 25), "0.02615", 1),
+        ("gpt-5-mini", (2026, 11, 25), "0.02615", 0),
+    ],
+)
+def test_azures_model_router_bills_the_prompt_beside_the_model(requested, day, usd, doubts):
+    """0.14 USD for each million tokens of the prompt, cached or not, and nothing for the answer."""
+    counts = {"input_tokens": 100_000, "cache_read_tokens": 2_000, "output_tokens": 800}
+    found = price(counts, "gpt-5-mini-2025-08-07", "azure", day, requested=requested)
+    assert (Decimal(usd), doubts) == (found.cost, len(found.doubts))
+
+
 def test_a_place_multiplies_tokens_and_no_fees():
     """Cached tokens and output cost a tenth more too, a web search does not."""
     counts = {"input_tokens": 1000, "cache_read_tokens": 400, "output_tokens": 100, "web_searches": 1}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from genai_prices.types import ModelInfo, StartDateConstraint
 
-from token_handlers.pricing.rates import Rate, RateSheet, amount_of, scaled, token_keys
+from token_handlers.pricing.rates import Rate, RateSheet, amount_of, increased, scaled, token_keys
 from token_handlers.pricing.served import Served, version
 
 _HALF = Decimal("0.5")
@@ -112,6 +112,8 @@ def adjust(sheet: RateSheet, model: ModelInfo, served: Served, *, sells_itself: 
             sheet.doubt(doubt)
     if not sheet.place_is_set:
         _adjust_to_place(sheet, served)
+    if served.seller == "azure" and "router" in served.requested:
+        _add_router(sheet, served)
 
 
 def _adjust_to_tier(sheet: RateSheet, model: ModelInfo, served: Served, *, sells_itself: bool) -> None:
@@ -302,6 +304,20 @@ _OF_AZURE = (  # where LiteLLM's price list has other rates than the maker
     ("deepseek|grok-(code|build)", "Azure's own rates of this model are not known: those of its maker are used"),
     ("^gpt-audio(-2025|$)", "price lists differ on what Azure bills for sound: up to a quarter more"),
 )
+_ROUTER, _ROUTER_SINCE = Decimal("0.14"), date(2025, 11, 1)
+
+
+def _add_router(sheet: RateSheet, served: Served) -> None:
+    """Add what Azure's model router bills for each token of the prompt, beside the model that it chose."""
+    if not re.search("model[-_]router", served.requested):
+        sheet.doubt(f"whether the deployment {served.requested!r} is a model router, the answer does not say")
+    elif served.at.date() >= _ROUTER_SINCE:
+        for key in token_keys(sheet.rates):
+            if not key.startswith("output_"):
+                sheet.rates[key] = increased(sheet.rates[key], _ROUTER)
+                sheet.note(key, f"with {_ROUTER} for the model router")
+
+
 _GOV = Decimal("1.2")
 
 
@@ -339,5 +355,5 @@ def edges() -> Iterator[float]:
     """Yield the moments at which a factor begins, in epoch seconds."""
     from datetime import datetime
 
-    for day in (_VERTEX_SINCE, _OPENAI_SINCE, *(rule.since for rule in TIER_FACTORS if rule.since)):
+    for day in (_VERTEX_SINCE, _OPENAI_SINCE, _ROUTER_SINCE, *(rule.since for rule in TIER_FACTORS if rule.since)):
         yield datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()

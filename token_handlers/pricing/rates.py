@@ -96,6 +96,14 @@ def scaled(rate: Rate, factor: Decimal) -> Rate:
     )
 
 
+def increased(rate: Rate, more: Decimal) -> Rate:
+    """Return a rate with so many USD more, every step of it."""
+    if isinstance(rate, Decimal):
+        return CONTEXT.add(rate, more)
+    steps = [Tier(start=tier.start, price=CONTEXT.add(tier.price, more)) for tier in rate.tiers]
+    return TieredPrices(base=CONTEXT.add(rate.base, more), tiers=steps)
+
+
 @dataclass
 class RateSheet:
     """The rates that hold for a call, by price key, and what is not certain about them.
