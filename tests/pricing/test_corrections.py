@@ -250,6 +250,20 @@ def test_long_prompts_are_in_doubt_where_the_table_lacks_their_rate(model, provi
     assert doubts == len(price({"input_tokens": tokens}, model, provider).doubts)
 
 
+@pytest.mark.parametrize(
+    ("model", "tokens", "context", "doubts"),
+    [
+        ("claude-haiku-5-5", 100_001, {"prompts": "2"}, 1),
+        ("claude-haiku-5-5", 100_000, {"prompts": "2"}, 0),
+        ("claude-haiku-5-5", 100_001, {}, 0),
+        ("claude-opus-4-8", 100_001, {"prompts": "2"}, 0),
+    ],
+)
+def test_several_prompts_are_in_doubt_above_a_step(model, tokens, context, doubts):
+    """An answer with server tools has the sum of its prompts, each of which may be below the step."""
+    assert doubts == len(price({"input_tokens": tokens}, model, "anthropic", context=context).doubts)
+
+
 @pytest.mark.parametrize(("tier", "doubts"), [("batch", 1), (None, 0)])
 def test_long_prompts_of_a_batch_are_in_doubt_where_its_rates_lack_a_step(tier, doubts):
     """The table's rates of gpt-5.5-pro have a step, those of its batches none."""

@@ -28,7 +28,7 @@ _BILLED_ALWAYS = frozenset({"compaction", "advisor_message"})
 
 
 def _with_iterations(found: ReportedUsage, iterations: list[Fields], hint: Hint) -> ReportedUsage:
-    counts, beside, doubts = dict(found.counts), [], []
+    counts, beside, doubts, prompts = dict(found.counts), [], [], 0
     fallbacks = [text(each, "model") for each in iterations if text(each, "type") == "fallback_message"]
     model = fallbacks[-1] if fallbacks else None
     served = hint.model() if model is None else model.lower()
@@ -37,6 +37,7 @@ def _with_iterations(found: ReportedUsage, iterations: list[Fields], hint: Hint)
         other = own is not None and own.lower() != served
         reading = _read_fields(each, hint)
         if reading is None or (kind in _ATTEMPTS and not (other and fallbacks)):
+            prompts += 1
             continue
         if kind not in _BILLED_ALWAYS and not reading.counts.get("output_tokens"):
             continue  # an attempt that declined before it wrote anything costs nothing
@@ -50,7 +51,13 @@ def _with_iterations(found: ReportedUsage, iterations: list[Fields], hint: Hint)
         beside.append((own if other else None, reading.counts))
         if kind == "advisor_message" and own is None:
             doubts.append("an advisor was asked whose model the answer does not name")
-    return found._replace(counts=counts, model=model, beside=tuple(beside), doubts=tuple(doubts))
+    # whether the steps of a price are those of the sum or of each prompt, Anthropic's page does not say
+    is_long = prompts > 1 and found.counts.get("input_tokens", 0) > _LOWEST_STEP
+    context = {"prompts": str(prompts)} if is_long else found.context
+    return found._replace(counts=counts, model=model, context=context, beside=tuple(beside), doubts=tuple(doubts))
+
+
+_LOWEST_STEP = 100_000
 
 
 def _take_lifetime(written: Counts, answer: Counts, *, is_own: bool) -> list[str]:

@@ -32,8 +32,9 @@ class ReportedUsage(NamedTuple):
 
     ``context`` is what was served and changes the price, beside the tier: ``speed`` (such as "fast"),
     ``inference_geo``, ``region``, ``search_context_size`` ("low", "medium", "high"), ``latency`` (such as
-    "optimized"), ``web_search_tool`` ("web_search" or "web_search_preview"), ``cache_retention`` ("24h"). ``beside``
-    are the parts of ``counts`` that another model is billed for, as (model, counts). ``doubts`` say, for people, what
+    "optimized"), ``web_search_tool`` ("web_search" or "web_search_preview"), ``cache_retention`` ("24h"), ``prompts``
+    (of how many a long input is the sum). ``beside`` are the parts of ``counts`` that another model is billed for, as
+    (model, counts). ``doubts`` say, for people, what
     was billed but cannot be counted or read exactly: each makes the call an estimate.
     """
 

@@ -324,6 +324,8 @@ def doubt_long_prompts(sheet: RateSheet, served: Served) -> None:
                 sheet.long_prompts = (above, "prompts this long cost twice as much, by a rate that the table lacks")
     if served.maker == "x-ai" and isinstance(steps, Decimal) and "grok-4" in served.name:
         sheet.long_prompts = (128_000, "prompts this long cost twice as much with xAI, by a rate that no table has")
+    if isinstance(steps, TieredPrices) and served.said("prompts"):
+        sheet.long_prompts = (steps.tiers[0].start, "the tokens of several prompts, each of which may be below a step")
     if isinstance(steps, TieredPrices) and re.search(r"claude-sonnet-4(?!-[6-9])", served.name):
         sheet.long_prompts = (steps.tiers[0].start, "whether prompts this long still cost more is not certain")
 
