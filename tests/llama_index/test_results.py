@@ -1,3 +1,4 @@
+from types import SimpleNamespace
 from typing import ClassVar
 
 import httpx
@@ -134,3 +135,13 @@ def test_a_stream_failed(call, finish, is_whole):
 
     assert (WHOLE if is_whole else Incomplete(WHOLE.usage, interrupted=True, model="gpt-4o-mini")) == verdict
     assert call in open_calls
+
+
+@pytest.mark.parametrize(("name", "served"), [("Bedrock_Converse_LLM", {"region": "eu-west-2"}), ("openai_llm", {})])
+def test_bedrocks_region_is_the_clients(call, name, served):
+    """Its rates are not the same everywhere, and an event does not say where it was served."""
+    call.model_dict = {"class_name": name}
+    call.instance = SimpleNamespace(region_name="eu-west-2")
+    call.describe()
+
+    assert served == call.served

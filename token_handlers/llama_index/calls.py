@@ -58,6 +58,9 @@ class ModelCall(Call):
         self.model = self._model()
         self.provider = self.provider_name()
         self.base_url = base_url(self.instance)
+        region = getattr(self.instance, "region_name", None) if "edrock" in (self.provider or "") else None
+        if isinstance(region, str):
+            self.served = {"region": region}
 
     def _model(self) -> str | None:
         """Return the model that was asked for; a name given to the call itself overrides the LLM's."""
