@@ -38,10 +38,8 @@ def completed(usage: ReportedUsage, request: ProviderRequest, headers: Headers) 
         return usage  # what its biller states has all of it
     if request.api in ("images", "audio"):
         usage = _of_media(usage, request)
-    if request.is_guarded:
-        usage = _doubted(usage, GUARDED)
-    if any(tool.kind == "systemTool" for tool in request.tools):
-        usage = _doubted(usage, "a tool of Amazon's Nova, whose uses the answer does not count")
+    if request.is_guarded or request.tools:
+        usage = _with_what_bedrock_runs(usage, request)
     if (usage.service_tier or "") in _STANDARD:
         usage = _with_tier(usage, request, headers)
     asked = {"search_context_size": request.search_context_size}
@@ -55,6 +53,15 @@ def completed(usage: ReportedUsage, request: ProviderRequest, headers: Headers) 
     if request.tools and request.api == "chat" and _SEARCHES.isdisjoint(usage.counts):
         usage = _with_unseen_searches(usage, request)
     return usage if all(model for model, _ in usage.beside) else _with_image_model(usage, request)
+
+
+def _with_what_bedrock_runs(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
+    """Return a usage with a doubt about a guardrail and tools of Nova's, which no answer counts."""
+    if request.is_guarded:
+        usage = _doubted(usage, GUARDED)
+    if any(tool.kind == "systemTool" for tool in request.tools):
+        usage = _doubted(usage, "a tool of Amazon's Nova, whose uses the answer does not count")
+    return usage
 
 
 def _of_media(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
