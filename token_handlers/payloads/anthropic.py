@@ -132,7 +132,8 @@ def read_content(message: Fields, hint: Hint) -> ReportedUsage | None:
     """
     usage = part(message, "usage")
     if text(message, "stop_reason") == "refusal" and count(usage.get("output_tokens")) == 0:
-        return ReportedUsage({}, billed=_billed_beside(usage, hint))
+        free = ReportedUsage({}, billed=_billed_beside(usage, hint))
+        return free if hint.provider in _SELLS_ITSELF else free._replace(doubts=(_ELSEWHERE,))
     kinds: dict[str | None, int] = {}
     executions = filters = 0
     for block in items(message, "content"):
@@ -148,6 +149,10 @@ def read_content(message: Fields, hint: Hint) -> ReportedUsage | None:
     searches = kinds.get("web_search_tool_result")
     found = reported(web_searches=searches, code_executions=(executions or None) if not filters else None)
     return ReportedUsage({}, doubts=tuple(doubts)) if found is None else found._replace(doubts=tuple(doubts))
+
+
+_SELLS_ITSELF = frozenset({"", "anthropic"})
+_ELSEWHERE = "a refusal without output, which is free with Anthropic itself"
 
 
 def _billed_beside(usage: Fields, hint: Hint) -> Counts:
