@@ -37,6 +37,16 @@ def _input(tokens: Fields) -> int | None:
     return first(tokens, "input_tokens", "inputTokens")
 
 
+def read_lost_units(usage: Fields, hint: Hint) -> ReportedUsage | None:
+    """A chat's usage of a model of Cohere's, as gateways give it: what Cohere bills is not what the model read."""
+    if first(usage, "prompt_tokens") is None or not hint.model().startswith("command"):
+        return None
+    return ReportedUsage({}, doubts=(LOST_UNITS,)) if billed_units(usage) is None else None
+
+
+LOST_UNITS = "the units that Cohere bills, in place of which tokens are counted"
+
+
 def read_billed_extras(usage: Fields, hint: Hint) -> ReportedUsage | None:
     """Billed units that are no tokens and no searches: images without their tokens, and classifications."""
     billed = part(usage, "billed_units", "billedUnits")

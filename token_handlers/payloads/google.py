@@ -94,11 +94,17 @@ def read_grounding(response: Fields, hint: Hint) -> ReportedUsage | None:
     How often Maps were asked is not stated, and what a search of one's own data costs is not known.
     """
     grounds = [found for each in _candidates(response) for key in _GROUNDING if (found := view(each.get(key)))]
+    grounds += items(response, "vertex_ai_grounding_metadata")  # by LiteLLM
     doubts = [] if is_finished(response) else [UNFINISHED]
     counted = _read_grounds(grounds, hint, doubts) if grounds else None
     if not doubts:
         return counted
     return ReportedUsage({} if counted is None else counted.counts, doubts=tuple(doubts))
+
+
+def read_litellm_searches(usage: Fields, hint: Hint) -> ReportedUsage | None:
+    """Searches as LiteLLM counts them in a chat's usage, its proxy's included: Gemini's by query."""
+    return reported(web_searches=_billed(first(part(usage, "prompt_tokens_details"), "web_search_requests"), hint))
 
 
 def _read_grounds(grounds: list[Fields], hint: Hint, doubts: list[str]) -> ReportedUsage | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from token_handlers.payloads.anthropic import UNSTATED_LIFETIME
+from token_handlers.payloads.cohere import LOST_UNITS
 from token_handlers.payloads.fields import Fields, entries, part, text, view, views
 from token_handlers.payloads.openai import settle_total
 from token_handlers.payloads.reported import (
@@ -212,7 +213,7 @@ def lost_parts(reading: ReportedUsage, content: Any, hint: Hint) -> Iterator[str
         client = "langchain-mistralai" if hint.is_of("mistral") else "langchain-together"
         yield f"cached tokens, which {client} leaves out of streams"
     if hint.is_of("cohere") and reading.billed is None:
-        yield "the units that Cohere bills, in place of which tokens are counted"
+        yield LOST_UNITS
     if hint.is_of("openrouter") and reading.cost is None:
         yield "OpenRouter's own cost, which the client leaves out of streams"
     if hint.is_of("xai") and reading.cost is None:

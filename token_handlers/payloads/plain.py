@@ -150,8 +150,8 @@ def _reported(counts: Counts, tier: Any, model: Any) -> ReportedUsage | None:
         if type(tier) is not str or not tier:
             return None
         tier = None if tier == "auto" else tier.lower()
-    if model is not None and (type(model) is not str or not model):
-        return None
+    if model is not None and (type(model) is not str or not model or "command" in model):
+        return None  # Cohere bills other units
     return ReportedUsage(counts, None, tier, model)
 
 

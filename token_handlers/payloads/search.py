@@ -13,7 +13,7 @@ from token_handlers.payloads.bedrock import (
     read_llama,
     read_titan,
 )
-from token_handlers.payloads.cohere import billed_units, read_billed_extras, read_cohere
+from token_handlers.payloads.cohere import billed_units, read_billed_extras, read_cohere, read_lost_units
 from token_handlers.payloads.fields import Fields, entries, items, named, part, text, view, views
 from token_handlers.payloads.gateways import estimated_cost, stated_cost
 from token_handlers.payloads.google import (
@@ -22,6 +22,7 @@ from token_handlers.payloads.google import (
     read_gemini,
     read_grounding,
     read_interactions,
+    read_litellm_searches,
     read_tool_counts,
     read_vertex_embeddings,
 )
@@ -110,7 +111,14 @@ EXTRAS: tuple[tuple[Reader, frozenset[str]], ...] = (
     (read_bedrock_extras, frozenset({"trace", "serverToolUsage"})),
     (read_output, frozenset({"output", "tool_usage"})),
     (read_content, frozenset({"content", "stop_reason"})),
-    (read_grounding, frozenset({"candidates", "groundingMetadata", "grounding_metadata", "finish_reason"})),
+    (read_litellm_searches, frozenset({"prompt_tokens_details"})),
+    (read_lost_units, frozenset({"prompt_tokens"})),
+    (
+        read_grounding,
+        frozenset(
+            {"candidates", "groundingMetadata", "grounding_metadata", "finish_reason", "vertex_ai_grounding_metadata"}
+        ),
+    ),
     (read_annotations, frozenset({"annotations", "choices"})),
     (read_executed_tools, frozenset({"executed_tools", "choices"})),
     (read_built_in_search, frozenset({"choices"})),
