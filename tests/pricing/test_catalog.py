@@ -34,8 +34,9 @@ def test_openais_model_has_its_price_under_every_name(name):
         ("grok-4", ("xai", "x_ai", "x-ai", None)),
         ("deepseek-chat", ("deepseek", "DeepSeek", None)),
         ("sonar", ("perplexity", "ChatPerplexity")),
-        ("openai/gpt-4o", ("openrouter", "litellm")),
-        ("bedrock/us.amazon.nova-lite-v1:0", ("litellm",)),
+        ("openai/gpt-4o", ("openrouter", "litellm", "litellm_llm", "lite-llm", "ChatLiteLLM")),
+        ("bedrock/us.amazon.nova-lite-v1:0", ("litellm", "litellm_llm")),
+        ("bedrock/converse/global.anthropic.claude-sonnet-4-5-20250929-v1:0", ("litellm", "litellm_llm")),
     ],
 )
 def test_frameworks_names_mean_genai_prices_providers(model, names):
@@ -95,6 +96,14 @@ def test_an_unknown_server_is_billed_as_openai_only_for_openais_ids(provider, ba
         "qwen/qwen3-8b",
     )
     assert not any(price_call(CALL, model, provider, base_url=base_url) for model in others)
+
+
+@pytest.mark.parametrize("provider", ["google_genai", "GenAI", "openai", None])
+def test_an_unknown_server_is_billed_as_google_for_its_numbered_models(provider):
+    """Google numbers its models where others date them."""
+    url = "http://localhost:8000/v1"
+    assert price_call(CALL, "gemini-2.0-flash-001", provider, base_url=url) is not None
+    assert price_call(CALL, "my-gemini-2.0-flash-001", provider, base_url=url) is None
 
 
 @pytest.mark.parametrize(

@@ -82,17 +82,19 @@ def test_a_place_is_said_or_in_the_host(host, context, place):
 
 
 @pytest.mark.parametrize(
-    ("provider", "host", "expected"),
+    ("provider", "host", "requested", "expected"),
     [
-        ("google_vertexai", None, True),
-        ("google_genai", None, False),
-        ("google_genai", "us-central1-aiplatform.googleapis.com", True),
-        ("google_vertexai", "generativelanguage.googleapis.com", False),
+        ("google_vertexai", None, "", True),
+        ("google_genai", None, "", False),
+        ("google_genai", "us-central1-aiplatform.googleapis.com", "", True),
+        ("google_vertexai", "generativelanguage.googleapis.com", "", False),
+        ("litellm", None, "vertex_ai/gemini-3.8-flash", True),
+        ("litellm", None, "gemini/gemini-3.8-flash", False),
     ],
 )
-def test_vertex_is_told_from_the_gemini_api(provider, host, expected):
-    """By the host where it is known, else by the client's name."""
-    assert expected is SERVED._replace(provider=provider, host=host).on_vertex
+def test_vertex_is_told_from_the_gemini_api(provider, host, requested, expected):
+    """By the host where it is known, else by the client's name, or by the route that LiteLLM was asked for."""
+    assert expected is SERVED._replace(provider=provider, host=host, requested=requested).on_vertex
 
 
 @pytest.mark.parametrize(

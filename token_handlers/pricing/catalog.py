@@ -35,8 +35,9 @@ _OWN_HOSTS = {  # as well as genai-prices' patterns: regional, private and newer
     "together": re.compile(r"api\.together\.ai"),
     "x-ai": re.compile(r"(.+\.)?api\.x\.ai"),
 }
+_BEDROCK_ROUTE = re.compile(r"^(?:converse|converse_like|invoke)/")  # LiteLLM's
 _WRAPPED = re.compile(r"(?:models|publishers|projects)/|arn:")
-_DATED = re.compile(r"[-@](?:20\d\d-?[01]\d-?[0-3]\d|latest)$")
+_DATED = re.compile(r"[-@](?:20\d\d-?[01]\d-?[0-3]\d|00\d|latest)$")
 _SNAPSHOT = re.compile(r"[-@](?:20\d\d-?[01]\d-?[0-3]\d|\d{3,4}|latest|default)$")
 _BEDROCK = re.compile(
     r"(?:[a-z]{2,8}(?:-gov)?\.)?((?:ai21|amazon|anthropic|cohere|deepseek|google|meta|minimax|mistral|moonshotai|nvidia"
@@ -69,7 +70,7 @@ def find_entry(snapshot: DataSnapshot, model: str, provider: str | None, base_ur
     named = provider_id(provider) if provider else None
     if named == "litellm" and "/" in model:
         seller, _, name = model.partition("/")
-        return find_entry(snapshot, name, seller, None)
+        return find_entry(snapshot, _BEDROCK_ROUTE.sub("", name), seller, base_url)
     host = provider_of_url(snapshot, base_url)
     if host is not None:  # Vertex AI's OpenAI-like address has its maker before a model's name
         return _lookup(snapshot, host, model.removeprefix("google/") if host.id == "google" else model)

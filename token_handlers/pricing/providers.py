@@ -21,6 +21,7 @@ _NAMES = {
     "vertex vertexai googlevertex googlevertexai gcpvertexai vertexaianthropic anthropicvertex vertexanthropic "
     "googleanthropicvertex",
     "groq": "groq",
+    "litellm": "litellm litellmllm lite",  # the class name's core is cut as if "llm" were no part of it
     "minimax": "minimax",
     "mistral": "mistral mistralai",
     "moonshotai": "moonshotai moonshot kimi",

@@ -70,7 +70,8 @@ class Served(NamedTuple):
             return False
         if self.host and ("aiplatform" in self.host or "generativelanguage" in self.host):
             return "aiplatform" in self.host
-        return bool(self.location or self.said("region")) or is_vertex(self.provider)
+        routed = self.requested.partition("/")[0] if "/" in self.requested else ""  # as LiteLLM has it
+        return bool(self.location or self.said("region")) or is_vertex(self.provider) or is_vertex(routed)
 
     def _place_of_host(self) -> str:
         if self.seller == "aws":
