@@ -5,12 +5,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 from llama_index.core.llms import ChatMessage as LlamaMessage
+from llama_index.core.llms import ChatResponse, CustomLLM, LLMMetadata
+from llama_index.core.llms.callbacks import llm_chat_callback
+from llama_index.llms.openai import OpenAI
 
 from tests.support.answer_server import answering, body, events
 from tests.support.bills import billed, counted
@@ -23,6 +27,7 @@ from tests.support.provider_answers import (
     RESPONSE,
     RESPONSE_STREAM,
     USAGE,
+    chunk,
 )
 from token_handlers import Budget, BudgetExceeded, install, shared_counter, track_tokens, uninstall
 from token_handlers.langchain import LangChainTokenHandler
@@ -273,3 +278,109 @@ def test_what_the_prompt_cache_saved(ledger, tmp_path, framework):
         assert {"s": saved} == {name: each.cache_saved_cost for name, each in tokens.by_session.items()}
         assert tokens.snapshot() == kept.totals()
         assert [saved] == [record.cache_saved_cost for record in kept.records()]
+
+
+class UnreadableAnswer(Exception):
+    """As LiteLLM's for what it cannot parse in the middle of a stream: it has the status of a server's error."""
+
+    status_code = 503
+
+
+def misread(url, held):
+    """Begin to read a stream, fail on its first line, and leave the response open."""
+    client = httpx.Client()
+    asked = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    response = client.send(client.build_request("POST", f"{url}/v1/chat/completions", json=asked), stream=True)
+    held += [client, response]
+    next(response.iter_bytes())
+    raise UnreadableAnswer
+
+
+class MisreadingChain(BaseChatModel):
+    """A model of LangChain's whose client cannot read what it was answered."""
+
+    url: str
+    held: list[Any] = []  # noqa: RUF012 (LangChain's models are pydantic's, which copies it)
+
+    def _generate(self, *args, **kwargs):
+        raise NotImplementedError
+
+    def _stream(self, *args, **kwargs):
+        misread(self.url, self.held)
+        yield ChatGenerationChunk(message=AIMessageChunk(content=""))
+
+    @property
+    def _llm_type(self):
+        return "misreading"
+
+
+class MisreadingIndex(CustomLLM):
+    """The same of LlamaIndex's."""
+
+    url: str
+    held: list[Any] = []  # noqa: RUF012 (as above)
+
+    @property
+    def metadata(self):
+        return LLMMetadata(model_name="gpt-4o-mini")
+
+    @llm_chat_callback()
+    def stream_chat(self, messages, **kwargs):
+        def chunks():
+            misread(self.url, self.held)
+            yield ChatResponse(message=messages[0])
+
+        return chunks()
+
+    def complete(self, *args, **kwargs):
+        raise NotImplementedError
+
+    def stream_complete(self, *args, **kwargs):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [
+        (MisreadingChain, lambda model: list(model.stream("hi"))),
+        (MisreadingIndex, lambda model: list(model.stream_chat([LlamaMessage(role="user", content="hi")]))),
+    ],
+    ids=["LangChain", "LlamaIndex"],
+)
+def test_a_stream_that_a_client_cannot_read_is_billed(kind, read):
+    """A status in a client's error is no rejection where the provider had begun to answer."""
+    with answering(events(CHAT_STREAM, done=True)) as server:
+        model = kind(url=server.url)
+        with track_tokens() as counter, pytest.raises(UnreadableAnswer):
+            read(model)
+        for each in reversed(model.held):
+            each.close()
+
+    assert (1, 0, 1) == (counter.successful_requests, counter.failed_requests, counter.estimated_requests)
+    assert counter.prompt_tokens > 0
+
+
+WORDLESS = {"prompt_tokens": 100, "completion_tokens": 0, "total_tokens": 100}
+MODELS = {
+    "LangChain": lambda url: ChatOpenAI(model="gpt-4o-mini", base_url=url, api_key="none", stream_usage=True),
+    "LlamaIndex": lambda url: OpenAI("gpt-4o-mini", api_base=url, api_key="none"),
+}
+ASKED = {
+    ("LangChain", False): lambda model: model.invoke("hi"),
+    ("LangChain", True): lambda model: list(model.stream("hi")),
+    ("LlamaIndex", False): lambda model: model.complete("hi"),
+    ("LlamaIndex", True): lambda model: list(model.stream_complete("hi")),
+}
+
+
+@pytest.mark.parametrize(("framework", "streamed"), ASKED)
+def test_an_output_of_zero_beside_text_is_estimated(framework, streamed):
+    """The prompt is as it was stated, the text is counted, and the call is flagged."""
+    reply = (
+        events([*CHAT_STREAM[:-1], chunk(usage=WORDLESS)], done=True) if streamed else body(CHAT | {"usage": WORDLESS})
+    )
+    with answering(reply) as server, track_tokens() as counter:
+        ASKED[framework, streamed](MODELS[framework](server.url))
+
+    assert (1, 1, 100) == (counter.successful_requests, counter.estimated_requests, counter.prompt_tokens)
+    assert counter.completion_tokens > 0

@@ -123,10 +123,10 @@ def test_estimates_are_made_by_the_models_own_vocabulary():
 
 
 def test_a_reported_zero_stays_zero():
-    """It is no reason for an estimate."""
+    """Of an answer without text it is no reason for an estimate."""
     usage = {"prompt_tokens": 4, "completion_tokens": 0, "total_tokens": 4}
     with track_tokens() as counter:
-        Answering(answers=(answer({"usage": usage}),)).chat(MESSAGES)
+        Answering(answers=(answer({"usage": usage}, ""),)).chat(MESSAGES)
 
     assert (4, 0, 0) == (counter.prompt_tokens, counter.completion_tokens, counter.estimated_requests)
 

@@ -16,6 +16,8 @@ RAW = {"model": "gpt-4o-mini", "usage": {"prompt_tokens": 9, "completion_tokens"
 COUNTS = {"input_tokens": 9, "output_tokens": 5}
 WHOLE = CallResult(ReportedUsage(COUNTS, model="gpt-4o-mini"))
 LEFT_OUT = "its server or client leaves the usage out"
+WORDLESS = {"model": "gpt-4o-mini", "usage": {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}}
+WORDLESS_COUNTS = {"input_tokens": 9, "output_tokens": 0}
 EMPTY = {"model": "gpt-4o-mini", "usage": {"prompt_tokens": 0, "completion_tokens": 0}}
 
 
@@ -41,9 +43,30 @@ def chat(raw=None, text="yes", **more):
         (CompletionResponse(text="yes", raw=RAW), WHOLE),
         (chat(), Incomplete(None, "yes", remedy=LEFT_OUT)),
         (chat(EMPTY), Incomplete(None, "yes", remedy=LEFT_OUT, model="gpt-4o-mini")),
+        (
+            chat(WORDLESS),
+            Incomplete(
+                ReportedUsage(WORDLESS_COUNTS, model="gpt-4o-mini"), "yes", remedy=LEFT_OUT, model="gpt-4o-mini"
+            ),
+        ),
+        (chat(WORDLESS, text=""), CallResult(ReportedUsage(WORDLESS_COUNTS, model="gpt-4o-mini"))),
+        (
+            chat({**WORDLESS, "model": "gemma-3-27b-it"}),
+            CallResult(ReportedUsage(WORDLESS_COUNTS, model="gemma-3-27b-it")),
+        ),
         (None, Incomplete(None, "", remedy=LEFT_OUT)),
     ],
-    ids=["raw", "additional_kwargs", "completion", "no usage", "0 beside text", "nothing"],
+    ids=[
+        "raw",
+        "additional_kwargs",
+        "completion",
+        "no usage",
+        "0 beside text",
+        "no output beside text",
+        "no output",
+        "Gemma's output",
+        "nothing",
+    ],
 )
 def test_a_call_ended(call, response, verdict):
     """What is reported is the result; what is not leaves the answer's text to an estimate."""

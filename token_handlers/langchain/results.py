@@ -74,17 +74,17 @@ def _read_message(run: Run, message: Any, generations: Sequence[Any], output: Ma
     model = _model_name(run, metadata, output)
     if usage is not None and is_empty(usage) and message_text(message)[0]:
         usage = None  # nobody generates text out of no tokens
-    if usage is not None and not _is_wordless(run, usage, message) and _is_whole(run, usage.counts):
+    if usage is not None and not _is_wordless(model, usage, message) and _is_whole(run, usage.counts):
         return _whole(run, usage, model, metadata.get("service_tier") or output.get("service_tier"))
     return Incomplete(usage, _text(generations), remedy=_remedy(run), model=model)
 
 
-def _is_wordless(run: Run, usage: ReportedUsage, message: Any) -> bool:
+def _is_wordless(model: str | None, usage: ReportedUsage, message: Any) -> bool:
     """Return whether the usage states no output of an answer that has text, without a cost that makes up for it.
 
     Google's Gemma is free, and its output is not counted.
     """
-    if usage.counts.get("output_tokens") or usage.cost is not None or (run.provider or "").startswith("google"):
+    if usage.counts.get("output_tokens") or usage.cost is not None or "gemma" in (model or ""):
         return False
     return bool(message_text(message)[0])
 

@@ -70,6 +70,10 @@ class ModelCall(Call):
                 return name
         return model_name(self.model_dict or {}, self.instance)
 
+    def model_asked(self) -> str | None:
+        """Return the model that was asked for."""
+        return self.model or self._model()
+
     def provider_name(self) -> str | None:
         """Return the LLM's class name as LlamaIndex tells it, which is all that it tells of the provider."""
         name = self.model_dict.get("class_name") if self.model_dict else None

@@ -31,13 +31,24 @@ def read_end(call: ModelCall, response: Any) -> Verdict:
     if usage is None and call.reported is not None:
         usage = read_payload(call.reported[0], call.provider_name())
         is_partial = call.reported[1] < len(call.deltas or ())
-    if usage is not None and not is_partial and usage.counts.keys() >= _WHOLE:
+    is_wordless = usage is not None and _is_wordless(call, usage, response)
+    if usage is not None and not is_partial and not is_wordless and usage.counts.keys() >= _WHOLE:
         usage = with_asked(call, usage)
         return _of_litellm(call, usage, response) if call.provider_name() == _LITELLM else CallResult(usage)
-    text = None if call.deltas else response_text(response)
+    text = None if call.deltas and not is_wordless else response_text(response) or call.received()
     model = _model(response) if usage is None else usage.model
     remedy = _REPORT if call.response is not None and call.asks_by_options() else _LEFT_OUT
     return Incomplete(usage, text, interrupted=is_partial, remedy=remedy, model=model)
+
+
+def _is_wordless(call: ModelCall, usage: ReportedUsage, response: Any) -> bool:
+    """Return whether the usage states no output of an answer that has text, without a cost that makes up for it.
+
+    Google's Gemma is free, and its output is not counted.
+    """
+    if usage.counts.get("output_tokens") != 0 or usage.cost is not None:
+        return False
+    return "gemma" not in (usage.model or call.model_asked() or "") and bool(response_text(response) or call.received())
 
 
 def _of_litellm(call: ModelCall, usage: ReportedUsage, response: Any) -> CallResult:
