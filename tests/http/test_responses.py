@@ -51,6 +51,14 @@ ANSWERS = [
 ]
 
 
+def test_a_usage_in_a_choice():
+    """Moonshot's streams state their usage in the last choice."""
+    ended = chunk(finish="stop")
+    ended["choices"][0]["usage"] = USAGE
+
+    assert ((100, 20), True) == fed(sse([chunk("Hel"), chunk("lo"), ended], done=True), content_type=SSE)
+
+
 @pytest.mark.parametrize("size", [1, 7, 100, None])
 @pytest.mark.parametrize(("api", "provider", "answer", "stream"), ANSWERS, ids=[each[0] for each in ANSWERS])
 def test_body_and_stream_say_the_same_in_pieces_of_any_size(api, provider, answer, stream, size):

@@ -322,6 +322,9 @@ def stated_usage(event: Event) -> object:
             for name in _STATED:
                 if inner.get(name):
                     return inner[name]
+    for choice in _dicts(event.get("choices")):  # Moonshot's streams
+        if choice.get("usage"):
+            return choice["usage"]
     results = _dicts(event.get("results"))
     flat = (*results[:1], event)
     return next((each for each in flat if any(each.get(key) is not None for key in _FLAT)), None)

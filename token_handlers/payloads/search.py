@@ -164,8 +164,10 @@ class PayloadSearch:
             if reading is not None:
                 return complete(reading, around, self.hint)
         around = (*around, *self.hint.around)
-        for key in NESTED_KEYS[:3]:
-            usage = view(node.get(key))
+        stated = [node.get(key) for key in NESTED_KEYS[:3]]
+        stated += [choice.get("usage") for choice in items(node, "choices")]  # Moonshot's streams
+        for each in stated:
+            usage = view(each)
             reading = None if usage is None else read_usage(usage, self.hint._replace(around=(node, *around)))
             if reading is not None:
                 return reading
