@@ -76,7 +76,10 @@ def write(
 def used_by(server: Postgres) -> float:
     """Return the CPU seconds of a server and its processes, ended ones included."""
     found = psutil.Process(server.pid)
-    times = [found.cpu_times(), *(child.cpu_times() for child in found.children())]
+    try:
+        times = [found.cpu_times(), *(child.cpu_times() for child in found.children())]
+    except psutil.NoSuchProcess:  # a child has ended: its time is its parent's now
+        return used_by(server)
     return float(sum(each.user + each.system for each in times) + times[0].children_user + times[0].children_system)
 
 

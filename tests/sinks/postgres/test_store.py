@@ -106,7 +106,7 @@ def test_writers_that_sum_while_others_write(postgres, schema, monkeypatch):
 def test_when_calls_are_summed(postgres, schema, ledger, monkeypatch):
     """Enough calls are summed when they have waited, very many or very many batches at once."""
     monkeypatch.setattr(rollups, "ROLL_UP_AT", 5)
-    monkeypatch.setattr(rollups, "AT_ONCE", 20)
+    monkeypatch.setattr(store, "MANY", 20)
     numbers = itertools.count()
 
     def waiting(calls):

@@ -19,7 +19,10 @@ MONTH_AHEAD = timedelta(days=20)
 """How long before a month begins its partition is made at the latest, if anybody writes."""
 
 ROLL_UP_SECONDS = 1.0
-"""How long calls wait for others to be summed with, unless very many do: one by one a sum costs most."""
+"""How long enough calls wait for more to be summed with, as these make each cheaper."""
+
+MANY = 8_192
+"""How many calls don't wait for more, since a question sums them too: these take it some 30 ms."""
 
 _ADD = "SELECT added, waiting, batches, seconds FROM write_calls(:calls, :months)"
 _ROLL_UP = "SELECT waiting FROM roll_up(:most::integer)"
@@ -98,7 +101,7 @@ class PostgresStore:
             ((added, waiting, batches, seconds),) = answer.fetchall()
         if waiting < rollups.ROLL_UP_AT:
             return added, False
-        return added, waiting >= rollups.AT_ONCE or batches >= rollups.ROLL_UP_AT or seconds >= ROLL_UP_SECONDS
+        return added, waiting >= MANY or batches >= rollups.ROLL_UP_AT or seconds >= ROLL_UP_SECONDS
 
     def _roll_up(self) -> int:
         with self._writing.transaction(WRITE) as transaction:
