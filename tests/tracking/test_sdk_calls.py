@@ -3,6 +3,7 @@ import functools
 import json
 import logging
 import threading
+from base64 import b64encode
 from decimal import Decimal
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from mistralai.client import Mistral
 from pydantic import BaseModel
 
 from tests.support.answer_server import Reply, body, events, lines
+from tests.support.event_frames import frame
 from tests.support.provider_answers import (
     CHAT,
     CHAT_STREAM,
@@ -331,6 +333,32 @@ def test_embedded_images_are_flagged(answers):
         len(answers.asked), counter.successful_requests, counter.estimated_requests, counter.embedding_tokens,
     )  # fmt: skip
     assert ("1 billed images",) == records[0].doubts
+
+
+@pytest.mark.parametrize("way", ["agent", "inline agent", "knowledge base"])
+def test_bedrocks_agents(answers, way):
+    """What an agent's models used is in no answer, and is never nothing."""
+    keys = {"aws_access_key_id": "AK", "aws_secret_access_key": "made-up", "region_name": "us-west-2"}
+    client = botocore.session.get_session().create_client("bedrock-agent-runtime", endpoint_url=answers.url, **keys)
+    model, session = "us.amazon.nova-pro-v1:0", {"sessionId": "s-1", "inputText": "Hi"}
+    base = {"knowledgeBaseId": "k-1", "modelArn": f"arn:aws:bedrock:us-west-2::inference-profile/{model}"}
+    setting = {"type": "KNOWLEDGE_BASE", "knowledgeBaseConfiguration": base}
+    said = frame("chunk", {"bytes": b64encode(b"Hello").decode()})
+    answers.answer(Reply([said], headers={"Content-Type": "application/vnd.amazon.eventstream"}))
+    with track_tokens() as counter:
+        if way == "agent":
+            list(client.invoke_agent(agentId="a-1", agentAliasId="b-1", **session)["completion"])
+        elif way == "inline agent":
+            list(
+                client.invoke_inline_agent(foundationModel=model, instruction="Be brief" * 20, **session)["completion"]
+            )
+        else:
+            answers.answer(body({"sessionId": "s-1", "output": {"text": "Hello"}, "citations": []}))
+            client.retrieve_and_generate(input={"text": "Hi"}, retrieveAndGenerateConfiguration=setting)
+    client.close()
+
+    assert ["a-1" if way == "agent" else model] == list(counter.by_model)
+    assert 1 == counter.estimated_requests
 
 
 def test_bedrocks_reranker(answers):

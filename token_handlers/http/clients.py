@@ -301,7 +301,11 @@ _OPERATIONS = {
     "InvokeModel": "invoke",
     "InvokeModelWithResponseStream": "invoke-with-response-stream",
     "Rerank": "rerank",
+    "InvokeAgent": "agent",
+    "InvokeInlineAgent": "agent",
+    "RetrieveAndGenerate": "agent",
 }
+_OF_AGENTS = frozenset({"Rerank", "InvokeAgent", "InvokeInlineAgent", "RetrieveAndGenerate"})
 
 
 def watch_botocore(call: Send, library: ModuleType) -> Send:
@@ -379,17 +383,22 @@ def watch_async_attempts(send: AsyncSend, library: ModuleType) -> AsyncSend:
 
 
 def _read_call(client: Any, operation: str, params: Any) -> ProviderRequest | None:
-    service = "bedrock-agent-runtime" if operation == "Rerank" else "bedrock-runtime"
+    service = "bedrock-agent-runtime" if operation in _OF_AGENTS else "bedrock-runtime"
     if client.meta.service_model.service_name != service or not isinstance(params, Mapping):
         return None
     if operation == "Rerank":
         return _read_rerank(client.meta.endpoint_url, params)
+    if operation in _OF_AGENTS:
+        return _read_agent(client.meta.endpoint_url, params)
     path = f"/model/{quote(str(params.get('modelId') or ''), safe='')}/{_OPERATIONS[operation]}"
     if "Invoke" not in operation:
         return read_parameters(client.meta.endpoint_url, path, params)
     request = read_request("POST", client.meta.endpoint_url.rstrip("/") + path, params.get("body"))
     is_guarded = request is not None and bool(params.get("guardrailIdentifier"))
     return request._replace(is_guarded=True) if request is not None and is_guarded else request
+
+
+_TEXTS = frozenset({"output", "completion", "citations"})
 
 
 def _read_rerank(url: str, params: Mapping[str, Any]) -> ProviderRequest | None:
@@ -399,6 +408,15 @@ def _read_rerank(url: str, params: Mapping[str, Any]) -> ProviderRequest | None:
     model = str(setting.get("modelArn") or "").rpartition("/")[2]
     request = read_parameters(url, "/rerank", {"model": model, "documents": params.get("sources")})
     return None if request is None else request._replace(provider="aws")
+
+
+def _read_agent(url: str, params: Mapping[str, Any]) -> ProviderRequest | None:
+    """Return the request to an agent or a knowledge base, whose answer does not say what its models used."""
+    setting = (params.get("retrieveAndGenerateConfiguration") or {}).get("knowledgeBaseConfiguration") or {}
+    model = params.get("foundationModel") or str(setting.get("modelArn") or "").rpartition("/")[2]
+    path = f"/model/{quote(str(model or params.get('agentId') or 'agent'), safe='')}/invoke"
+    request = read_parameters(url, path, {"inputText": True})
+    return None if request is None else request._replace(provider="aws", operation="chat")
 
 
 def _follow_call(
@@ -411,7 +429,7 @@ def _follow_call(
     parts = response.get("stream"), response.get("body")
     part = next((each for each in parts if each is not None), None)
     if part is None:
-        exchange.feed_event({key: value for key, value in response.items() if key != "output"})
+        exchange.feed_event({key: value for key, value in response.items() if key not in _TEXTS})
         exchange.end()
     elif streamed:
         _become(part, events(type(part)), exchange)
