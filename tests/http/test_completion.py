@@ -66,6 +66,11 @@ def test_what_a_gateway_has_kept_is_free(host, headers, is_free):
         ("127.0.0.1", "chat", "web_search_options", COUNTS, 0),
         ("127.0.0.1", "chat", "$web_search", COUNTS, 0),
         ("api.openai.com", "chat", "web_search", COUNTS, 0),
+        ("us-central1-aiplatform.googleapis.com", "chat", "web_search_options", COUNTS, 1),
+        ("generativelanguage.googleapis.com", "chat", "google_search", COUNTS, 1),
+        ("generativelanguage.googleapis.com", "gemini", "googleSearch", COUNTS, 0),
+        ("api.mistral.ai", "chat", "web_search", COUNTS, 1),
+        ("api.groq.com", "chat", "browser_search", COUNTS, 0),
         ("api.example.com", "messages", "web_search_20250305", COUNTS, 0),
     ],
 )

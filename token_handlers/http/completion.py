@@ -76,8 +76,8 @@ def _is_from_a_cache(request: ProviderRequest, headers: Headers) -> bool:
     return any((status := headers.get(name)) and str(status).strip().upper().endswith("HIT") for name in names)
 
 
-_MAY_NOT_COUNT = frozenset({None, "zai", "zhipuai", "minimax"})
-"""Providers that search the web for an answer of the chat API, bill it by use, and may not say how often."""
+_COUNTING = frozenset({"openai", "azure", "x-ai", "groq", "perplexity", "moonshotai", "openrouter"})
+"""Providers whose answers of the chat API show that the web was searched; others may, bill it, and not say so."""
 _COUNTED = frozenset({"web_search_options", "search_parameters", "$web_search"})
 """Declared searches whose number the answers of their APIs state: OpenAI's and Perplexity's, xAI's, Moonshot's."""
 _SEARCHES = frozenset({"web_searches", "social_searches", "storage_searches", "sources"})
@@ -112,8 +112,10 @@ def _search_tool(request: ProviderRequest) -> str | None:
 
 def _with_unseen_searches(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
     """Return a usage with a doubt where a provider may have searched that counts none, or of which nothing is known."""
-    kinds = [tool.kind for tool in request.tools if "search" in tool.kind.lower() and tool.kind not in _COUNTED]
-    if not kinds or not request.host or provider_of(request.host) not in _MAY_NOT_COUNT:
+    searches = [tool.kind for tool in request.tools if "search" in tool.kind.lower()]
+    provider = provider_of(request.host)
+    kinds = searches if provider is not None else [kind for kind in searches if kind not in _COUNTED]
+    if not kinds or not request.host or provider in _COUNTING:
         return usage
     return _doubted(usage, f"the tool {kinds[0]!r} was declared: whether it was used, the answer does not say")
 

@@ -133,7 +133,7 @@ def read_content(message: Fields, hint: Hint) -> ReportedUsage | None:
     usage = part(message, "usage")
     if text(message, "stop_reason") == "refusal" and count(usage.get("output_tokens")) == 0:
         free = ReportedUsage({}, billed=_billed_beside(usage, hint))
-        return free if hint.provider in _SELLS_ITSELF else free._replace(doubts=(_ELSEWHERE,))
+        return free if _sells_itself(hint) else free._replace(doubts=(_ELSEWHERE,))
     kinds: dict[str | None, int] = {}
     executions = filters = 0
     for block in items(message, "content"):
@@ -151,8 +151,13 @@ def read_content(message: Fields, hint: Hint) -> ReportedUsage | None:
     return ReportedUsage({}, doubts=tuple(doubts)) if found is None else found._replace(doubts=tuple(doubts))
 
 
-_SELLS_ITSELF = frozenset({"", "anthropic"})
 _ELSEWHERE = "a refusal without output, which is free with Anthropic itself"
+
+
+def _sells_itself(hint: Hint) -> bool:
+    """Whether Anthropic itself answered, by the names that frameworks have for it, or nobody knows who."""
+    other = any(seller in hint.provider for seller in ("bedrock", "vertex", "mantle", "foundry"))
+    return not hint.provider or (hint.is_of("anthropic") and not other)
 
 
 def _billed_beside(usage: Fields, hint: Hint) -> Counts:
