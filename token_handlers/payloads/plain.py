@@ -279,6 +279,7 @@ class _Form:
             counted["cache_write_tokens"] = beside["cache_write_tokens"] = written
         tests = (
             self._sound,
+            f"(n1 == 0 or {counted['input_tokens']} > 0)",  # nobody generates out of nothing
             f"{counted['input_tokens']} + n1 < {MOST_TOKENS}",
             f"{_sum(beside)} <= {self._whole}",
             f"{_sum(outputs)} <= n1",

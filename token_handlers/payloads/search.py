@@ -66,6 +66,9 @@ from token_handlers.payloads.reported import (
 )
 from token_handlers.payloads.xai import read_server_side_tools
 
+NO_INPUT = "an output beside an input of 0"
+"""The doubt of a usage that states tokens that were generated out of none, without a cost that makes up for it."""
+
 Reader = Callable[[Fields, Hint], ReportedUsage | None]
 
 
@@ -220,6 +223,8 @@ def complete(reading: ReportedUsage, nodes: Sequence[Fields], hint: Hint) -> Rep
         guess = _nearest(None, nodes, estimated_cost)
         cost = None if guess is None else guess.cost
         doubts = joined(doubts, *(each.doubts for each in ([guess] if guess is not None else extras)))
+        if counts.get("input_tokens") == 0 and counts.get("output_tokens"):
+            doubts = joined(doubts, (NO_INPUT,))
     return ReportedUsage(
         counts,
         cost,
