@@ -51,6 +51,34 @@ ANSWERS = [
 ]
 
 
+NO_OUTPUT = {"prompt_tokens": 100, "completion_tokens": 0, "total_tokens": 100}
+
+
+@pytest.mark.parametrize(
+    ("api", "answer", "is_doubted"),
+    [
+        ("chat", CHAT | {"usage": NO_OUTPUT}, True),
+        ("chat", CHAT | {"usage": NO_OUTPUT, "choices": []}, False),
+        ("messages", MESSAGE | {"usage": {"input_tokens": 60, "output_tokens": 0}}, True),
+        ("messages", MESSAGE | {"usage": {"input_tokens": 60, "output_tokens": 0}, "content": []}, False),
+        ("responses", RESPONSE | {"usage": RESPONSE["usage"] | {"output_tokens": 0, "total_tokens": 100}}, True),
+        ("gemini", GEMINI | {"usageMetadata": {"promptTokenCount": 100, "totalTokenCount": 100}}, True),
+        (
+            "gemini",
+            GEMINI | {"usageMetadata": {"promptTokenCount": 8, "totalTokenCount": 8}, "modelVersion": "gemma-3-27b-it"},
+            False,
+        ),
+    ],
+)
+def test_an_output_of_zero_beside_text_is_doubted(api, answer, is_doubted):
+    """An SDK's call has no text of its own to estimate, so its answer says that the output is not its bill."""
+    usage = ResponseUsage(api, None, "application/json")
+    usage.feed(json.dumps(answer).encode())
+    usage.end(is_whole=True)
+
+    assert is_doubted is ("text beside an output of 0" in usage.read().doubts)
+
+
 def test_a_usage_in_a_choice():
     """Moonshot's streams state their usage in the last choice."""
     ended = chunk(finish="stop")

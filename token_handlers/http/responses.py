@@ -350,6 +350,18 @@ def has_content(event: Event) -> bool:
     )
 
 
+WORDLESS = "text beside an output of 0"
+"""The doubt of a usage that states no output of an answer with text; Google's Gemma is free, and not counted."""
+
+
+def _has_words(answer: Event) -> bool:
+    """Return whether a whole answer has text, or calls tools."""
+    if "gemma" in str(answer.get("modelVersion")):
+        return False
+    listed = answer.get("content") if answer.get("type") == "message" else answer.get("output")
+    return has_content(answer) or bool(listed and isinstance(listed, list))
+
+
 _CONTENT = {"content", "text", "reasoning", "reasoning_content", "reasoning_details", "thinking", "tool_calls",
             "function_call", "refusal", "audio", "images"}  # fmt: skip
 
@@ -520,6 +532,9 @@ class Events:
         self._is_outdated |= is_empty(reading)  # tokens of 0 beside a fee
         self._is_read = self._stating is not None or self._is_whole
         doubts = reading.doubts
+        is_unstated = self._is_whole and reading.counts.get("output_tokens") == 0 and reading.cost is None
+        if is_unstated and _has_words(events[0]):
+            doubts = (*doubts, WORDLESS)
         if self.is_cut:
             doubts = (*doubts, "tool calls in an answer of more than 4 MB or 256 calls")
         if self._sums.are_doubtful:
