@@ -106,6 +106,12 @@ def test_bedrocks_region_is_the_clients(region, estimated):
     assert estimated == len(counted.doubts)
 
 
+@pytest.mark.parametrize(("name", "served"), [("our-eu", {"deployment": "our-eu"}), ("gpt-5-mini", {})])
+def test_azures_deployment_is_the_clients(name, served):
+    """A user's prices are those of a deployment, which the model's name hides where both are given."""
+    assert served == described("azure", {"model_name": "gpt-5-mini", "deployment_name": name}).served
+
+
 @pytest.mark.parametrize(("made", "doubts"), [({"location": "global", "vertexai": True}, 1), ({"vertexai": False}, 0)])
 def test_vertex_ais_traffic_is_an_estimate(made, doubts):
     """Some kinds of traffic have rates of their own, and only the answer names the kind; the Gemini API has none."""

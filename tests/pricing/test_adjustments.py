@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from tests.support.prices import price
-from token_handlers.pricing import set_multiplier
+from token_handlers.pricing import set_multiplier, set_price
 from token_handlers.pricing.adjustments import TIER_FACTORS
 
 MILLION = {"input_tokens": 1_000_000}
@@ -142,6 +142,39 @@ def test_a_plan_ends_where_a_place_begins_to_cost_more(day):
     call = {"base_url": EUROPE}
     assert Decimal("0.275") == price(TENTH, "gpt-5.4", "openai", (2026, 3, 6), **call).cost
     assert Decimal("0.25" if day[2] == 4 else "0.275") == price(TENTH, "gpt-5.4", "openai", day, **call).cost
+
+
+DEPLOYED = "https://x.openai.azure.com/openai/deployments/{}/chat/completions"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"base_url": DEPLOYED.format("Our-EU")},
+        {"base_url": DEPLOYED.format("our%2Deu")},
+        {"context": {"deployment": "our-eu"}},
+        {"requested": "our-eu"},
+    ],
+)
+@pytest.mark.parametrize(
+    ("say", "usd"),
+    [
+        (lambda: set_multiplier("1.1", provider="azure", model="our-eu"), "0.0275"),
+        (lambda: set_price("our-eu", input_mtok=1), "0.1"),
+        (lambda: set_price("our-eu", "azure", alias_of="gpt-5"), "0.125"),
+        (lambda: set_price("our-eu", requests_kcount=5), "0.03"),
+    ],
+)
+def test_a_deployment_of_azures_has_the_users_prices(call, say, usd):
+    """Its name is in the address that was asked, or with the client, where the model's is another one."""
+    say()
+    assert Decimal(usd) == price(TENTH, "gpt-5-mini", "azure", **{"requested": "gpt-5-mini", **call}).cost
+
+
+def test_azures_model_router_is_known_by_the_address_too():
+    """The client may have been given the name of a model beside the deployment's."""
+    found = price(TENTH, "gpt-5-mini", "azure", base_url=DEPLOYED.format("model-router"), requested="gpt-5-mini")
+    assert (Decimal("0.039"), ()) == (found.cost, found.doubts)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,8 @@ class Run(Call):
             self.served = {"region": kwargs["location"]}  # Vertex: its places have prices of their own
         elif isinstance(kwargs.get("region_name"), str):
             self.served = {"region": kwargs["region_name"]}  # Bedrock: the same
+        elif isinstance(kwargs.get("deployment_name"), str) and kwargs["deployment_name"] != self.model:
+            self.served = {"deployment": kwargs["deployment_name"]}  # Azure: a user's prices are of these
         self.node = metadata.get("langgraph_node")
         if not INTERNAL_KEYS.issuperset(metadata):
             self.labels = shielded(with_metadata)(self.labels, metadata) or self.labels

@@ -112,7 +112,7 @@ def adjust(sheet: RateSheet, model: ModelInfo, served: Served, *, sells_itself: 
             sheet.doubt(doubt)
     if not sheet.place_is_set:
         _adjust_to_place(sheet, served)
-    if served.seller == "azure" and "router" in served.requested:
+    if served.seller == "azure" and "router" in served.requested + served.deployment:
         _add_router(sheet, served)
 
 
@@ -309,8 +309,9 @@ _ROUTER, _ROUTER_SINCE = Decimal("0.14"), date(2025, 11, 1)
 
 def _add_router(sheet: RateSheet, served: Served) -> None:
     """Add what Azure's model router bills for each token of the prompt, beside the model that it chose."""
-    if not re.search("model[-_]router", served.requested):
-        sheet.doubt(f"whether the deployment {served.requested!r} is a model router, the answer does not say")
+    asked = served.deployment or served.requested
+    if not re.search("model[-_]router", f"{served.requested} {asked}"):
+        sheet.doubt(f"whether the deployment {asked!r} is a model router, the answer does not say")
     elif served.at.date() >= _ROUTER_SINCE:
         for key in token_keys(sheet.rates):
             if not key.startswith("output_"):

@@ -22,7 +22,7 @@ from token_handlers.pricing.overrides import (
 )
 from token_handlers.pricing.price import JUNK, Context, PlanKey, Price, forget_warnings, warn_unpriced
 from token_handlers.pricing.providers import provider_id
-from token_handlers.pricing.served import Served, host_of, location_of, tier_name
+from token_handlers.pricing.served import Served, deployment_of, host_of, location_of, tier_name
 from token_handlers.settings import Settings
 
 if TYPE_CHECKING:
@@ -331,14 +331,15 @@ def _find_plan(book: "PriceBook", call: _Call, now: float) -> "Plan":
     if len(names) > 1 and is_bedrocks_name(names[1], names[0]):
         names.reverse()  # the id that was asked for has the profile, by which it is billed
     unpriced = UNPRICED
-    for name in names:
+    deployment = _deployment(call)
+    for name in (*names, deployment) if deployment else names:
         plan = _own_plan(book, call._replace(model=name), now)
         if plan and plan.priced:
             return plan
         unpriced = plan or unpriced
     if len(names) > 1 and not is_alias(book.snapshot, names[0], names[1], call.provider, call.base_url):
         names.pop()
-    fees = _own_fees(book, call, (call.model, call.requested))
+    fees = _own_fees(book, call, (call.model, call.requested, deployment))
     for name in names:
         plan = _table_plan(book, call._replace(model=name), now, fees)
         if plan and plan.priced:
@@ -427,7 +428,13 @@ def _served(entry: "Entry", call: _Call, now: float) -> Served:
         service_tier=call.service_tier,
         context=dict(call.context),
         requested=(call.requested or "").lower(),
+        deployment=_deployment(call),
     )
+
+
+def _deployment(call: _Call) -> str:
+    """Return Azure's name of the deployment that was asked, which its address or the client says; "" for none."""
+    return dict(call.context).get("deployment", "").lower() or deployment_of(call.base_url)
 
 
 def _is_about(multiplier: Multiplier, served: Served) -> bool:
@@ -435,6 +442,6 @@ def _is_about(multiplier: Multiplier, served: Served) -> bool:
         multiplier.provider in (None, served.seller, provider_id(served.provider or ""))
         and multiplier.host in (None, served.host)
         and multiplier.region in (None, served.place)
-        and multiplier.model in (None, served.name, served.model, served.requested)
+        and multiplier.model in (None, served.name, served.model, served.requested, served.deployment)
         and (multiplier.since is None or served.at.timestamp() >= multiplier.since)
     )

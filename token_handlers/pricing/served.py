@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from token_handlers.pricing.providers import is_vertex
 
@@ -15,6 +15,7 @@ _TIERS = {  # Vertex AI's traffic types, and what the clients make of them
     "batches": "batch",
 }
 _LOCATION = re.compile(r"/projects/[^/]+/locations/([^/?]+)")
+_DEPLOYMENT = re.compile(r"/deployments/([^/?]+)")
 _VERTEX_HOST = re.compile(
     r"(?:([a-z]+-[a-z]+\d+)-)?aiplatform\.googleapis\.com|aiplatform\.([a-z]+)\.rep\.googleapis\.com"
 )
@@ -27,7 +28,8 @@ class Served(NamedTuple):
 
     ``seller`` is genai-prices' id of the provider that bills, ``maker`` of the one whose row it is, ``name`` the
     model's name in the call, ``model`` the row's id, ``location`` what a URL of Vertex AI's names, ``requested`` the
-    name that was asked for, in lower case, such as a deployment's.
+    name that was asked for, in lower case, such as a deployment's, ``deployment`` Azure's name of it where that is
+    another one.
     """
 
     seller: str
@@ -41,6 +43,7 @@ class Served(NamedTuple):
     service_tier: str | None = None
     context: Mapping[str, str] = {}
     requested: str = ""
+    deployment: str = ""
 
     @property
     def tier(self) -> str:
@@ -101,6 +104,12 @@ def location_of(base_url: str | None) -> str:
     """Return the location in an address of Google's Vertex AI, in lower case; "" where it has none."""
     found = _LOCATION.search(base_url or "")
     return found[1].lower() if found else ""
+
+
+def deployment_of(base_url: str | None) -> str:
+    """Return the deployment in an address of Azure's, in lower case; "" where it has none."""
+    found = _DEPLOYMENT.search(base_url or "")
+    return unquote(found[1]).lower() if found else ""
 
 
 def version(model: str) -> tuple[int, int] | None:
