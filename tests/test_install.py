@@ -6,6 +6,7 @@ import cohere
 import httpx
 import pytest
 from langchain_openai import ChatOpenAI
+from openai import OpenAI
 from openai._base_client import SyncAPIClient
 
 from token_handlers import Budget, install, track_tokens, uninstall
@@ -182,6 +183,21 @@ def test_uninstall_leaves_clients_as_they_were():
         assert all(vars(owner)[name] is not own for (owner, name), own in zip(clients, before, strict=True))
         uninstall()
         assert before == [vars(owner)[name] for owner, name in clients]
+
+
+def test_the_events_alone(ledger):
+    """With http=False no client is wrapped, and what an SDK asks by itself is not counted, until uninstall()."""
+    with track_tokens() as tokens:
+        install("auto", http=False)
+        ChatOpenAI(model="gpt-4o-mini", base_url=ledger.url(), api_key="sk-1").invoke("hello")
+        OpenAI(base_url=ledger.url(), api_key="sk-1").chat.completions.create(
+            model="gpt-4o-mini", messages=[{"role": "user", "content": "hello"}]
+        )
+        seen = tapped()
+        uninstall()
+
+        assert ([], 1, 2) == (seen, tokens.successful_requests, len(ledger.entries()))
+        assert "httpx.Client.send" in tapped()
 
 
 def test_a_handler_outlives_uninstall(ledger):

@@ -5,10 +5,12 @@ import importlib.util
 from token_handlers.budget.budget import Budget, check_budget
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import WHY
+from token_handlers.http import detach
 from token_handlers.lifecycle import Warnings
 from token_handlers.pricing import calculator
 from token_handlers.settings import FRAMEWORKS, Settings
 from token_handlers.sinks.configured import add_configured_sinks
+from token_handlers.tracking.answers import watch as watch_answers
 from token_handlers.tracking.scopes import any_entered
 from token_handlers.tracking.sdk_calls import SDK
 from token_handlers.tracking.state import check_budgets, state, unwatch_frameworks, watch_frameworks
@@ -20,7 +22,13 @@ __all__ = ["Settings", "install", "shared_counter", "uninstall"]
 _missing = Warnings()
 
 
-def install(handler_type: str | None = None, *, budget: Budget | None = None, update_prices: bool = False) -> None:
+def install(
+    handler_type: str | None = None,
+    *,
+    budget: Budget | None = None,
+    update_prices: bool = False,
+    http: bool = True,
+) -> None:
     """Track every call of this process, in every thread, into the shared counter, until `uninstall()`.
 
     ``handler_type`` is 'langchain', 'llamaindex', both separated by a comma, or 'auto' for what is installed, and then
@@ -38,9 +46,15 @@ def install(handler_type: str | None = None, *, budget: Budget | None = None, up
     With ``update_prices``, or AGENTSIGHT_TOKEN_PRICES=auto, a background thread fetches the price table that
     genai-prices publishes, now and every six hours; a table that is older or lacks known models is not used. Nothing is
     fetched otherwise.
+
+    Without ``http`` the HTTP clients are left as they are until `uninstall()`, as by TOKEN_HANDLERS_HTTP=off: what the
+    frameworks' events say is counted alone, and no SDK's own call.
     """
     if budget is not None:
         check_budget(budget)
+    if not http:
+        state.watches_http = False
+        detach()
     note_read()
     settings = Settings()
     if update_prices or settings.price_updates is not None:
@@ -84,7 +98,10 @@ def uninstall() -> None:
     state.automatic.clear()
     state.budgets = ()
     calculator.stop_updates()
-    if not any_entered():
+    state.watches_http = True
+    if any_entered():
+        watch_answers()
+    else:
         unwatch_frameworks()
 
 

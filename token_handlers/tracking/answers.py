@@ -88,7 +88,7 @@ _observer = AnswerObserver()
 
 def watch() -> None:
     """Watch the providers' answers, under every HTTP client that is or will be imported, unless that is turned off."""
-    if Settings().watches_http:
+    if state.watches_http and Settings().watches_http:
         http.attach(_observer)
 
 

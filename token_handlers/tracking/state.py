@@ -25,9 +25,10 @@ class State:
     """What all calls of the process have in common; ``automatic`` are the frameworks whose every call is recorded.
 
     ``checked`` is whether there ever was a budget: LlamaIndex's calls are refused by a wrap, which is not free.
+    ``watches_http`` is False where `install` was asked for the frameworks' events alone.
     """
 
-    __slots__ = ("automatic", "budgets", "checked", "counter", "sinks", "watched")
+    __slots__ = ("automatic", "budgets", "checked", "counter", "sinks", "watched", "watches_http")
 
     def __init__(self) -> None:
         self.counter = TokenCounter()
@@ -35,6 +36,7 @@ class State:
         self.budgets: Budgets = ()
         self.automatic: set[str] = set()
         self.watched = False
+        self.watches_http = True
         self.checked = False
 
 
