@@ -85,22 +85,29 @@ class RunRecorder(BaseCallbackHandler):
 
     on_llm_start = on_chat_model_start  # type: ignore[assignment]  # legacy LLMs: prompts instead of messages
 
-    def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID | None = None, **kwargs: Any) -> None:
+    def on_llm_new_token(
+        self,
+        token: Any,
+        *,
+        chunk: Any = None,
+        run_id: UUID | None = None,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Keep the text, for an estimate, and the usage that the chunk carries."""
         try:
             run = None if run_id is None else open_runs.get(run_id.int)
             if run is not None and run.next_same_id is not None:  # as nearly never
                 run = calls.find(run_id, self)
-            if (
-                run is None
-                or not run.handlers
-                or run.handlers[0] is not self
-                or (chunk is not None and chunk is run.chunk)
-            ):
+            if run is None:
+                return
+            handlers = run.handlers
+            if not handlers or handlers[0] is not self or (chunk is run.chunk and chunk is not None):
                 return
             run.chunk = chunk
             if token:
-                run.parts.append(token if isinstance(token, str) else message_text(token)[0])
+                run.parts.append(token if type(token) is str else message_text(token)[0])
             message = getattr(chunk, "message", None)
             if message is not None and (
                 message.usage_metadata or message.response_metadata or message.tool_call_chunks
