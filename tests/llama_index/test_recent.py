@@ -49,7 +49,8 @@ def test_verbose_says_what_each_call_used(capsys, caplog):
     assert "LLM Prompt Token Usage: 18\nLLM Completion Token Usage: 3\n" == capsys.readouterr().out
     with caplog.at_level(logging.DEBUG, "mine"):
         model(LlamaIndexTokenHandler(verbose=True, logger=logging.getLogger("mine"))).chat(MESSAGES)
-    assert ["LLM Prompt Token Usage: 18\nLLM Completion Token Usage: 3"] == caplog.messages
+    said = [record.getMessage() for record in caplog.records if record.name == "mine"]
+    assert ["LLM Prompt Token Usage: 18\nLLM Completion Token Usage: 3"] == said
 
 
 def test_the_tokenizer_counts_what_is_not_reported():
