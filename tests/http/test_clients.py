@@ -266,6 +266,22 @@ def test_streams_read_in_every_way(watcher, answers, library):
     assert RIGHT * 6 == watcher.counts
 
 
+@pytest.mark.parametrize("headers", [[], [("X-Request-ID", "req_1"), ("Content-Type", "application/json")]])
+def test_headers_of_any_case_and_none(watcher, headers):
+    """A header is found however its name is written; an answer without any is read all the same."""
+
+    def answer(_):
+        response = httpx.Response(200, content=json.dumps(CHAT).encode())
+        response.headers = httpx.Headers(headers)
+        return response
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+        client.post("http://mock" + PATH, json=ASKED)
+
+    assert RIGHT == watcher.counts
+    assert [dict(headers).get("X-Request-ID")] == [answer.request_id for answer in watcher.answers]
+
+
 def test_mock_and_asgi_transports_are_seen(watcher):
     """They are below the client; a mock's answer is there before anybody reads it."""
 

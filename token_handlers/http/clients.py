@@ -4,7 +4,7 @@ Each ``watch_...`` takes a library's own function and returns the one to put in 
 reader takes them: nothing is read ahead, and what a reader leaves is not read.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from types import ModuleType
 from typing import Any, TypeVar
@@ -71,8 +71,10 @@ def _follow_httpx(response: Any, exchange: Exchange, stream: type, *, streamed: 
             response.stream = stream(response.stream, exchange, _taking(response, exchange))
 
 
-def _headers(raw: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
+def _headers(raw: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:
     """Return headers by their names in lower case, read all at once: httpx goes through all of them for each name."""
+    if not raw:
+        return {}
     names, values = map(b"\0".join, zip(*raw, strict=True))  # a NUL is in neither
     return dict(zip(names.decode("latin-1").lower().split("\0"), values.decode("latin-1").split("\0"), strict=False))
 

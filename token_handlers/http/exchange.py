@@ -4,7 +4,6 @@ import threading
 from array import array
 from asyncio import _get_running_loop, current_task
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
@@ -205,7 +204,7 @@ class Exchange:
         self.fail(error)
 
     def __del__(self) -> None:
-        with suppress(AttributeError):  # it was never made whole
+        if getattr(self, "_owner", None):  # it has none where it was never made whole
             self.close()
 
     def respond(self, status: int, headers: Headers, *, streamed: bool) -> bool:
@@ -320,8 +319,10 @@ class Exchange:
             reading = _counted_in_headers(headers)
             is_final = reading is not None
         if reading is not None:
-            with harmless("reading a request"):
+            try:
                 reading = completed(reading, self.request, headers)
+            except Exception as fault:  # noqa: BLE001 - as above
+                contain(fault, "reading a request")
         return ProviderAnswer(
             self.request,
             self._status,
