@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 
 import httpx
 import openai
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_openai import ChatOpenAI
 
 from token_handlers import http
@@ -122,6 +123,8 @@ def cases(url: str) -> dict[str, tuple[int, Callable[[], object]]]:
     """Return the ways of calling, and how often one is called in a round."""
     plain = httpx.Client()
     asked = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "one more word " * 140}]}
+    words = "one more word " * 27
+    conversation = [HumanMessage(words), AIMessage(words)] * 3
 
     def sdk(kind: str) -> openai.OpenAI:
         return openai.OpenAI(api_key="sk-1", base_url=f"{url}/{kind}/v1", max_retries=0)
@@ -140,11 +143,11 @@ def cases(url: str) -> dict[str, tuple[int, Callable[[], object]]]:
         "openai, 2 kB": (CALLS, lambda: chat("2")),
         "openai, 20 kB": (CALLS, lambda: chat("20")),
         "openai, 200 kB": (CALLS, lambda: chat("200")),
-        "ChatOpenAI, 2 kB": (CALLS, lambda: langchain["2"].invoke(asked["messages"])),
+        "ChatOpenAI, 2 kB": (CALLS, lambda: langchain["2"].invoke(conversation)),
         "openai, 20 vectors": (CALLS, lambda: clients["vectors"].embeddings.create(model="m", input="a")),
         f"openai, stream of {CHUNKS}": (1, lambda: list(chat("stream", stream=True))),
         "  usage in each": (1, lambda: list(chat("totals", stream=True))),
-        f"ChatOpenAI, stream of {CHUNKS}": (1, lambda: list(langchain["stream"].stream(asked["messages"]))),
+        f"ChatOpenAI, stream of {CHUNKS}": (1, lambda: list(langchain["stream"].stream(conversation))),
     }
 
 

@@ -285,12 +285,11 @@ class Exchange:
             owner = self._owner.pop()
         except IndexError:
             return
-        # What stands where our own reading fails: nobody knows what the request was billed.
-        is_lost = self._status is None or 200 <= self._status < 300
-        answer = ProviderAnswer(self.request, self._status, is_lost=is_lost)
         try:
             answer = self._answer(is_whole=is_whole, error=error)
         except Exception as fault:  # noqa: BLE001 - as above
+            is_lost = self._status is None or 200 <= self._status < 300  # nobody knows what it was billed
+            answer = ProviderAnswer(self.request, self._status, is_lost=is_lost)
             contain(fault, "reading an answer")
         try:
             self._observer.answered(owner, answer)

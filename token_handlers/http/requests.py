@@ -229,7 +229,7 @@ def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *,
         model=_text(fields, "model", "model_id", "modelId") or place.model or _model_of_batch(api, fields),
         streamed=place.streamed or fields.get("stream") is True,
         size=size,
-        most_output_tokens=_number(fields, "max_output_tokens", "max_completion_tokens", "max_tokens"),
+        most_output_tokens=None if _MOST.isdisjoint(fields) else _number(fields, *_MOST),
     )
     if not is_marked and _PLAIN.issuperset(fields):  # as nearly always
         return plain
@@ -250,6 +250,7 @@ def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *,
     )
 
 
+_MOST = dict.fromkeys(("max_output_tokens", "max_completion_tokens", "max_tokens")).keys()  # in this order
 _PLAIN = frozenset({
     "model", "messages", "input", "prompt", "system", "instructions", "stream", "stream_options", "temperature",
     "top_p", "top_k", "n", "stop", "seed", "user", "max_tokens", "max_completion_tokens", "max_output_tokens",
