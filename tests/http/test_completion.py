@@ -75,7 +75,7 @@ def test_what_a_gateway_has_kept_is_free(host, headers, is_free):
     ],
 )
 def test_a_search_that_a_provider_may_have_made_is_doubted(host, api, kind, counts, doubts):
-    """Chat's answers say nothing of tools that providers run; those that are known here have ways of their own."""
+    """A declared search makes an estimate at a provider whose answers may not count it, and at none that counts it."""
     asked = request(api)._replace(host=host, tools=(BilledTool(kind),))
     assert doubts == len(completed(ReportedUsage(counts), asked, {}).doubts)
 

@@ -71,7 +71,7 @@ NO_OUTPUT = {"prompt_tokens": 100, "completion_tokens": 0, "total_tokens": 100}
     ],
 )
 def test_an_output_of_zero_beside_text_is_doubted(api, answer, is_doubted):
-    """An SDK's call has no text of its own to estimate, so its answer says that the output is not its bill."""
+    """An answer with text that states an output of 0 is doubted, for calls of SDKs, which keep no text to estimate."""
     usage = ResponseUsage(api, None, "application/json")
     usage.feed(json.dumps(answer).encode())
     usage.end(is_whole=True)

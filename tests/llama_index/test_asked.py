@@ -101,7 +101,7 @@ def test_how_long_a_cache_is_kept(messages, cost, doubts, streamed):
     ids=["plain", "speed", "place", "an older server's", "a search", "counted searches", "code", "a refusal"],
 )  # fmt: skip
 def test_what_anthropics_streams_leave_out(settings, usage, reason, cost, doubts):
-    """What the first event of a stream says, which LlamaIndex drops, is what was asked for, or makes an estimate."""
+    """LlamaIndex drops a stream's first event: the place is the asked one, and the rest of it makes an estimate."""
     record = recorded(Claude(answers=end_of(usage, reason), **settings), streamed=True)
 
     assert (Decimal(cost), doubts) == (record.cost, record.doubts)

@@ -331,7 +331,7 @@ def _tools(fields: Mapping[str, object]) -> list[BilledTool]:
 
 def _billed(tool: Mapping[str, object]) -> list[BilledTool]:
     kind = _text(tool, "type", "id")
-    if kind is None:  # Gemini, and Bedrock's Converse: each tool is a key of its own
+    if kind is None:  # a tool of Gemini's or of Bedrock's Converse has its kind as its key
         skipped = ("functionDeclarations", "function_declarations", "toolSpec", "cachePoint", "name")
         return [] if any(key in tool for key in skipped) else [BilledTool(str(key)) for key in tool]
     if kind in _OWN_TOOLS:

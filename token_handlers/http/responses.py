@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any, Protocol
 
-from token_handlers.payloads import ReportedUsage, is_empty, read_payload
+from token_handlers.payloads import ReportedUsage, is_empty, read_payload, states_no_output
 
 MOST_PARSED = 64_000
 """Bytes of a list of vectors that is read whole; of a longer one the two ends are."""
@@ -351,13 +351,11 @@ def has_content(event: Event) -> bool:
 
 
 WORDLESS = "text beside an output of 0"
-"""The doubt of a usage that states no output of an answer with text; Google's Gemma is free, and not counted."""
+"""The doubt of a usage that states no output of an answer with text."""
 
 
 def _has_words(answer: Event) -> bool:
     """Return whether a whole answer has text, or calls tools."""
-    if "gemma" in str(answer.get("modelVersion")):
-        return False
     listed = answer.get("content") if answer.get("type") == "message" else answer.get("output")
     return has_content(answer) or bool(listed and isinstance(listed, list))
 
@@ -532,7 +530,7 @@ class Events:
         self._is_outdated |= is_empty(reading)  # tokens of 0 beside a fee
         self._is_read = self._stating is not None or self._is_whole
         doubts = reading.doubts
-        is_unstated = self._is_whole and reading.counts.get("output_tokens") == 0 and reading.cost is None
+        is_unstated = self._is_whole and states_no_output(reading, str(events[0].get("modelVersion")))
         if is_unstated and _has_words(events[0]):
             doubts = (*doubts, WORDLESS)
         if self.is_cut:

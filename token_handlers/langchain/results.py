@@ -17,6 +17,7 @@ from token_handlers.payloads import (
     read_message,
     read_payload,
     read_usage_metadata,
+    states_no_output,
 )
 from token_handlers.payloads.google import UNFINISHED
 from token_handlers.payloads.plain import read_plain_message
@@ -74,19 +75,10 @@ def _read_message(run: Run, message: Any, generations: Sequence[Any], output: Ma
     model = _model_name(run, metadata, output)
     if usage is not None and is_empty(usage) and message_text(message)[0]:
         usage = None  # nobody generates text out of no tokens
-    if usage is not None and not _is_wordless(model, usage, message) and _is_whole(run, usage.counts):
+    is_wordless = usage is not None and states_no_output(usage, model) and bool(message_text(message)[0])
+    if usage is not None and not is_wordless and _is_whole(run, usage.counts):
         return _whole(run, usage, model, metadata.get("service_tier") or output.get("service_tier"))
     return Incomplete(usage, _text(generations), remedy=_remedy(run), model=model)
-
-
-def _is_wordless(model: str | None, usage: ReportedUsage, message: Any) -> bool:
-    """Return whether the usage states no output of an answer that has text, without a cost that makes up for it.
-
-    Google's Gemma is free, and its output is not counted.
-    """
-    if usage.counts.get("output_tokens") or usage.cost is not None or "gemma" in (model or ""):
-        return False
-    return bool(message_text(message)[0])
 
 
 def _text(generations: Sequence[Any]) -> str:

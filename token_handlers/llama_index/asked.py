@@ -30,7 +30,7 @@ def with_asked(call: ModelCall, usage: ReportedUsage) -> ReportedUsage:
 
 
 def _marks(prompt: object) -> Iterator[dict[str, Any]]:
-    """Yield what of a prompt says how long it is to be cached."""
+    """Yield the cache_control marks of a prompt's messages and blocks, which say how long a cache keeps them."""
     for message in prompt if isinstance(prompt, Iterable) and not isinstance(prompt, str) else ():
         mark = (getattr(message, "additional_kwargs", None) or {}).get("cache_control")
         if isinstance(mark, Mapping):

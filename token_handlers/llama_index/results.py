@@ -5,7 +5,7 @@ from typing import Any
 from token_handlers.llama_index.asked import with_asked
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.text import response_text
-from token_handlers.payloads import ReportedUsage, is_empty, read_payload
+from token_handlers.payloads import ReportedUsage, is_empty, read_payload, states_no_output
 from token_handlers.tracking.answers import is_billed_by_answer
 from token_handlers.tracking.failures import was_rejected
 from token_handlers.tracking.result import BY_ANSWER, DISCARD, FAILED, CallResult, Incomplete, Verdict
@@ -31,7 +31,11 @@ def read_end(call: ModelCall, response: Any) -> Verdict:
     if usage is None and call.reported is not None:
         usage = read_payload(call.reported[0], call.provider_name())
         is_partial = call.reported[1] < len(call.deltas or ())
-    is_wordless = usage is not None and _is_wordless(call, usage, response)
+    is_wordless = (
+        usage is not None
+        and states_no_output(usage, usage.model or call.model_asked())
+        and bool(response_text(response) or call.received())
+    )
     if usage is not None and not is_partial and not is_wordless and usage.counts.keys() >= _WHOLE:
         usage = with_asked(call, usage)
         return _of_litellm(call, usage, response) if call.provider_name() == _LITELLM else CallResult(usage)
@@ -39,16 +43,6 @@ def read_end(call: ModelCall, response: Any) -> Verdict:
     model = _model(response) if usage is None else usage.model
     remedy = _REPORT if call.response is not None and call.asks_by_options() else _LEFT_OUT
     return Incomplete(usage, text, interrupted=is_partial, remedy=remedy, model=model)
-
-
-def _is_wordless(call: ModelCall, usage: ReportedUsage, response: Any) -> bool:
-    """Return whether the usage states no output of an answer that has text, without a cost that makes up for it.
-
-    Google's Gemma is free, and its output is not counted.
-    """
-    if usage.counts.get("output_tokens") != 0 or usage.cost is not None:
-        return False
-    return "gemma" not in (usage.model or call.model_asked() or "") and bool(response_text(response) or call.received())
 
 
 def _of_litellm(call: ModelCall, usage: ReportedUsage, response: Any) -> CallResult:

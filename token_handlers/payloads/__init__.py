@@ -6,7 +6,15 @@ from token_handlers.payloads.fields import entries, text, view, views
 from token_handlers.payloads.langchain import add_usage_metadata, read_usage_metadata
 from token_handlers.payloads.openai import UNNAMED_IMAGES
 from token_handlers.payloads.plain import read_plain
-from token_handlers.payloads.reported import NO_CONTEXT, ReportedUsage, hint_of, is_empty, is_whole, reported_cost
+from token_handlers.payloads.reported import (
+    NO_CONTEXT,
+    ReportedUsage,
+    hint_of,
+    is_empty,
+    is_whole,
+    reported_cost,
+    states_no_output,
+)
 from token_handlers.payloads.search import COMPOSITES, READERS, PayloadSearch, read_chunks, read_message, read_model_map
 from token_handlers.usage import Usage
 
@@ -26,6 +34,7 @@ __all__ = [
     "read_usage_metadata",
     "reported_cost",
     "response_id",
+    "states_no_output",
     "usage_from_payload",
 ]
 

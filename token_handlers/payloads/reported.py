@@ -54,6 +54,15 @@ def is_empty(reported: ReportedUsage) -> bool:
     return not (counts.get("input_tokens") or counts.get("output_tokens") or counts.get("rerank_searches"))
 
 
+def states_no_output(reported: ReportedUsage, model: str | None) -> bool:
+    """Whether the payload states an output of 0, without a cost that makes up for it: no bill of an answer with text.
+
+    Google's Gemma is free, and its output is not counted.
+    """
+    is_zero = reported.counts.get("output_tokens") == 0 and reported.cost is None
+    return is_zero and "gemma" not in (model or "")
+
+
 _INPUT_ALONE = frozenset({"embeddings", "rerank"})
 
 

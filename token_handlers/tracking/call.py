@@ -78,10 +78,9 @@ class Call:
 
     ``parents`` are the calls that made this one, and ``child_usages`` the counts of those that it made itself,
     None where it made none: it may only pass on what they used. ``shown`` are the counters in which an estimate of it
-    stands, with its progress at the time. ``answers`` are the provider's own to the requests of this call, ``is_begun``
-    is whether one came as a stream,
-    ``served`` what the client says of place and speed, under ReportedUsage's ``context`` keys. ``stand_ins`` are the
-    models as which those of other names are counted and priced.
+    stands, with its progress at the time. ``answers`` are the provider's own to the requests of this call; ``is_begun``
+    is whether one of them began to come as a stream. ``served`` is what the client says of place and speed, under
+    ReportedUsage's ``context`` keys. ``stand_ins`` are the models as which those of other names are counted and priced.
     """
 
     # Class attributes are the defaults: a call is made in the application's time, and most of them stay as they are.

@@ -7,7 +7,7 @@ from types import FrameType
 
 def callers_named(names: Container[str], frames: Container[FrameType] = ()) -> Iterator[FrameType]:
     """Yield those of `callers` that are of functions with one of these names, or among these frames."""
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (as below)
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (as below; a loop of its own, as each request runs it)
     while frame is not None:
         if frame.f_code.co_name in names or frame in frames:
             yield frame
