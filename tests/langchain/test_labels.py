@@ -3,6 +3,7 @@ from datetime import date
 from uuid import UUID
 
 import pytest
+from langchain import agents
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -66,7 +67,6 @@ def test_a_graphs_thread_labels_its_calls():
 
 def test_an_agents_name_labels_its_calls():
     """An agent's name is the label "agent"."""
-    agents = pytest.importorskip("langchain.agents")
     with track_tokens() as tokens:
         agents.create_agent(model(), [], name="harbour").invoke({"messages": [("user", "how many boats?")]})
     assert {"harbour": 27} == tokens_by(tokens, "agent")
