@@ -79,13 +79,6 @@ def test_an_open_call():
     assert call.settled
 
 
-def test_a_call_is_closed_by_one():
-    """Who closes a call first is the one to record it."""
-    call = Call()
-
-    assert (True, False) == (calls.close(call), calls.close(call))
-
-
 def test_too_many_open_calls(monkeypatch):
     """Beyond the limit the oldest call is recorded as an estimate."""
     monkeypatch.setattr(calls, "MAX_OPEN_CALLS", len(open_calls) + 1)

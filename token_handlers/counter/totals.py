@@ -33,6 +33,9 @@ _ZERO = Decimal(0)
 _NO_NUMBERS: Mapping[str, int] = {}
 _WITHOUT_OUTPUT = ("embeddings", "rerank")
 
+new_tuple = tuple.__new__
+"""Makes a NamedTuple of all its fields: its own __new__ is a function in Python, which takes as long as some calls."""
+
 
 class Increment(NamedTuple):
     """What a call adds to a counter: numbers by their unit (Usage's fields and the request counts), USD, and the labels
@@ -79,7 +82,7 @@ def increment(
         numbers["unpriced_requests"] = requests
     if cache_saved is None and (counts.get("cache_read_tokens") or counts.get("cache_write_tokens")):
         numbers["unpriced_cache_tokens"] = _cached_tokens(counts)
-    return Increment(numbers, cost, None, labels, cache_saved)
+    return new_tuple(Increment, (numbers, cost, None, labels, cache_saved))
 
 
 def _cached_tokens(counts: Mapping[str, int]) -> int:

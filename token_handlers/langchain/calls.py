@@ -12,25 +12,16 @@ from token_handlers.budget.tool_fees import NO_FEES, AllowedFees, allowed_fees
 from token_handlers.counter.totals import BARE
 from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.langchain.cache import has_answer
-from token_handlers.langchain.labels import INTERNAL_KEYS, with_metadata, with_run_name
+from token_handlers.langchain.labels import INTERNAL_KEYS, LS_KEYS, with_metadata, with_run_name
 from token_handlers.langchain.text import message_pairs
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
-from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, CallContext, bound_tokens, open_calls, watch_task
+from token_handlers.tracking.call import Call, CallContext, bound_tokens, open_calls, watch_task
 from token_handlers.tracking.frames import callers
-from token_handlers.tracking.recorder import evict_oldest, task_ended
+from token_handlers.tracking.recorder import task_ended
 
-_BASE_URLS = dict.fromkeys(
-    (
-        "openai_api_base",
-        "base_url",
-        "azure_endpoint",
-        "anthropic_api_url",
-        "endpoint",
-        "endpoint_url",
-        "api_base",
-        "xai_api_base",
-    )
-)  # in this order
+_BASE_URLS = ("openai_api_base", "base_url", "azure_endpoint", "anthropic_api_url", "endpoint", "endpoint_url",
+              "api_base", "xai_api_base")  # fmt: skip # in this order
+_PLACES = frozenset({*_BASE_URLS, "location", "region_name", "deployment_name"})
 # The first that is stated is what is sent: a bound max_tokens replaces ChatOpenAI's own, its max_completion_tokens.
 _MAX_TOKENS = dict.fromkeys(
     ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
@@ -100,28 +91,33 @@ class Run(Call):
         if self.described:
             return
         self.described = True
-        metadata, invocation, serialized = self.metadata or {}, self.invocation or {}, self.serialized or {}
+        metadata, serialized = self.metadata or {}, self.serialized or {}
         kwargs = serialized.get("kwargs") or {}
-        name = metadata.get("ls_model_name") or invocation.get("model_name") or invocation.get("model")
+        name = metadata.get("ls_model_name") or _asked_name(self.invocation)
         self.model = name if isinstance(name, str) else kwargs.get("model_name")
         self.provider = metadata.get("ls_provider") or _maker(serialized)
-        if not _BASE_URLS.keys().isdisjoint(kwargs):
-            self.base_url = next((kwargs[key] for key in _BASE_URLS if isinstance(kwargs.get(key), str)), None)
-        if isinstance(kwargs.get("location"), str) and kwargs.get("vertexai") is not False:
-            self.served = {"region": kwargs["location"]}  # Vertex: its places have prices of their own
-        elif isinstance(kwargs.get("region_name"), str):
-            self.served = {"region": kwargs["region_name"]}  # Bedrock: the same
-        elif isinstance(kwargs.get("deployment_name"), str) and kwargs["deployment_name"] != self.model:
-            self.served = {"deployment": kwargs["deployment_name"]}  # Azure: a user's prices are of these
-        self.node = metadata.get("langgraph_node")
-        if not INTERNAL_KEYS.issuperset(metadata):
-            self.labels = shielded(with_metadata)(self.labels, metadata) or self.labels
+        if not _PLACES.isdisjoint(kwargs):
+            self._locate(kwargs)
+        if not LS_KEYS.issuperset(metadata):
+            self.node = metadata.get("langgraph_node")
+            if not INTERNAL_KEYS.issuperset(metadata):
+                self.labels = shielded(with_metadata)(self.labels, metadata) or self.labels
         if self.name is not None:
             self.labels = shielded(with_run_name)(self.labels, self.name, self.context.labels) or self.labels
         if self.tags:
             own = [tag for tag in self.tags if not tag.startswith(_INTERNAL_TAGS)]
             if own:
                 self.labels = self.labels._replace(tags={**dict.fromkeys(own, BARE), **self.labels.tags})
+
+    def _locate(self, kwargs: Mapping[str, Any]) -> None:
+        """Fill in where the client's calls go."""
+        self.base_url = next((kwargs[key] for key in _BASE_URLS if isinstance(kwargs.get(key), str)), None)
+        if isinstance(kwargs.get("location"), str) and kwargs.get("vertexai") is not False:
+            self.served = {"region": kwargs["location"]}  # Vertex: its places have prices of their own
+        elif isinstance(kwargs.get("region_name"), str):
+            self.served = {"region": kwargs["region_name"]}  # Bedrock: the same
+        elif isinstance(kwargs.get("deployment_name"), str) and kwargs["deployment_name"] != self.model:
+            self.served = {"deployment": kwargs["deployment_name"]}  # Azure: a user's prices are of these
 
     def add_chunk(self, message: Any) -> None:
         """Keep what one streamed message chunk says of usage and of the stream's end."""
@@ -212,14 +208,13 @@ open_runs: dict[int, Run] = {}
 _batches: WeakValueDictionary[int, Batch] = WeakValueDictionary()
 
 
-def begin(run: Run, batch_size: int) -> None:
-    """Put a run into the table."""
-    run.next_same_id = open_runs.get(run.run_id.int)
+def begin(run: Run, other: Run | None, batch_size: int) -> None:
+    """Put a run into the table, before another one that has the same id."""
+    if other is not None:
+        run.next_same_id = other
     open_runs[run.run_id.int] = run
     if batch_size > 1:
         _join_batch(run)
-    if len(open_calls) > MAX_OPEN_CALLS:
-        evict_oldest()
     if _get_running_loop() is None:
         run.flow = get_ident(), 0
         return
@@ -234,13 +229,12 @@ def flow() -> tuple[int, int]:
     return get_ident(), 0 if loop is None else id(current_task(loop))
 
 
-def same_start(run_id: UUID, prompt: Sequence[Any], invocation: object) -> Run | None:
-    """Return the open run of this very start event, which another handler has seen already.
+def same_start(run: Run | None, prompt: Sequence[Any], invocation: object) -> Run | None:
+    """Return which of the open runs with one id is of this very start event, which another handler has seen already.
 
     A caller may give one run_id to two calls: they have the id in common, but not the invocation parameters, of which
     each call makes its own (and where there are none, not the prompt).
     """
-    run = open_runs.get(run_id.int)
     while run is not None:
         if run.invocation is invocation and (invocation is not None or run.prompt[:1] == prompt[:1]):
             return run
@@ -262,7 +256,6 @@ def leave(run_id: UUID | None, handler: object) -> Run | None:
         return None
     run = open_runs.get(run_id.int)
     if run is not None and run.next_same_id is None and run.handlers == [handler]:  # as nearly always
-        run.handlers.clear()
         open_runs.pop(run_id.int, None)
         return run
     run = answered = find(run_id, handler)
@@ -320,6 +313,10 @@ def _in_generate() -> bool:
 
 def _positive(stated: object) -> int:
     return stated if type(stated) is int and stated > 0 else 0
+
+
+def _asked_name(invocation: Mapping[str, Any] | None) -> object:
+    return None if invocation is None else invocation.get("model_name") or invocation.get("model")
 
 
 def _maker(serialized: Mapping[str, Any]) -> str | None:

@@ -52,6 +52,9 @@ class RunRecorder(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
+        invocation_params: dict[str, Any] | None = None,
+        name: object = None,
+        batch_size: int = 1,
         kind: type[calls.Run] = calls.Run,
         **kwargs: Any,
     ) -> None:
@@ -63,14 +66,15 @@ class RunRecorder(BaseCallbackHandler):
             counter, context = self._counter, current_context()
             if counter is None and not context.scopes and "langchain" not in state.automatic:
                 return
-            invocation = kwargs.get("invocation_params")
-            run = calls.same_start(run_id, messages, invocation) if run_id.int in open_runs else None
+            other = open_runs.get(run_id.int)
+            run = None if other is None else calls.same_start(other, messages, invocation_params)
             if run is None:
-                run = kind(context, run_id, messages, serialized, parent_run_id, tags, metadata, invocation)
-                if kwargs.get("name") is not None:
-                    run.name = kwargs["name"]
-                calls.begin(run, kwargs.get("batch_size") or 1)
-                if len(open_calls) > 1 or len(open_runs) > 1:  # otherwise none makes this one
+                run = kind(context, run_id, messages, serialized, parent_run_id, tags, metadata, invocation_params)
+                if name is not None:
+                    run.name = name
+                calls.begin(run, other, batch_size)
+                if len(open_calls) > 1:  # otherwise there is neither one too many nor one that makes this one
+                    recorder.evict_oldest()
                     nested.join(run, last_run.get())
                 last_run.set(run)
             run.handlers.append(self)

@@ -44,6 +44,9 @@ INTERNAL_KEYS = frozenset(
 )
 """What LangChain and LangGraph put into metadata themselves, with all that starts as _INTERNAL says."""
 
+LS_KEYS = frozenset(key for key in INTERNAL_KEYS if key.startswith("ls_")) | {"lc_versions"}
+"""What the metadata of a run has that is neither LangGraph's nor of a config: there is no label in it."""
+
 
 def with_run_name(labels: Labels, name: object, block: Labels) -> Labels:
     """Return the labels of a call with the name of its own run, unless a block said otherwise."""

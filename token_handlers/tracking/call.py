@@ -33,17 +33,20 @@ class CallContext:
     def __init__(self, scopes: tuple[Scope, ...], *more: TokenCounter) -> None:
         self.scopes = scopes
         self._extended: CallContext | None = None
-        if len(scopes) == 1 and not more and scopes[0].counter is not state.counter:  # one block, as nearly always
+        shared = state.counter
+        if len(scopes) == 1 and not more:  # one block, as nearly always
             (scope,) = scopes
-            self.own: tuple[TokenCounter, ...] = (scope.counter,)
-            self.counters: tuple[TokenCounter, ...] = (state.counter, scope.counter)
-            self.labels, self.sinks, self.budgets = scope.labels, scope.sinks, scope.budgets
-            self.stand_ins = scope.stand_ins
-            return
+            counter = scope.counter
+            if counter is not shared:
+                self.own: tuple[TokenCounter, ...] = (counter,)
+                self.counters: tuple[TokenCounter, ...] = (shared, counter)
+                self.labels, self.sinks, self.budgets = scope.labels, scope.sinks, scope.budgets
+                self.stand_ins = scope.stand_ins
+                return
         counters = dict.fromkeys((*(scope.counter for scope in scopes), *more))
-        counters.pop(state.counter, None)
+        counters.pop(shared, None)
         self.own = tuple(counters)
-        self.counters = (state.counter, *self.own)
+        self.counters = (shared, *self.own)
         self.labels = scopes[-1].labels if scopes else NO_LABELS
         self.sinks = tuple(sink for scope in scopes for sink in scope.sinks)
         self.budgets = tuple(dict.fromkeys(budget for scope in scopes for budget in scope.budgets))
@@ -252,13 +255,6 @@ def unwatch_task(call: Call) -> None:
         task, ended = call.task
         task.remove_done_callback(ended)
         call.task = None
-
-
-def close(call: Call) -> bool:
-    """Close a call, and return whether this is the first to do so; from then on no estimate of it is shown."""
-    # Atomic, and without a lock, which the garbage collector might find taken. A call that is no longer shown but still
-    # open would be nobody's, so nothing is to come between the two.
-    call.settled = True; return open_calls.pop(call, False)  # fmt: skip # noqa: E702
 
 
 def oldest_beyond_limit() -> Sequence[Call]:

@@ -1,7 +1,7 @@
 """The one place that every call passes through at its end: its record, for counters, budgets and sinks."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -9,7 +9,15 @@ from urllib.parse import urlsplit
 
 from token_handlers.budget.limits import Amounts
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.counter.totals import Increment, increment, increment_of, label_pairs
+from token_handlers.counter.totals import (
+    UNKNOWN_MODEL,
+    Increment,
+    Labelled,
+    increment,
+    increment_of,
+    label_pairs,
+    new_tuple,
+)
 from token_handlers.errors import WHY, BudgetExceeded, absorb, shielded
 from token_handlers.http import ProviderAnswer
 from token_handlers.lifecycle import Warnings, after_fork, at_exit
@@ -18,15 +26,17 @@ from token_handlers.pricing.calculator import current_book, price_call, price_st
 from token_handlers.pricing.price import Price
 from token_handlers.tracking import reservations
 from token_handlers.tracking.answers import billed_by_answers
-from token_handlers.tracking.call import Call, close, oldest_beyond_limit, open_calls, unwatch_task
-from token_handlers.tracking.result import DISCARD, CallResult, Discard, Incomplete, Verdict
-from token_handlers.tracking.scopes import Budgets, Labels, Sinks
+from token_handlers.tracking.call import Call, oldest_beyond_limit, open_calls, unwatch_task
+from token_handlers.tracking.result import DISCARD, NOTHING_REPORTED, CallResult, Incomplete, Verdict
+from token_handlers.tracking.scopes import NO_LABELS, Budgets, Labels, Sinks
 from token_handlers.tracking.state import renew_locks as renew_state
 from token_handlers.tracking.state import state
 from token_handlers.usage import CostPart, Operation, Usage, UsageRecord
 
 _MOST_SHOWN = 1_000
 """How many open calls a counter shows at once as estimates."""
+
+_AS_REPORTED = CallResult(NOTHING_REPORTED)[1:]
 
 _unreported = Warnings()
 _bill = shielded(billed_by_answers)
@@ -38,28 +48,30 @@ def finish(call: Call, verdict: Verdict) -> None:
     A fault of ours on the way leaves what is known of the call, as an estimate; nothing that was reserved stays so.
     """
     reached: list[None] = []
-    if not close(call):
+    if not open_calls.pop(call, False):  # atomic, and without a lock, which the garbage collector might find taken
         return
     try:
+        call.settled = True  # from here on no estimate of it is shown
         if call.task is not None:
             unwatch_task(call)
         for counter in call.context.own:
             counter.open_calls.pop(call, None)
         if call.answers or call.is_begun:
             verdict = _bill(call, verdict) or verdict
-        if isinstance(verdict, Discard):
+        if verdict is DISCARD:
             _undo(call)
         else:
             _record(call, verdict, reached)
     except BaseException as error:
-        if not isinstance(verdict, Discard):
+        call.settled = True
+        if verdict is not DISCARD:
             _count_the_rest(call, verdict, reached)
         if not isinstance(error, Exception):
             raise
         absorb(error, "recording what a call used")
     finally:
         if call.reservations:
-            reservations.clear(call, was_sent=not isinstance(verdict, Discard))
+            reservations.clear(call, was_sent=verdict is not DISCARD)
 
 
 def _record(call: Call, verdict: CallResult | Incomplete, reached: list[None]) -> None:
@@ -67,8 +79,9 @@ def _record(call: Call, verdict: CallResult | Incomplete, reached: list[None]) -
     result, price, added, fault = _read(call, verdict)
     if call.parents or call.answers:
         _tell(call, result.usage.counts)
-    sinks = (*state.sinks, *call.context.sinks)
-    for counter in call.context.counters:
+    context = call.context
+    sinks = (*state.sinks, *context.sinks) if state.sinks else context.sinks
+    for counter in context.counters:
         # in one step: what a fault keeps from its counter is to be added after all, and nothing twice
         reached.append(counter.settle(call, added) if call.shown else counter.apply(added))  # type: ignore[func-returns-value]
         if counter.listeners:
@@ -86,8 +99,8 @@ def _read(call: Call, verdict: CallResult | Incomplete) -> tuple[CallResult, Pri
     try:
         if call.model is None:
             call.describe()
-        result = verdict if isinstance(verdict, CallResult) else _estimated(call, verdict)
-        price = _price(call, result)
+        result = verdict if type(verdict) is CallResult else _estimated(call, verdict)
+        price = None if result.outcome == "failed" else _price(call, result.usage)
         return result, price, _increment(call, result, price), None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is not the application's, and the call was made
         result = CallResult(verdict.usage or ReportedUsage({}), "estimated", "none")
@@ -177,7 +190,7 @@ TokenCounter.show_open = show_open
 def _show(call: Call, counters: tuple[TokenCounter, ...]) -> None:
     progress = call.progress()
     result = _estimated(call, Incomplete())
-    added = _increment(call, result, _price(call, result))
+    added = _increment(call, result, _price(call, result.usage))
     if call.settled:
         return
     call.shown = {**(call.shown or {}), **dict.fromkeys(counters, progress)}
@@ -207,11 +220,8 @@ def _estimated(call: Call, verdict: Incomplete) -> CallResult:
     return CallResult(usage, "estimated", f"partial+{method}", requests=verdict.requests)
 
 
-def _price(call: Call, result: CallResult) -> Price | None:
-    """Return what a call costs: what the provider stated, else by price; None where it is unknown or cost nothing."""
-    usage = result.usage
-    if result.outcome == "failed":
-        return None
+def _price(call: Call, usage: ReportedUsage) -> Price | None:
+    """Return what a call costs: what the provider stated, else by price; None where it is unknown."""
     if usage.cost is not None and not was_cached(usage.counts):
         return Price(usage.cost, "reported")
     counts = usage.counts if usage.billed is None else usage.billed
@@ -242,21 +252,25 @@ def _price(call: Call, result: CallResult) -> Price | None:
 
 
 def _increment(call: Call, result: CallResult, price: Price | None) -> Increment:
-    usage = result.usage
-    cost, doubts, cache_saved = (None, (), None) if price is None else (price.cost, price.doubts, price.cache_saved)
-    session, user, tags = call.labels
-    return increment(
-        usage.counts,
-        call.operation,
-        result.outcome,
-        result.source,
-        cost,
-        cost,
-        result.requests,
-        label_pairs(usage.model or call.model, session, user, call.node, tags, call.provider),
-        bool(doubts or usage.doubts),
-        cache_saved,
-    )
+    usage, labels = result.usage, call.labels
+    counts, model = usage.counts, usage.model or call.model
+    if labels is NO_LABELS and call.node is None:
+        pairs: Labelled = (("model", model or UNKNOWN_MODEL),)
+    else:
+        session, user, tags = labels
+        pairs = label_pairs(model, session, user, call.node, tags, call.provider)
+    doubts: Sequence[str] = usage.doubts
+    cost = saved = None
+    if price is not None:
+        cost, saved, doubts = price.cost, price.cache_saved, price.doubts or doubts
+        is_plain = result[1:] == _AS_REPORTED and call.operation == "chat" and not doubts
+        if is_plain and (
+            saved is not None or not (counts.get("cache_read_tokens") or counts.get("cache_write_tokens"))
+        ):
+            # as nearly always, and in half the steps
+            return new_tuple(Increment, ({**counts, "successful_requests": 1}, cost, None, pairs, saved))
+    outcome, source, requests = result.outcome, result.source, result.requests
+    return increment(counts, call.operation, outcome, source, cost, cost, requests, pairs, bool(doubts), saved)
 
 
 class EndedCall(NamedTuple):

@@ -1,6 +1,7 @@
 """Verdicts: what the end of a call says, as a framework's `results` reads it, before anything is recorded."""
 
-from typing import NamedTuple
+from enum import Enum
+from typing import Final, NamedTuple, final
 
 from token_handlers.payloads import ReportedUsage
 from token_handlers.usage import Outcome, Source
@@ -8,6 +9,7 @@ from token_handlers.usage import Outcome, Source
 NOTHING_REPORTED = ReportedUsage({})
 
 
+@final
 class CallResult(NamedTuple):
     """What a call used.
 
@@ -37,13 +39,15 @@ class Incomplete(NamedTuple):
     requests: int = 1
 
 
-class Discard(NamedTuple):
-    """The call was never sent, or another call's record includes it."""
+class Discard(Enum):
+    """The call was never sent, or another call's record includes it: the one verdict that says no more."""
+
+    DISCARD = "discard"
 
 
 Verdict = CallResult | Incomplete | Discard
 
-DISCARD = Discard()
+DISCARD: Final = Discard.DISCARD
 BY_ANSWER = Incomplete()
 """The provider's own answer states the bill: what the event says is not read."""
 FAILED = CallResult(NOTHING_REPORTED, outcome="failed")
