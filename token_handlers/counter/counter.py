@@ -77,10 +77,10 @@ class TokenCounter(LabelSums, Measures):
             _ADDED_AGAIN.warn("tokens", _SAME_TOKENS, *tokens, WHY)
         self.apply(increment_of(record))
 
-    def note_answer(self, known_by: Iterable[str | tuple[int, int]]) -> None:
+    def note_answer(self, known_by: Iterable[str | tuple[int, int] | None]) -> None:
         """Remember an answer that was counted, so that a record of it that is added by hand adds nothing.
 
-        It is known by its ids, and by the tokens of its call: (input, output).
+        It is known by its ids, as far as it has any, and by the tokens of its call: (input, output).
         """
         if not isinstance(self.answers, deque):
             self.answers = deque(maxlen=_MOST_ANSWERS)

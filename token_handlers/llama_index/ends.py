@@ -38,7 +38,8 @@ def _was_counted(call: ModelCall, response: Any) -> bool:
     counted = state.counter.answers
     if call.answers or call.context.own or not counted:
         return False
-    return response_id(getattr(response, "raw", None)) in tuple(counted)
+    answer = response_id(getattr(response, "raw", None))
+    return answer is not None and answer in tuple(counted)
 
 
 def fail(call: ModelCall, error: BaseException | None) -> None:

@@ -112,9 +112,12 @@ def _tell(call: Call, counts: Mapping[str, int]) -> None:
     for parent in call.parents:
         if parent.child_usages is not None:
             parent.child_usages.append(counts)
-    tokens = counts.get("input_tokens", 0), counts.get("output_tokens", 0)
     for answer in call.answers:
-        known_by = [one for one in (answer.response_id, answer.request_id, tokens) if one]
+        known_by = (
+            answer.response_id,
+            answer.request_id,
+            (counts.get("input_tokens", 0), counts.get("output_tokens", 0)),
+        )
         for counter in call.context.counters:
             counter.note_answer(known_by)
 
