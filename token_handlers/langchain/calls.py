@@ -13,7 +13,7 @@ from token_handlers.counter.totals import BARE
 from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.langchain.cache import has_answer
 from token_handlers.langchain.labels import INTERNAL_KEYS, LS_KEYS, with_metadata, with_run_name
-from token_handlers.langchain.text import message_pairs
+from token_handlers.langchain.text import message_pairs, message_text
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
 from token_handlers.tracking.call import Call, CallContext, bound_tokens, open_calls, watch_task
 from token_handlers.tracking.frames import callers
@@ -51,7 +51,7 @@ class Run(Call):
 
     is_decision = False
     is_labelled_by_run = True
-    parts: list[str]
+    parts: list[Any]  # texts, and lists of blocks
     usages: Sequence[Mapping[str, Any]] = ()
     chunk: object = None
     counted_parts = 0
@@ -145,7 +145,8 @@ class Run(Call):
     def estimate(self, text: str | None = None) -> tuple[dict[str, int], str]:
         """Return the estimated tokens of the prompt and of an answer, by default of what was received so far."""
         prompt = self.estimate_input()
-        text = "".join(self.parts) if text is None else text
+        if text is None:
+            text = "".join(part if isinstance(part, str) else message_text(part)[0] for part in self.parts)
         answer = estimate_tokens(text, self.counted_as).tokens if text else 0
         return {"input_tokens": prompt.tokens, "output_tokens": answer}, prompt.method
 

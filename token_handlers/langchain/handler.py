@@ -14,7 +14,6 @@ from token_handlers.langchain.calls import open_runs
 from token_handlers.langchain.decisions import DecisionRun, is_decision
 from token_handlers.langchain.owners import last_run
 from token_handlers.langchain.results import read_decision, read_end, read_error
-from token_handlers.langchain.text import message_text
 from token_handlers.langchain.usage_metadata import usage_metadata
 from token_handlers.tracking import recorder
 from token_handlers.tracking.call import current_context, open_calls
@@ -70,6 +69,7 @@ class RunRecorder(BaseCallbackHandler):
             run = None if other is None else calls.same_start(other, messages, invocation_params)
             if run is None:
                 run = kind(context, run_id, messages, serialized, parent_run_id, tags, metadata, invocation_params)
+                run.handlers.append(self)
                 if name is not None:
                     run.name = name
                 calls.begin(run, other, batch_size)
@@ -77,7 +77,8 @@ class RunRecorder(BaseCallbackHandler):
                     recorder.evict_oldest()
                     nested.join(run, last_run.get())
                 last_run.set(run)
-            run.handlers.append(self)
+            else:
+                run.handlers.append(self)
             if counter is not None:
                 if not state.watched:  # since uninstall()
                     watch_frameworks()
@@ -104,18 +105,16 @@ class RunRecorder(BaseCallbackHandler):
             run = None if run_id is None else open_runs.get(run_id.int)
             if run is not None and run.next_same_id is not None:  # as nearly never
                 run = calls.find(run_id, self)
-            if run is None:
-                return
-            handlers = run.handlers
-            if not handlers or handlers[0] is not self or (chunk is run.chunk and chunk is not None):
+            if run is None or run.handlers[0] is not self or (chunk is run.chunk and chunk is not None):
                 return
             run.chunk = chunk
             if token:
-                run.parts.append(token if type(token) is str else message_text(token)[0])
-            message = getattr(chunk, "message", None)
-            if message is not None and (
-                message.usage_metadata or message.response_metadata or message.tool_call_chunks
-            ):
+                run.parts.append(token)
+            try:
+                message = chunk.message
+            except AttributeError:  # a legacy LLM's
+                return
+            if message.usage_metadata or message.response_metadata or message.tool_call_chunks:
                 run.add_chunk(message)
         except Exception as error:  # noqa: BLE001 - as above
             absorb(error, "on_llm_new_token")
