@@ -16,7 +16,7 @@ from token_handlers.tracking import recorder
 from token_handlers.tracking.call import Call, CallContext, current_context, parent_finders, watch_task
 from token_handlers.tracking.failures import was_rejected
 from token_handlers.tracking.reservations import release
-from token_handlers.tracking.result import DISCARD, FAILED, Incomplete, Verdict
+from token_handlers.tracking.result import DISCARD, FAILED, UNREAD, Verdict
 from token_handlers.tracking.sdk_calls import SDKCall
 from token_handlers.tracking.state import state, watch_frameworks
 
@@ -59,7 +59,7 @@ class EmbeddingCall(Call):
     @shielded
     def finish(self, error: BaseException | None) -> None:
         """Record the call: by its answers, where it has any."""
-        verdict: Verdict = Incomplete()
+        verdict: Verdict = UNREAD
         if self.child_usages is not None or isinstance(error, BudgetExceeded):
             verdict = DISCARD
         elif error is not None and was_rejected(error):

@@ -18,7 +18,7 @@ from token_handlers.langchain.usage_metadata import usage_metadata
 from token_handlers.tracking import recorder
 from token_handlers.tracking.call import current_context, open_calls
 from token_handlers.tracking.reservations import book_reserved
-from token_handlers.tracking.result import CallResult, Incomplete, Verdict
+from token_handlers.tracking.result import UNREAD, CallResult, Verdict
 from token_handlers.tracking.scopes import active, active_scopes, unusual
 from token_handlers.tracking.state import state, watch_frameworks
 
@@ -127,7 +127,7 @@ class RunRecorder(BaseCallbackHandler):
             if run is None and self._counter is not None:
                 run = _unstarted(run_id, self._counter)
             if run is not None and not run.settled:
-                verdict: Verdict = Incomplete()  # where reading fails: the call was made, and is not to be lost
+                verdict: Verdict = UNREAD
                 try:
                     verdict = read_decision(run, response) if run.is_decision else read_end(run, response)
                 finally:
@@ -148,7 +148,7 @@ class RunRecorder(BaseCallbackHandler):
             run = calls.leave(run_id, self)
             if run is None or run.settled:
                 return
-            verdict: Verdict = Incomplete()
+            verdict: Verdict = UNREAD
             try:
                 verdict = read_error(run, error, kwargs.get("response"))
             finally:
@@ -296,8 +296,7 @@ class RecorderVariable:
         scopes = active_scopes() if unusual else active.get()
         if not scopes:
             return _process_recorder if "langchain" in state.automatic else None
-        recorder: RunRecorder | None = scopes[-1].recorder
-        return _process_recorder if recorder is None else recorder
+        return scopes[-1].recorder or _process_recorder
 
 
 class LangChainTokenHandler(UsageAttributes, RunRecorder):

@@ -10,7 +10,7 @@ from token_handlers.llama_index.results import read_end, read_error
 from token_handlers.payloads import response_id
 from token_handlers.tracking import recorder
 from token_handlers.tracking.failures import was_stopped
-from token_handlers.tracking.result import DISCARD, Incomplete, Verdict
+from token_handlers.tracking.result import DISCARD, UNREAD, Verdict
 from token_handlers.tracking.state import state
 
 # An exception that passes through two streams, one reading the other, is one failure.
@@ -22,7 +22,7 @@ def end(call: ModelCall, response: Any) -> None:
     if (call.response is not None and calls.hand_over(call)) or _was_counted(call, response):
         recorder.discard(call)
         return
-    verdict: Verdict = Incomplete()  # where reading fails: the call was made, and is not to be lost
+    verdict: Verdict = UNREAD
     try:
         verdict = read_end(call, response)
     finally:
@@ -47,7 +47,7 @@ def fail(call: ModelCall, error: BaseException | None) -> None:
     if calls.hand_over(call) or (call.response is None and _is_done_with(error)):
         recorder.discard(call)
         return
-    verdict: Verdict = Incomplete()
+    verdict: Verdict = UNREAD
     try:
         verdict = read_error(call, error)
     finally:

@@ -1,8 +1,8 @@
 """Calls that have started, until they end, and what the calls that start in the same blocks have in common."""
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
+from time import time
 
 from token_handlers.budget.budget import Budget
 from token_handlers.budget.limits import Reservation
@@ -108,7 +108,7 @@ class Call:
     stand_ins: Mapping[str, Sold] = NO_STAND_INS
 
     def __init__(self, context: CallContext | None = None) -> None:
-        self.started_at = time.time()
+        self.started_at = time()
         if context is None:
             context = current_context()
         self.context = context

@@ -50,5 +50,7 @@ Verdict = CallResult | Incomplete | Discard
 DISCARD: Final = Discard.DISCARD
 BY_ANSWER = Incomplete()
 """The provider's own answer states the bill: what the event says is not read."""
+UNREAD = Incomplete()
+"""Where reading an end fails: the call was made, and is not to be lost."""
 FAILED = CallResult(NOTHING_REPORTED, outcome="failed")
 """The provider rejected the call: it costs nothing."""
