@@ -1,7 +1,7 @@
 """Plans: what calls cost by one sheet of rates, in about a microsecond, and the book of the plans that hold now."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from math import inf
@@ -29,17 +29,18 @@ from token_handlers.pricing.rates import (
     PER_CALL,
     UNITS,
     USAGE_UNITS,
-    CostFunction,
     Rates,
     RateSheet,
     Unit,
     amount_of,
     compile_rates,
-    cost_function,
+    compiled,
+    cost_formula,
     is_countable,
     rate_at,
     rests_of,
     tiers_of,
+    units_of,
     with_wholes_and_overlaps,
 )
 from token_handlers.usage import EXACT, CostPart
@@ -47,9 +48,16 @@ from token_handlers.usage import EXACT, CostPart
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
 
-_ROUNDED = 10**CONTEXT.prec
 _FREE = Decimal(0)
+_CACHED = "cache_read_tokens", "cache_write_tokens"
 _SUMS_KEPT = 64
+_QUOTES_KEPT = 1024
+
+Quote = Callable[..., Price | None]
+"""Prices the calls of one key whose counts have the same names, given when, the counts, and each of them.
+
+None for what is not as usual: another time, a long prompt, counts that contradict each other or are in doubt.
+"""
 
 
 class RateRow(NamedTuple):
@@ -70,7 +78,7 @@ _Weights = tuple[tuple[int, int], ...]
 class _Compiled(NamedTuple):
     """What calls whose counts have the same names have in common."""
 
-    sum: CostFunction
+    steps: Callable[..., int | None]
     doubtful: tuple[str, ...]
 
 
@@ -144,12 +152,12 @@ class Plan:
         if not counts or self._model_price is None:
             return None
         names = tuple(counts)
+        total, doubtful = self._compiled.get(names) or self._compile(names)
         try:
-            total, doubtful = self._compiled.get(names) or self._compile(names)
             steps = total(*counts.values())
-        except TypeError:  # a count that is no number
-            steps, doubtful = None, ()
-        if type(steps) is not int or steps >= _ROUNDED:
+        except TypeError:  # a count that is no whole number
+            steps = None
+        if type(steps) is not int:
             cost = self._exact(counts)
         else:
             cost = CONTEXT.multiply(steps, self._tiers.step) if steps else _FREE
@@ -207,9 +215,44 @@ class Plan:
     def _compile(self, names: tuple[str, ...]) -> _Compiled:
         if len(self._compiled) >= _SUMS_KEPT:
             self._compiled.clear()
-        doubtful = tuple(name for name in names if name in self._sheet.unit_doubts)
-        made = self._compiled[names] = _Compiled(cost_function(self._tiers, self._left_out, names), doubtful)
+        formula = cost_formula(self._tiers, self._left_out, units_of(names))
+        source = f"None if {formula.leaves_open()} else {formula.steps()}"
+        made = self._compiled[names] = _Compiled(compiled(_parameters(names), source), self._doubtful(names))
         return made
+
+    def _doubtful(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if name in self._sheet.unit_doubts)
+
+    def quote(self, names: tuple[str, ...]) -> Quote:
+        """Return what prices calls whose counts have these names; what the names alone decide is done beforehand."""
+        doubtful = (unit.key for unit in units_of(self._doubtful(names)) if unit)
+        formula = cost_formula(self._tiers, self._left_out.union(doubtful), units_of(names))
+        unusual = f"not start <= at < end or {formula.leaves_open()}"
+        long = formula.starts + ([self._sheet.long_prompts[0]] if self._sheet.long_prompts else [])
+        if long and formula.input_at is not None:
+            unusual += f" or n{formula.input_at} > {min(long)}"
+        formula = formula.lowest()
+        unit, saved = formula.common_unit(), "None"
+        if cached := " or ".join(f"n{names.index(name)}" for name in _CACHED if name in names):
+            less = formula.saved([at for at, name in enumerate(names) if _is_of_cache(name)])
+            saved = f"multiply({less.steps(unit)}, step) if {cached} else None"
+        return compiled(
+            ("at", "counts", *_parameters(names)),
+            f"None if {unusual} else new(Price, (multiply({formula.steps(unit)}, step) or free, source, doubts,"
+            f" ((plan, counts, None),), {saved}))",
+            {
+                "start": self.start,
+                "end": self.end,
+                "new": tuple.__new__,  # without the function that a NamedTuple has around it
+                "Price": Price,
+                "multiply": CONTEXT.multiply,
+                "step": CONTEXT.multiply(unit, self._tiers.step),
+                "free": _FREE,
+                "source": self.source,
+                "doubts": self.doubts,
+                "plan": self,
+            },
+        )
 
     def _exact(self, counts: Mapping[str, int]) -> Decimal:
         """Return the cost as genai-prices works it out, with what it has no units for; raises ValueError as it does."""
@@ -237,6 +280,15 @@ class Plan:
         if whole and counts[unit.key] > counts.get(whole.key, 0):
             raise ValueError(f"{unit.key} ({counts[unit.key]}) exceeds {whole.key} ({counts.get(whole.key, 0)})")
         return counts[unit.key] * (rate - included) / unit.per
+
+
+def _parameters(names: Sequence[str]) -> Iterator[str]:
+    """Yield the names of the counts in a formula's source."""
+    return (f"n{at}" for at in range(len(names)))
+
+
+def _is_of_cache(name: str) -> bool:
+    return name.startswith("cache_")
 
 
 def _genai_usage(counts: Mapping[str, int]) -> GenaiUsage:
@@ -274,6 +326,7 @@ class PriceBook:
     get_snapshot: "Callable[[], DataSnapshot]"
     find: Callable[[PlanKey, float], Plan]
     plans: dict[PlanKey, Plan] = field(default_factory=dict)
+    quotes: dict[tuple[PlanKey | str, ...], Quote] = field(default_factory=dict)
 
     def plan(self, key: PlanKey, at: float | None) -> Plan | None:
         """Return the plan by which a call is priced, None where there can be none; raises for a time out of range."""
@@ -294,6 +347,20 @@ class PriceBook:
         warns: bool = True,  # noqa: FBT001, FBT002 (a keyword would cost each call a microsecond)
     ) -> Price | None:
         """As `price_call`, by what it finds the plan by, in one tuple: for the calls that are recorded."""
+        if at is None:
+            at = time.time()
+        try:
+            quote = self.quotes.get((key, *counts))
+            if quote is None or self.snapshot is not self.get_snapshot():
+                price = None
+            else:
+                price = quote(at, counts, *counts.values())
+        except TypeError:  # a name that cannot be looked up, a time or a count that is no number
+            price = None
+        return self._price(key, counts, at, warns=warns) if price is None else price
+
+    def _price(self, key: PlanKey, counts: Mapping[str, int], at: float, *, warns: bool) -> Price | None:
+        """Price a call by its plan, warn of what that is not certain of, and keep the quote for calls like it."""
         try:
             plan = self.plan(key, at)
             found = None if plan is None else plan.price(counts)
@@ -308,14 +375,20 @@ class PriceBook:
         cost, doubts = found
         if doubts and warns:
             warn_of_doubts(key[0] or key[4], key[1], doubts)
-        saved = None
-        if counts.get("cache_read_tokens") or counts.get("cache_write_tokens"):
-            saved = _cache_saved(plan, counts, cost)
+        if warns or not plan.doubts:  # a quote never warns: somebody has
+            self._keep_quote(plan, key, counts)
+        saved = _cache_saved(plan, counts, cost) if any(map(counts.get, _CACHED)) else None
         return Price(cost, plan.source, doubts, ((plan, counts, None),), saved)
+
+    def _keep_quote(self, plan: Plan, key: PlanKey, counts: Mapping[str, int]) -> None:
+        if self.plans.get(key) is plan:  # else it is of a newer book
+            if len(self.quotes) >= _QUOTES_KEPT:
+                self.quotes.clear()
+            self.quotes[(key, *counts)] = plan.quote(tuple(counts))
 
 
 def _cache_saved(plan: Plan, counts: Mapping[str, int], cost: Decimal) -> Decimal | None:
-    uncached = plan.price({name: number for name, number in counts.items() if not name.startswith("cache_")})
+    uncached = plan.price({name: number for name, number in counts.items() if not _is_of_cache(name)})
     return None if uncached is None else EXACT.subtract(uncached[0], cost)
 
 

@@ -1,10 +1,11 @@
 """The rates of a call by their units, and their integers: what a sum of counts costs, exactly."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
-from itertools import combinations
+from itertools import chain, combinations
+from math import gcd
 from typing import Any, NamedTuple
 
 from genai_prices.data_units import unit_data
@@ -14,11 +15,12 @@ from token_handlers.usage import Usage
 
 Rate = Decimal | TieredPrices
 Rates = Mapping[str, Rate]
-CostFunction = Callable[..., int | None]
 
 GENAI_NAMES = {"reasoning_tokens": "output_reasoning_tokens"}
 CONTEXT = Context(prec=28)
 """The precision in which genai-prices adds up, whatever the thread's own context says."""
+ROUNDED = 10**CONTEXT.prec
+"""The first whole number that has more digits."""
 _SCALED_DIGITS = Decimal("1e-12")
 
 
@@ -213,23 +215,102 @@ def rate_at(price: Decimal | TieredPrices, input_tokens: int) -> Decimal:
     return next((tier.price for tier in reversed(price.tiers) if input_tokens > tier.start), price.base)
 
 
-def cost_function(tiers: CompiledRates, left_out: frozenset[str], names: tuple[str, ...]) -> CostFunction:
-    """A function of the counts, in the order of their names: their cost in steps, or None for genai-prices to judge."""
-    units = [UNITS.get(GENAI_NAMES.get(name, name)) for name in names]
-    doubts = {f"n{at} < 0" for at in range(len(units))}
-    doubts |= {f"n{at}" for at, unit in enumerate(units) if unit and unit.key in left_out}
+class CostFormula(NamedTuple):
+    """What calls cost whose counts have the same names, by tier: steps of USD for one of each count, and for the call.
+
+    The counts leave the cost open, for genai-prices to judge, where one of ``empty`` is not 0, where both of an overlap
+    are not 0, where one of the ``rests``, which are sums of so many times each count, is negative, or any count is.
+    """
+
+    starts: list[int]
+    weights: list[list[int]]
+    per_call: list[int]
+    empty: frozenset[int]
+    overlaps: frozenset[tuple[int, int]]
+    rests: frozenset[tuple[int, ...]]
+    input_at: int | None
+
+    def lowest(self) -> "CostFormula":
+        """Return what calls cost with so few input tokens that the lowest tier holds."""
+        return self._replace(starts=[], weights=self.weights[:1], per_call=self.per_call[:1])
+
+    def saved(self, places: Container[int]) -> "CostFormula":
+        """Return how much less calls would cost without the counts in some places.
+
+        That is what each of them weighs, as the weight of a part is its price less that of its whole.
+        """
+        weights = [[-weight if at in places else 0 for at, weight in enumerate(weights)] for weights in self.weights]
+        return self._replace(weights=weights, per_call=[0] * len(weights))
+
+    def common_unit(self) -> int:
+        """Return the most steps of which every weight is a multiple."""
+        return gcd(*self.per_call, *chain(*self.weights)) or 1
+
+    def steps(self, unit: int = 1) -> str:
+        """Return the source of the cost in so many steps, of which every weight is a multiple."""
+        totals = [
+            _terms([weight // unit for weight in weights], per_call // unit)
+            for weights, per_call in zip(self.weights, self.per_call, strict=True)
+        ]
+        if self.input_at is None:
+            return totals[0]
+        below = (
+            f"{total} if n{self.input_at} <= {start} else " for start, total in zip(self.starts, totals, strict=False)
+        )
+        return "".join(below) + totals[-1]
+
+    def leaves_open(self) -> str:
+        """Return the source that is true where the counts leave the cost open, or where it has more than 28 digits.
+
+        It is false for whole numbers alone: for any other it raises TypeError, or the cost is no int.
+        """
+        counts = range(len(self.weights[0]))
+        most = max(
+            sum(map(abs, weights)) + per_call for weights, per_call in zip(self.weights, self.per_call, strict=True)
+        )
+        bits = max(ROUNDED // max(most, 1), 1).bit_length() - 1
+        # any bits of any count that are left, as they are of negative ones, and any at all of those that are to be 0
+        within = " | ".join(f"n{at}" for at in counts if at not in self.empty)
+        found = [f"({within}) >> {bits}"] if within else []
+        reasons = [" | ".join(found + [f"n{at}" for at in sorted(self.empty)])]
+        reasons += (f"n{left} and n{right}" for left, right in sorted(self.overlaps))
+        for rest in sorted(self.rests):
+            parts = [-min(weight, 0) for weight in rest]
+            reasons.append(f"{_terms([max(weight, 0) for weight in rest])} < {_terms(parts)}")
+        return " or ".join(reasons)
+
+
+def cost_formula(tiers: CompiledRates, left_out: frozenset[str], units: Sequence[Unit | None]) -> CostFormula:
+    """Return what counts of these units cost; those ``left_out`` leave it open, and None is what nobody prices."""
+    empty = {at for at, unit in enumerate(units) if unit and unit.key in left_out}
+    overlaps: set[tuple[int, int]] = set()
     rests = rests_of(tiers.rates[0], units)
-    for unit, rest in rests.items():
-        if min(rest) < 0:
-            doubts.add(f"{_terms(rest)} < 0")
+    for unit in rests:
         if unit not in units:
-            doubts |= {f"n{at}" for at, other in enumerate(units) if unit.holds(other)}
-            doubts |= {f"n{left} and n{right}" for left, right in _overlaps(unit, units)}
-    totals = [
-        f"{_terms([sum(rates[unit] * rests[unit][at] for unit in rates) for at in range(len(units))])} + {per_call}"
-        for rates, per_call in zip(tiers.rates, tiers.per_call, strict=True)
-    ]
-    return _function(len(units), doubts, _by_tier(tiers.starts, totals, units))
+            empty |= {at for at, other in enumerate(units) if unit.holds(other)}
+            overlaps |= set(_overlaps(unit, units))
+    return CostFormula(
+        tiers.starts,
+        [[sum(rates[unit] * rests[unit][at] for unit in rates) for at in range(len(units))] for rates in tiers.rates],
+        tiers.per_call,
+        frozenset(empty),
+        frozenset(overlaps),
+        frozenset(tuple(rest) for rest in rests.values() if min(rest, default=0) < 0),
+        units.index(_INPUT) if _INPUT in units else None,
+    )
+
+
+def units_of(names: Iterable[str]) -> list[Unit | None]:
+    """Return the unit of each count, None for one that nobody prices."""
+    return [UNITS.get(GENAI_NAMES.get(name, name)) for name in names]
+
+
+def compiled(parameters: Iterable[str], source: str, names: Mapping[str, object] = {}) -> Callable[..., Any]:
+    """Return the function of an expression: integers in it are three times as fast as loops over them."""
+    function: Callable[..., Any] = eval(  # noqa: S307 (of our own formulas alone)
+        f"lambda {', '.join(parameters)}: {source}", {"__builtins__": {}, **names}
+    )
+    return function
 
 
 def rests_of(rated: Iterable[Unit], counted: Sequence[Unit | None]) -> dict[Unit, list[int]]:
@@ -243,26 +324,17 @@ def rests_of(rated: Iterable[Unit], counted: Sequence[Unit | None]) -> dict[Unit
     return rests
 
 
-def _terms(factors: Sequence[int]) -> str:
-    return " + ".join(f"{factor} * n{at}" for at, factor in enumerate(factors) if factor) or "0"
-
-
-def _by_tier(starts: Sequence[int], totals: Sequence[str], units: Sequence[Unit | None]) -> str:
-    if _INPUT not in units:
-        return totals[0]
-    below = (
-        f"{total} if n{units.index(_INPUT)} <= {start} else " for start, total in zip(starts, totals, strict=False)
-    )
-    return "".join(below) + totals[-1]
-
-
-def _function(parameters: int, doubts: Iterable[str], total: str) -> CostFunction:
-    # source that is made of integers alone: three times as fast as loops over them
-    source = (
-        f"lambda {', '.join(f'n{at}' for at in range(parameters))}: None if {' or '.join(sorted(doubts))} else {total}"
-    )
-    function: CostFunction = eval(source, {"__builtins__": {}})  # noqa: S307
-    return function
+def _terms(factors: Sequence[int], more: int = 0) -> str:
+    """Return the source of a sum of so many times each of the counts n0, n1, ... and something more."""
+    terms = [
+        (factor < 0, f"n{at}" if abs(factor) == 1 else f"{abs(factor)} * n{at}")
+        for at, factor in enumerate(factors)
+        if factor
+    ]
+    if more or not terms:
+        terms.append((more < 0, str(abs(more))))
+    first = "-" if terms[0][0] else ""
+    return first + terms[0][1] + "".join(f" {'-' if is_less else '+'} {term}" for is_less, term in terms[1:])
 
 
 def _overlaps(unit: Unit, reported: Sequence[Unit | None]) -> Iterator[tuple[int, int]]:
