@@ -17,7 +17,7 @@ def _no_faults():
     """No fault is swallowed by LlamaIndex's dispatcher, and no call stays open."""
     with no_swallowed_faults():
         yield
-    assert {} == calls._open
+    assert {} == calls.by_span
     assert not any(isinstance(call, calls.ModelCall) for call in open_calls)
 
 

@@ -24,7 +24,7 @@ def _no_faults():
     before = set(open_calls)
     with no_swallowed_faults():
         yield
-    assert {} == calls._open
+    assert {} == calls.by_span
     assert before >= open_calls.keys()
 
 

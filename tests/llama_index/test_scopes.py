@@ -108,7 +108,7 @@ def test_nothing_stays_open():
         with pytest.raises(NotImplementedError):
             make_llm().complete("one")
 
-    assert {} == calls._open
+    assert {} == calls.by_span
     assert not any(isinstance(call, calls.ModelCall) for call in open_calls)
 
 

@@ -27,7 +27,7 @@ def _no_faults():
         yield
     uninstall()
     hook.attach()
-    assert {} == calls._open
+    assert {} == calls.by_span
     assert not any(isinstance(call, calls.ModelCall) for call in open_calls)
 
 

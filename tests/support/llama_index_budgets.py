@@ -32,7 +32,7 @@ def settled() -> Iterator[Callable[..., Budget]]:
     uninstall()
     hook.attach()
     assert [Amounts()] * len(made) == [budget.held() for budget in made]
-    assert {} == calls._open
+    assert {} == calls.by_span
     assert not any(isinstance(call, ModelCall | EmbeddingBatch) for call in open_calls)
 
 

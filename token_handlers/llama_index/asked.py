@@ -18,6 +18,8 @@ def with_asked(call: ModelCall, usage: ReportedUsage) -> ReportedUsage:
     """Return what a call's response reported with what the call asked for, unless its answer states it or its cost."""
     if usage.cost is not None or call.answers:
         return usage
+    if call.response is None and not (call.asks_more() or usage.counts.get("cache_write_tokens")):
+        return usage  # as nearly always
     call.describe()
     asked = call.asked()
     if not asked and not usage.counts.get("cache_write_tokens"):

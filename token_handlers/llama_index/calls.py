@@ -20,9 +20,8 @@ from token_handlers.llama_index.text import (
     states_usage,
 )
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
-from token_handlers.tracking.call import MAX_OPEN_CALLS, Call, bound_tokens, open_calls
+from token_handlers.tracking.call import Call, bound_tokens
 from token_handlers.tracking.frames import callers
-from token_handlers.tracking.recorder import evict_oldest
 
 _MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "num_predict")
 _TOOLS = ("tools", "built_in_tools")  # an LLM's own, Anthropic's and OpenAIResponses'
@@ -54,25 +53,26 @@ class ModelCall(Call):
     next_same_id: "ModelCall | None" = None
 
     def describe(self) -> None:
-        """Fill in model, provider and base URL; not done at the start, which is the application's waiting time."""
-        self.model = self._model()
-        self.provider = self.provider_name()
-        self.base_url = base_url(self.instance)
-        region = getattr(self.instance, "region_name", None) if "edrock" in (self.provider or "") else None
-        if isinstance(region, str):
-            self.served = {"region": region}
+        """Fill in model, provider and base URL; not done at the start, which is the application's waiting time.
 
-    def _model(self) -> str | None:
-        """Return the model that was asked for; a name given to the call itself overrides the LLM's."""
-        if self.kwargs:
-            name = self.kwargs.get("model")
-            if isinstance(name, str) and name:
-                return name
-        return model_name(self.model_dict or {}, self.instance)
+        The model is the one that was asked for: a name given to the call itself overrides the LLM's.
+        """
+        instance, facts = self.instance, self.model_dict or {}
+        model = self.kwargs.get("model") if self.kwargs else None
+        self.model = model if isinstance(model, str) and model else model_name(facts, instance)
+        provider = facts.get("class_name")
+        self.provider = provider = provider if isinstance(provider, str) else None
+        self.base_url = base_url(instance)
+        if provider is not None and "edrock" in provider:
+            region = getattr(instance, "region_name", None)
+            if isinstance(region, str):
+                self.served = {"region": region}
 
     def model_asked(self) -> str | None:
         """Return the model that was asked for."""
-        return self.model or self._model()
+        if self.model is None:
+            self.describe()
+        return self.model
 
     def provider_name(self) -> str | None:
         """Return the LLM's class name as LlamaIndex tells it, which is all that it tells of the provider."""
@@ -155,6 +155,16 @@ class ModelCall(Call):
         listed = (*(said.get("tools") for said in settings), *(_field(self.instance, name) for name in _TOOLS))
         return [tool for each in listed if isinstance(each, list | tuple) for tool in each], settings
 
+    def asks_more(self) -> bool:
+        """Return whether the call or its LLM states any of what `asked` returns: cheap, as most state nothing."""
+        if self.kwargs:
+            return True
+        instance = self.instance
+        for name in _possible(type(instance)):  # type: ignore[arg-type] # noqa: SIM110 - see _field; generators are slow
+            if getattr(instance, name, None):
+                return True
+        return False
+
     def asked(self) -> dict[str, Any]:
         """Return what is sent beside the prompt by the settings of the LLM and of the call, these before its own."""
         tools, settings = self._declared()
@@ -169,10 +179,6 @@ class ModelCall(Call):
         kinds = type(self.instance).__mro__
         return any((kind.__name__, kind.__module__) == ("OpenAI", "llama_index.llms.openai.base") for kind in kinds)
 
-    def drop_texts(self) -> None:
-        """Drop what was only needed for an estimate."""
-        self.prompt = self.response = self.deltas = self.reported = None
-
     def forget(self) -> None:
         """Drop this call from the table of open ones."""
         remove(self)
@@ -184,28 +190,16 @@ class ModelCall(Call):
         return len(self.prompt) == len(prompt) and all(map(_same, self.prompt, prompt))
 
 
-# By the span's id, the newest; those with one id hang on each other.
-_open: dict[str | None, ModelCall] = {}
-# Those that answer by a stream, by the frame of LlamaIndex's generator.
+by_span: dict[str | None, ModelCall] = {}
+"""Of the open calls of each span, by its id, the newest; those with one id hang on each other."""
+
 streams: dict[FrameType, ModelCall] = {}
-
-
-def add(call: ModelCall) -> None:
-    """Put a call that starts into the table; the calls whose streams are read here for the first time made it."""
-    if streams:
-        for outer in read_here():
-            call.add_parent(outer)
-    next_same_id = _open.get(call.span_id)
-    if next_same_id is not None:
-        call.next_same_id = next_same_id
-    _open[call.span_id] = call
-    if len(open_calls) > MAX_OPEN_CALLS:
-        evict_oldest()
+"""The open calls that answer by a stream, by the frame of LlamaIndex's generator."""
 
 
 def find(span_id: str | None, prompt: Any) -> ModelCall | None:
     """Return the open call of a span; where several share one, the one with this prompt, else the newest."""
-    newest = call = _open.get(span_id)
+    newest = call = by_span.get(span_id)
     if newest is None or newest.next_same_id is None or prompt is None:
         return newest
     while call is not None and not call.same_prompt(prompt):
@@ -215,11 +209,11 @@ def find(span_id: str | None, prompt: Any) -> ModelCall | None:
 
 def any_open() -> bool:
     """Return whether any call is open."""
-    return bool(_open)
+    return bool(by_span)
 
 
 def _all_open() -> Iterator[ModelCall]:
-    for newest in list(_open.values()):
+    for newest in list(by_span.values()):
         call: ModelCall | None = newest
         while call is not None:
             yield call
@@ -233,7 +227,7 @@ def with_response(response: Any) -> ModelCall | None:
 
 def progress(span_id: str | None, response: Any) -> None:
     """Keep the latest chunk of a stream, which holds the text accumulated so far."""
-    call = _open.get(span_id)
+    call = by_span.get(span_id)
     if call is not None:
         call.receive(response)
 
@@ -293,6 +287,16 @@ def read_here() -> list[ModelCall]:
     return found
 
 
+_STATED = (*_SETTINGS, *_TOOLS)
+
+
+@lru_cache(maxsize=1_000)
+def _possible(kind: type) -> tuple[str, ...]:
+    """Return which of the attributes that state what is sent beside a prompt the LLMs of a class may have."""
+    fields = getattr(kind, "model_fields", ())
+    return tuple(name for name in _STATED if name in fields or _may_have(kind, name))
+
+
 def _field(instance: Any, name: str) -> Any:
     fields = getattr(instance, "__dict__", None)
     if fields is not None and name in fields:
@@ -319,12 +323,13 @@ def remove(call: ModelCall) -> None:
     if call.frame is not None:
         streams.pop(call.frame, None)
         call.frame = None
-    other = _open.get(call.span_id)
+    span_id = call.span_id
+    other = by_span.get(span_id)
     if other is call:
         if call.next_same_id is None:
-            _open.pop(call.span_id, None)
+            by_span.pop(span_id, None)
         else:
-            _open[call.span_id] = call.next_same_id
+            by_span[span_id] = call.next_same_id
         return
     while other is not None and other.next_same_id is not call:
         other = other.next_same_id

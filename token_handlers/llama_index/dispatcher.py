@@ -9,20 +9,21 @@ from inspect import isasyncgen, isgenerator
 from typing import Any, Literal
 
 from token_handlers.errors import absorb, shielded
-from token_handlers.llama_index import agents, calls, embeddings, spans
+from token_handlers.llama_index import agents, calls, embeddings
 from token_handlers.llama_index.ends import end, fail, follow
 from token_handlers.llama_index.filters import (
-    is_passed_on,
+    PASSED_ON,
     is_tracked,
     listening,
     may_be_tracked,
     tracked_context,
     watch,
 )
-from token_handlers.llama_index.spans import ModelSpan, current
+from token_handlers.llama_index.spans import ModelSpan, begin, current
+from token_handlers.tracking.scopes import active
 
 _MOST_TYPES = 1_000
-Kind = Literal["llm", "embedding", "pipeline", "tool", ""]
+Kind = Literal["llm", "embedding", "pipeline", "step", "tool", ""]
 _KINDS: Mapping[str, Kind] = {
     "BaseLLM": "llm",
     "MultiModalLLM": "llm",
@@ -34,16 +35,14 @@ _KINDS: Mapping[str, Kind] = {
 
 def _chat_start(event: Any) -> None:
     context = tracked_context()
-    if context is not None and not is_passed_on(event.model_dict.get("class_name")):
-        spans.begin(context, current.get(), event.span_id, event.messages, event.additional_kwargs, event.model_dict)
+    if context is not None and event.model_dict.get("class_name") != PASSED_ON:
+        begin(context, event.span_id, event.messages, event.additional_kwargs, event.model_dict)
 
 
 def _completion_start(event: Any) -> None:
     context = tracked_context()
-    if context is not None and not is_passed_on(event.model_dict.get("class_name")):
-        call = spans.begin(
-            context, current.get(), event.span_id, event.prompt, event.additional_kwargs, event.model_dict
-        )
+    if context is not None and event.model_dict.get("class_name") != PASSED_ON:
+        call = begin(context, event.span_id, event.prompt, event.additional_kwargs, event.model_dict)
         call.operation = "text_completion"
 
 
@@ -94,12 +93,21 @@ _BY_NAME: Mapping[str, Callable[[Any], None]] = {
 }
 
 
+class _Acts(dict[type, Callable[[Any], None] | None]):
+    """What is done with events, by their types, which are found by name: LlamaIndex may not be imported yet."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], None] | None:
+        if len(self) >= _MOST_TYPES:
+            self.clear()
+        act = self[kind] = _BY_NAME.get(kind.__name__)
+        return act
+
+
 class EventRecorder:
     """The event handler."""
 
     def __init__(self) -> None:
-        # By type, found by name: LlamaIndex's modules may not be imported yet.
-        self._acts: dict[type, Callable[[Any], None] | None] = {}
+        self._acts = _Acts()
 
     @classmethod
     def class_name(cls) -> str:
@@ -108,13 +116,7 @@ class EventRecorder:
 
     def handle(self, event: Any, **kwargs: Any) -> None:
         """Take one event."""
-        kind = type(event)
-        try:
-            act = self._acts[kind]
-        except KeyError:
-            if len(self._acts) >= _MOST_TYPES:
-                self._acts.clear()
-            act = self._acts[kind] = _BY_NAME.get(kind.__name__)
+        act = self._acts[type(event)]
         if act is not None:
             try:
                 act(event)
@@ -126,12 +128,24 @@ class EventRecorder:
         self.handle(event)
 
 
+class _Kinds(dict[type, Kind]):
+    """What spans are of, by the types of their instances; a step of a workflow has none."""
+
+    def __missing__(self, kind: type) -> Kind:
+        bases = (base.__name__ for base in kind.__mro__ if base.__module__.startswith("llama_index.core."))
+        found: Kind = "step" if kind is type(None) else next((_KINDS[name] for name in bases if name in _KINDS), "")
+        if len(self) >= _MOST_TYPES:
+            self.clear()
+        self[kind] = found
+        return found
+
+
 class SpanRecorder:
     """The span handler: it keeps no spans, as the context of the code inside a span holds what is known of it."""
 
     def __init__(self) -> None:
         self.open_spans: dict[str, Any] = {}
-        self._kinds: dict[type, Kind] = {}
+        self._kinds = _Kinds()
 
     @classmethod
     def class_name(cls) -> str:
@@ -142,50 +156,46 @@ class SpanRecorder:
         self, id_: str, bound_args: Any, instance: Any = None, parent_id: Any = None, tags: Any = None, **kwargs: Any
     ) -> None:
         """Note a method call on an LLM or embedding model."""
-        found = self._kinds.get(type(instance))
-        if found is None:
-            found = self._kind(type(instance))
-        if (not found and instance is not None) or not (listening or may_be_tracked()):
+        kind = self._kinds[type(instance)]
+        if not kind or not (active.get() or listening or may_be_tracked()):
             return
-        if not found:
+        if kind == "llm" or kind == "embedding":  # noqa: PLR1714 (a set of them takes longer)
+            span = ModelSpan(id_, instance, bound_args, current.get())
+            span.token = current.set(span)
+            if kind == "embedding":
+                embeddings.enter(span)
+        elif kind == "step":
             shielded(agents.enter_step)(id_, bound_args, parent_id)
-            return
-        if found == "tool":
+        elif kind == "tool":
             shielded(agents.enter_tool)(id_, instance)
-            return
-        if found == "pipeline":
+        else:
             _pipeline_starts(id_, instance, bound_args)
-            return
-        span = ModelSpan(id_, instance, bound_args, current.get())
-        span.token = current.set(span)
-        if found == "embedding":
-            embeddings.enter(span)
 
     def span_exit(self, id_: str, bound_args: Any, instance: Any = None, result: Any = None, **kwargs: Any) -> None:
         """Settle what a method call that returned has left open."""
-        found = self._kinds.get(type(instance))
-        if not found or found == "tool":
-            agents.leave(id_)
-            if result is not None:
-                watch(result)
-        elif found == "pipeline":
-            _pipeline_ends(id_)
-        else:
+        kind = self._kinds[type(instance)]
+        if kind == "llm" or kind == "embedding":  # noqa: PLR1714 (as above)
             span = _leave(id_)
             if span is not None and (span.call is None or not span.call.settled):
                 _settle(span, result)
+        elif kind == "pipeline":
+            _pipeline_ends(id_)
+        else:
+            agents.leave(id_)
+            if result is not None:
+                watch(result)
 
     def span_drop(self, id_: str, bound_args: Any, instance: Any = None, err: Any = None, **kwargs: Any) -> None:
         """Settle what a method call that raised has left open."""
-        found = self._kinds.get(type(instance))
-        if not found or found == "tool":
-            agents.leave(id_)
-        elif found == "pipeline":
-            _pipeline_ends(id_)
-        else:
+        kind = self._kinds[type(instance)]
+        if kind == "llm" or kind == "embedding":  # noqa: PLR1714 (as above)
             span = _leave(id_)
             if span is not None:
                 _fail(span, err)
+        elif kind == "pipeline":
+            _pipeline_ends(id_)
+        else:
+            agents.leave(id_)
 
     def capture_propagation_context(self) -> dict[str, Any]:
         """Nothing crosses processes by this way."""
@@ -196,14 +206,6 @@ class SpanRecorder:
 
     def close(self) -> None:
         """Nothing is held."""
-
-    def _kind(self, kind: type) -> Kind:
-        bases = (base.__name__ for base in kind.__mro__ if base.__module__.startswith("llama_index.core."))
-        found: Kind = next((_KINDS[name] for name in bases if name in _KINDS), "")
-        if len(self._kinds) >= _MOST_TYPES:
-            self._kinds.clear()
-        self._kinds[kind] = found
-        return found
 
 
 def _pipeline_starts(span_id: str, pipeline: Any, bound_args: Any) -> None:

@@ -19,7 +19,10 @@ _MARK = "_token_handlers_recorded"
 
 def end(call: ModelCall, response: Any) -> None:
     """Record a call that ended well."""
-    if (call.response is not None and calls.hand_over(call)) or _was_counted(call, response):
+    if call.response is not None and calls.hand_over(call):
+        recorder.discard(call)
+        return
+    if not (call.context.own or call.answers) and _was_counted(response):
         recorder.discard(call)
         return
     verdict: Verdict = UNREAD
@@ -30,13 +33,13 @@ def end(call: ModelCall, response: Any) -> None:
 
 
 @shielded
-def _was_counted(call: ModelCall, response: Any) -> bool:
+def _was_counted(response: Any) -> bool:
     """Return whether the answer is that of an SDK's call of its own: a model's thread without its context asked for it.
 
     Only automatic tracking sees such a request, and no block does, so a block's call is still to be counted.
     """
     counted = state.counter.answers
-    if call.answers or call.context.own or not counted:
+    if not counted:
         return False
     answer = response_id(getattr(response, "raw", None))
     return answer is not None and answer in tuple(counted)
@@ -57,8 +60,8 @@ def fail(call: ModelCall, error: BaseException | None) -> None:
 def _finish(call: ModelCall, verdict: Verdict) -> None:
     calls.remove(call)
     recorder.finish(call, verdict)
-    call.drop_texts()
-    if verdict is not DISCARD and call.instance is not None:
+    call.prompt = call.response = call.deltas = call.reported = None  # only needed for an estimate
+    if call.parents and verdict is not DISCARD and call.instance is not None:
         for parent in call.parents:
             if isinstance(parent, ModelCall) and parent.instance is call.instance:
                 parent.asks_itself = True

@@ -17,6 +17,8 @@ from token_handlers.tracking.scopes import any_scope
 from token_handlers.tracking.state import state
 
 _STREAMING = ("StreamingResponse", "AsyncStreamingResponse")
+PASSED_ON = "structured_llm"
+"""The class name of LLMs that only call another one of LlamaIndex's."""
 Stream = Generator[Any, Any, Any] | AsyncGenerator[Any, Any]
 
 listening: dict[int, ref[Any]] = {}
@@ -61,11 +63,6 @@ def may_be_tracked() -> bool:
 def is_tracked() -> bool:
     """Return whether a call that starts here is recorded without a handler of its own asking for it."""
     return tracked_context() is not None
-
-
-def is_passed_on(class_name: object) -> bool:
-    """Return whether an LLM only calls another one of LlamaIndex's."""
-    return class_name == "structured_llm"
 
 
 def watch(result: Any) -> None:

@@ -289,13 +289,13 @@ def _unpack(packed: tuple[Any, ...]) -> BaseCallbackHandler:
 
 def _llm_call(payload: dict[str, Any], event_id: str) -> ModelCall | None:
     facts = payload.get(EventPayload.SERIALIZED) or {}
-    if filters.is_passed_on(facts.get("class_name")):
+    if facts.get("class_name") == filters.PASSED_ON:
         return None
     span_id, prompt = active_span_id.get(), _prompt(payload)
     call = calls.find(span_id, prompt)
     if call is None or call.event_id not in (None, event_id) or not call.same_prompt(prompt):
         kwargs = payload.get(EventPayload.ADDITIONAL_KWARGS)
-        call = spans.begin(None, current.get(), span_id, prompt, kwargs, facts)
+        call = spans.begin(None, span_id, prompt, kwargs, facts)
         call.operation = _operation(payload)
     call.event_id = event_id
     return call

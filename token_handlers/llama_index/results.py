@@ -22,14 +22,28 @@ def read_end(call: ModelCall, response: Any) -> Verdict:
         return DISCARD
     if call.answers and call.child_usages is None and is_billed_by_answer(call):
         return BY_ANSWER
-    usage = read_response(response, call.provider_name())
+    provider = call.provider_name()
+    usage = read_response(response, provider)
     if call.child_usages is not None and (usage is None or not call.reports_own_usage(usage.counts)):
         return DISCARD
+    if usage is not None and usage.counts.get("output_tokens") and "input_tokens" in usage.counts:  # as nearly always
+        return _whole(call, usage, response, provider)
+    return _read_less(call, usage, response, provider)
+
+
+def _whole(call: ModelCall, usage: ReportedUsage, response: Any, provider: str | None) -> CallResult:
+    """Return what a call used whose response states input and output."""
+    usage = with_asked(call, usage)
+    return CallResult(usage) if provider != _LITELLM else _of_litellm(call, usage, response)
+
+
+def _read_less(call: ModelCall, usage: ReportedUsage | None, response: Any, provider: str | None) -> Verdict:
+    """Return what a call used whose response does not state all of it, or no output."""
     if usage is not None and is_empty(usage) and (response_text(response) or call.received()):
         usage = None  # an answer with text was not made of no tokens
     is_partial = False
     if usage is None and call.reported is not None:
-        usage = read_payload(call.reported[0], call.provider_name())
+        usage = read_payload(call.reported[0], provider)
         is_partial = call.reported[1] < len(call.deltas or ())
     is_wordless = (
         usage is not None
@@ -37,8 +51,7 @@ def read_end(call: ModelCall, response: Any) -> Verdict:
         and bool(response_text(response) or call.received())
     )
     if usage is not None and not is_partial and not is_wordless and usage.counts.keys() >= _WHOLE:
-        usage = with_asked(call, usage)
-        return _of_litellm(call, usage, response) if call.provider_name() == _LITELLM else CallResult(usage)
+        return _whole(call, usage, response, provider)
     text = None if call.deltas and not is_wordless else response_text(response) or call.received()
     model = _model(response) if usage is None else usage.model
     remedy = _REPORT if call.response is not None and call.asks_by_options() else _LEFT_OUT

@@ -9,6 +9,7 @@ from typing import Any
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.tracking.call import Call, CallContext, open_calls, parent_finders
+from token_handlers.tracking.recorder import evict_oldest
 
 _NONE: list[Call] = []
 _EMBEDDING_METHODS = ("get_", "aget_")
@@ -89,43 +90,40 @@ current: ContextVar[ModelSpan | None] = ContextVar("token_handlers_llama_index_s
 
 
 def begin(
-    context: CallContext | None,
-    span: ModelSpan | None,
-    span_id: str | None,
-    prompt: Any,
-    kwargs: Mapping[str, Any] | None,
-    model_dict: Mapping[str, Any],
+    context: CallContext | None, span_id: str | None, prompt: Any, kwargs: Mapping[str, Any] | None, model_dict: Any
 ) -> ModelCall:
-    """Open a call and return it; the calls around it, which only pass it on, become its parents.
-
-    ``span`` is the innermost one here, which is the call's own where it has this ``span_id``.
-    """
+    """Open a call and return it; the calls around it, which only pass it on, become its parents."""
     call = ModelCall(context)
     call.span_id = span_id
     call.prompt = prompt
     call.kwargs = kwargs
     call.model_dict = model_dict
+    span = current.get()
     if span is not None:
-        _place(call, span)
-    calls.add(call)
+        if span.span_id == span_id:
+            if span.call is not None and not span.call.settled:
+                call.add_parent(span.call)  # opened by an event-less method whose own code then fired events
+            call.instance, span.call, span.seen = span.instance, call, True
+            span = span.outer
+        if span is not None:
+            _join_spans(call, span)
+    if calls.streams:
+        for outer in calls.read_here():
+            call.add_parent(outer)
+    same_span = calls.by_span.get(span_id)
+    if same_span is not None:
+        call.next_same_id = same_span
+    calls.by_span[span_id] = call
     if len(open_calls) > 1:  # otherwise none makes this one
+        evict_oldest()
         for find_parents in parent_finders:
             find_parents(call)
     return call
 
 
-def _place(call: ModelCall, span: ModelSpan) -> None:
-    around: ModelSpan | None = span
-    if span.span_id == call.span_id:
-        call.instance = span.instance
-        opened, span.call, span.seen = span.call, call, True
-        if opened is not None and not opened.settled:  # by an event-less method whose own code then fired events
-            call.add_parent(opened)
-        around = span.outer
-        if around is None:
-            return
-    while around is not None:
+def _join_spans(call: ModelCall, span: ModelSpan) -> None:
+    """Note that a span and those around it are what a call was made in."""
+    for around in span.chain():
         around.seen = True
         if around.call is not None and not around.call.settled and around.call is not call:
             call.add_parent(around.call)
-        around = around.outer

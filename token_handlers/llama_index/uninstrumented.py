@@ -187,7 +187,7 @@ def _begin(llm: Any, name: str, arguments: dict[str, Any]) -> ModelCall | None:
     own = span is not None and span.instance is llm and span.method == name
     span_id = span.span_id if span is not None and own else f"{name}-without-span-{next(_numbers)}"
     prompt, kwargs = _sent(name, arguments)
-    call = spans.begin(context, span, span_id, prompt, kwargs, facts_of(llm))
+    call = spans.begin(context, span_id, prompt, kwargs, facts_of(llm))
     call.instance = llm
     if name in COMPLETIONS:
         call.operation = "text_completion"
