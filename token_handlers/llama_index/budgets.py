@@ -3,12 +3,13 @@
 That is after the start event, which opens the call, and before the request, in every LLM and embedding model.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from token_handlers.errors import BudgetExceeded, shielded
+from token_handlers.errors import BudgetExceeded, absorb
 from token_handlers.llama_index import calls, embeddings
-from token_handlers.llama_index.spans import current
+from token_handlers.llama_index.spans import ModelSpan, current
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.recorder import reserve
 from token_handlers.tracking.reservations import release
@@ -16,19 +17,27 @@ from token_handlers.tracking.reservations import release
 _KINDS = ("llm", "embedding")
 
 
-def start(wrapped: Callable[..., Any], manager: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Stand for CallbackManager.on_event_start: check the call that starts, and tell its handlers of a refusal."""
-    event_type = args[0] if args else kwargs.get("event_type")
-    if event_type not in _KINDS:
-        return wrapped(*args, **kwargs)
-    payload = args[1] if len(args) > 1 else kwargs.get("payload")
-    event_id = wrapped(*args, **kwargs)
-    try:
-        _check(event_type, payload)
-    except BudgetExceeded as error:
-        manager.on_event_end(event_type, payload={"exception": error}, event_id=event_id)
-        raise
-    return event_id
+def checking(on_event_start: Callable[..., str]) -> Callable[..., str]:
+    """Return what stands for CallbackManager.on_event_start: the call that starts is checked, and a refusal ends it.
+
+    Not by `wrap`, whose steps every event would take; outside of the spans that we note it finds nothing to do.
+    """
+
+    @functools.wraps(on_event_start)
+    def on_checked_start(manager: Any, event_type: Any, payload: Any = None, *args: Any, **kwargs: Any) -> str:
+        event_id = on_event_start(manager, event_type, payload, *args, **kwargs)
+        span = current.get()
+        if span is not None and event_type in _KINDS:
+            try:
+                _check(span, event_type, payload)
+            except BudgetExceeded as error:
+                manager.on_event_end(event_type, payload={"exception": error}, event_id=event_id)
+                raise
+            except Exception as error:  # noqa: BLE001 - as `shielded`, without its frame
+                absorb(error, on_checked_start.__qualname__)
+        return event_id
+
+    return on_checked_start
 
 
 def check(call: Call) -> None:
@@ -39,18 +48,16 @@ def check(call: Call) -> None:
         reserve(call)
 
 
-@shielded
-def _check(event_type: str, payload: Any) -> None:
-    span = current.get()
-    if span is None:
-        return
+def _check(span: ModelSpan, event_type: str, payload: Any) -> None:
     if event_type == "embedding":
         for batch in embeddings.next_batches(span):
             check(batch)
-    else:
+        return
+    call = calls.by_span.get(span.span_id)
+    if call is not None and call.next_same_id is not None:
         call = calls.find(span.span_id, _prompt(payload))
-        if call is not None:
-            check(call)
+    if call is not None:
+        check(call)
 
 
 def _prompt(payload: Any) -> Any:

@@ -1,14 +1,14 @@
 """The LLM calls that have started: what their start and their chunks carried, until they end."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ref
 
 from pydantic import BaseModel
 
 from token_handlers.budget.tool_fees import NO_FEES, AllowedFees, allowed_fees
+from token_handlers.llama_index.by_type import ByType
 from token_handlers.llama_index.model_names import base_url, model_name
 from token_handlers.llama_index.text import (
     SENT_BESIDE,
@@ -125,22 +125,28 @@ class ModelCall(Call):
 
     def prompt_bound(self) -> int | None:
         """Return what a prompt of plain text can't exceed; None with tools, schemas, images, a handler's tokenizer."""
-        kwargs = self.kwargs or {}
-        if self.tokenizer is not None or any(kwargs.get(name) for name in SENT_BESIDE) or self._declared()[0]:
+        if self.tokenizer is not None or (self.asks_more() and self._sends_more()):
             return None
         texts = [self.prompt] if isinstance(self.prompt, str) else plain_texts(self.prompt)
         return None if texts is None else bound_tokens(texts)
 
+    def _sends_more(self) -> bool:
+        """Return whether tools or schemas are sent beside the prompt."""
+        kwargs = self.kwargs or {}
+        return any(kwargs.get(name) for name in SENT_BESIDE) or bool(self._declared()[0])
+
     def max_output(self) -> int:
         """Return the most output tokens that the call, or else its LLM, allows; 0 where neither says."""
-        for said in (self.kwargs, *(_field(self.instance, name) for name in _SETTINGS)):
-            if isinstance(said, Mapping):
-                for name in _MAX_TOKENS:
-                    number = said.get(name)
-                    if type(number) is int and number > 0:
-                        return number
-        fields = (_field(self.instance, name) for name in _MAX_TOKENS)
-        return next((number for number in fields if type(number) is int and number > 0), 0)
+        for said in self._settings():
+            for name in _MAX_TOKENS:
+                number = said.get(name)
+                if type(number) is int and number > 0:
+                    return number
+        for name in _stated[type(self.instance)].limits:
+            number = getattr(self.instance, name, None)
+            if type(number) is int and number > 0:
+                return number
+        return 0
 
     def allowed_fees(self) -> AllowedFees:
         """Return what the tools may be billed for that the call or its LLM declares."""
@@ -150,17 +156,28 @@ class ModelCall(Call):
 
     def _declared(self) -> tuple[list[Any], list[Mapping[str, Any]]]:
         """Return the tools that the call or its LLM declares, and the settings of both."""
-        own = (_field(self.instance, name) for name in _SETTINGS)
-        settings = [said for said in (self.kwargs, *own) if isinstance(said, Mapping)]
-        listed = (*(said.get("tools") for said in settings), *(_field(self.instance, name) for name in _TOOLS))
+        settings, instance = self._settings(), self.instance
+        listed = [said.get("tools") for said in settings]
+        listed += [getattr(instance, name, None) for name in _stated[type(instance)].tools]
         return [tool for each in listed if isinstance(each, list | tuple) for tool in each], settings
+
+    def _settings(self) -> list[Mapping[str, Any]]:
+        """Return what is sent with the request by the call, and then by its LLM, where they say anything."""
+        found: list[Mapping[str, Any]] = []
+        if self.kwargs and isinstance(self.kwargs, Mapping):
+            found.append(self.kwargs)
+        for name in _stated[type(self.instance)].settings:
+            said = getattr(self.instance, name, None)
+            if said and isinstance(said, Mapping):
+                found.append(said)
+        return found
 
     def asks_more(self) -> bool:
         """Return whether the call or its LLM states any of what `asked` returns: cheap, as most state nothing."""
         if self.kwargs:
             return True
         instance = self.instance
-        for name in _possible(type(instance)):  # type: ignore[arg-type] # noqa: SIM110 - see _field; generators are slow
+        for name in _stated[type(instance)].beside:  # noqa: SIM110 - a generator takes longer
             if getattr(instance, name, None):
                 return True
         return False
@@ -287,31 +304,30 @@ def read_here() -> list[ModelCall]:
     return found
 
 
-_STATED = (*_SETTINGS, *_TOOLS)
+class Stated(NamedTuple):
+    """Which attributes the LLMs of a class may have of those that say what is sent with a request."""
+
+    settings: tuple[str, ...]
+    tools: tuple[str, ...]
+    beside: tuple[str, ...]  # both of these
+    limits: tuple[str, ...]
 
 
-@lru_cache(maxsize=1_000)
-def _possible(kind: type) -> tuple[str, ...]:
-    """Return which of the attributes that state what is sent beside a prompt the LLMs of a class may have."""
-    fields = getattr(kind, "model_fields", ())
-    return tuple(name for name in _STATED if name in fields or _may_have(kind, name))
+def _stated_by(kind: type) -> Stated:
+    several = (tuple(name for name in names if _may_have(kind, name)) for names in (_SETTINGS, _TOOLS, _MAX_TOKENS))
+    settings, tools, limits = several
+    return Stated(settings, tools, (*settings, *tools), limits)
 
 
-def _field(instance: Any, name: str) -> Any:
-    fields = getattr(instance, "__dict__", None)
-    if fields is not None and name in fields:
-        return fields[name]
-    may_have = _may_have(type(instance), name)  # type: ignore[arg-type] # mypy asks a class for its instances' hash
-    return getattr(instance, name, None) if may_have else None
-
-
-@lru_cache(maxsize=1_000)
 def _may_have(kind: type, name: str) -> bool:
-    """Return whether instances may have an attribute beside their fields: pydantic takes 3 µs to say no."""
-    if not issubclass(kind, BaseModel) or kind.model_config.get("extra") == "allow":
+    if not issubclass(kind, BaseModel) or kind.model_config.get("extra") == "allow" or name in kind.model_fields:
         return True
     is_own = "__getattr__" in (key for base in kind.__mro__ if base is not BaseModel for key in vars(base))
     return is_own or name in kind.__private_attributes__ or any(name in vars(base) for base in kind.__mro__)
+
+
+_stated = ByType(_stated_by)
+"""By the class of an LLM. Pydantic takes 3 µs to say that an instance has no such attribute."""
 
 
 def _same(one: object, other: object) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from token_handlers.errors import absorb, shielded
 from token_handlers.llama_index import agents, calls, embeddings
+from token_handlers.llama_index.by_type import ByType
 from token_handlers.llama_index.ends import end, fail, follow
 from token_handlers.llama_index.filters import (
     PASSED_ON,
@@ -22,7 +23,6 @@ from token_handlers.llama_index.filters import (
 from token_handlers.llama_index.spans import ModelSpan, begin, current
 from token_handlers.tracking.scopes import active
 
-_MOST_TYPES = 1_000
 Kind = Literal["llm", "embedding", "pipeline", "step", "tool", ""]
 _KINDS: Mapping[str, Kind] = {
     "BaseLLM": "llm",
@@ -51,7 +51,9 @@ def _progress(event: Any) -> None:
 
 
 def _chat_end(event: Any) -> None:
-    call = calls.find(event.span_id, event.messages)
+    call = calls.by_span.get(event.span_id)
+    if call is not None and call.next_same_id is not None:
+        call = calls.find(event.span_id, event.messages)
     if call is not None:
         end(call, event.response)
 
@@ -93,21 +95,16 @@ _BY_NAME: Mapping[str, Callable[[Any], None]] = {
 }
 
 
-class _Acts(dict[type, Callable[[Any], None] | None]):
-    """What is done with events, by their types, which are found by name: LlamaIndex may not be imported yet."""
-
-    def __missing__(self, kind: type) -> Callable[[Any], None] | None:
-        if len(self) >= _MOST_TYPES:
-            self.clear()
-        act = self[kind] = _BY_NAME.get(kind.__name__)
-        return act
+def _act(kind: type) -> Callable[[Any], None] | None:
+    """Return what is done with events of a type, which is found by name: LlamaIndex may not be imported yet."""
+    return _BY_NAME.get(kind.__name__)
 
 
 class EventRecorder:
     """The event handler."""
 
     def __init__(self) -> None:
-        self._acts = _Acts()
+        self._acts = ByType(_act)
 
     @classmethod
     def class_name(cls) -> str:
@@ -128,16 +125,12 @@ class EventRecorder:
         self.handle(event)
 
 
-class _Kinds(dict[type, Kind]):
-    """What spans are of, by the types of their instances; a step of a workflow has none."""
-
-    def __missing__(self, kind: type) -> Kind:
-        bases = (base.__name__ for base in kind.__mro__ if base.__module__.startswith("llama_index.core."))
-        found: Kind = "step" if kind is type(None) else next((_KINDS[name] for name in bases if name in _KINDS), "")
-        if len(self) >= _MOST_TYPES:
-            self.clear()
-        self[kind] = found
-        return found
+def _kind(kind: type) -> Kind:
+    """Return what a span is of by its instance's type; a step of a workflow has no instance."""
+    if kind is type(None):
+        return "step"
+    bases = (base.__name__ for base in kind.__mro__ if base.__module__.startswith("llama_index.core."))
+    return next((_KINDS[name] for name in bases if name in _KINDS), "")
 
 
 class SpanRecorder:
@@ -145,7 +138,7 @@ class SpanRecorder:
 
     def __init__(self) -> None:
         self.open_spans: dict[str, Any] = {}
-        self._kinds = _Kinds()
+        self._kinds = ByType(_kind)
 
     @classmethod
     def class_name(cls) -> str:

@@ -8,7 +8,7 @@ from token_handlers.counter.attributes import UsageAttributes
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.llama_index import budgets
 from token_handlers.llama_index.models import CountsCalls
-from token_handlers.llama_index.wraps import wrap
+from token_handlers.llama_index.wraps import is_replaced, replace, wrap
 from token_handlers.tracking.state import state
 
 
@@ -16,8 +16,9 @@ def watch(module: ModuleType) -> None:
     """Check what managers are given, and their calls against budgets if there ever was one."""
     for name in ("__init__", "add_handler", "set_handlers"):
         wrap(module.CallbackManager, name, _given)
-    if state.checked:
-        wrap(module.CallbackManager, "on_event_start", budgets.start)
+    manager = module.CallbackManager
+    if state.checked and not is_replaced(manager, "on_event_start"):
+        replace(manager, "on_event_start", budgets.checking(manager.on_event_start))
 
 
 def check_handler(handler: object) -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from token_handlers.llama_index.by_type import ByType
+
 _BASE_URLS = ("api_base", "base_url", "azure_endpoint", "endpoint", "endpoint_url")
 _UNKNOWN = "unknown"
-_MOST_TYPES = 1_000
-_url_fields: dict[type, tuple[str, ...]] = {}
 
 
 def facts_of(instance: Any) -> dict[str, Any]:
@@ -36,20 +36,20 @@ def model_name(facts: Mapping[str, Any], instance: object) -> str | None:
 
 def base_url(instance: Any) -> str | None:
     """Return the server that an LLM or embedding model talks to, where it says so."""
-    if instance is None:
-        return None
     kind = type(instance)
-    names = _url_fields.get(kind)
-    if names is None:
-        if len(_url_fields) >= _MOST_TYPES:
-            _url_fields.clear()
-        fields = getattr(kind, "model_fields", {})
-        names = _url_fields[kind] = tuple(name for name in _BASE_URLS if name in fields)
-    for name in names:
+    for name in _url_fields[kind]:
         url = getattr(instance, name, None)
         if isinstance(url, str) and url:
             return url
     return _url_of_google(instance) if kind.__name__ == "GoogleGenAI" else None
+
+
+def _possible_urls(kind: type) -> tuple[str, ...]:
+    fields = getattr(kind, "model_fields", {})
+    return tuple(name for name in _BASE_URLS if name in fields)
+
+
+_url_fields = ByType(_possible_urls)
 
 
 def _url_of_google(instance: Any) -> str | None:

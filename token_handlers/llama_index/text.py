@@ -1,9 +1,15 @@
 """The text in LlamaIndex's messages and responses, for estimates alone."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 _MEDIA = ("image", "audio", "video", "document")
+_TEXT = {"text"}
+
+# No steps of ours for each message: a conversation may have many.
+_kwargs_of, _blocks_of, _type_of, _text_of = map(attrgetter, ("additional_kwargs", "blocks", "block_type", "text"))
 
 
 def message_pairs(messages: Any) -> tuple[list[tuple[str, str]], bool]:
@@ -47,16 +53,21 @@ def response_text(response: Any) -> str:
 
 def plain_texts(messages: Any) -> list[str] | None:
     """Return the texts of messages that are text alone, as `message_text` has them; None where one is not."""
-    texts: list[str] = []
-    for message in messages if isinstance(messages, Sequence) else ():
-        kwargs, blocks = getattr(message, "additional_kwargs", None), getattr(message, "blocks", None)
-        if not isinstance(blocks, list) or (kwargs and "tool_calls" in kwargs):
+    if not isinstance(messages, Sequence):
+        return []
+    try:
+        if any("tool_calls" in kwargs for kwargs in filter(None, map(_kwargs_of, messages))):
             return None
-        own = [block.text for block in blocks if block.block_type == "text"]
-        if len(own) != len(blocks):
+        each = list(map(_blocks_of, messages))
+        blocks = list(chain.from_iterable(each))
+        if {*map(_type_of, blocks)} - _TEXT:
             return None
-        texts.append("\n".join(own) if len(own) != 1 else own[0])
-    return texts
+        texts = list(map(_text_of, blocks))
+    except (AttributeError, TypeError):
+        return None
+    if {*map(len, each)} == {1}:  # as nearly always
+        return texts
+    return ["\n".join(map(_text_of, own)) for own in each]
 
 
 SENT_BESIDE = ("tools", "functions", "response_format")
