@@ -28,6 +28,7 @@ from tests.support.provider_answers import (
 )
 from token_handlers import http
 from token_handlers.errors import raise_faults
+from token_handlers.http import exchange
 
 ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}
 PATH = "/v1/chat/completions"
@@ -466,6 +467,7 @@ def test_fault_of_ours_does_not_reach_the_client(watcher, answers, monkeypatch, 
     def fail(*args, **kwargs):
         raise MemoryError
 
+    monkeypatch.setattr(exchange, "read_body", fail)
     monkeypatch.setattr(http.ResponseUsage, "feed", fail)
     raise_faults(False)
     with contextlib.closing(openai_client(answers)) as client:

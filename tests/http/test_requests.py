@@ -1,9 +1,11 @@
 import json
 
+import httpx
+import httpx2
 import pytest
 
 from token_handlers.http import BilledTool
-from token_handlers.http.requests import provider_of, read_request
+from token_handlers.http.requests import provider_of, read_parts, read_place, read_request
 
 TEXT = {"role": "user", "content": "secret"}
 CHAT = {"model": "gpt-4o", "messages": [TEXT]}
@@ -206,3 +208,22 @@ def test_providers_of_hosts():
             "localhost",
         )
     ]
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda library: library.__name__)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.openai.com/v1/chat/completions",
+        "HTTP://127.0.0.1:8080/v1/chat/completions?key=1#stream",
+        "https://user:secret@[::1]:8443/v1/messages",
+        "https://bedrock-runtime.eu-west-1.amazonaws.com/model/anthropic.claude%3A0/invoke",
+        "https://bücher.example/a b/v1/responses/",
+    ],
+)
+def test_parts_of_a_url_say_the_same_as_its_text(library, url):
+    """httpx has them at hand; both of its packages keep them under this name."""
+    parsed = library.URL(url)
+    parts = parsed._uri_reference
+
+    assert read_place(str(parsed).partition("?")[0]) == read_parts(parts.scheme, parts.host, parts.port, parts.path)

@@ -16,6 +16,7 @@ from tests.support.provider_answers import (
     gemini_part,
 )
 from token_handlers.http import ResponseUsage
+from token_handlers.http.responses import read_body
 
 SSE = "text/event-stream"
 
@@ -38,9 +39,9 @@ def fed(data, *, api="chat", provider=None, content_type=None, size=None, is_who
 
 def read(usage):
     """Return the counts that were read, and whether they are final."""
-    reading = usage.read()
-    counts = None if reading is None else (reading.counts.get("input_tokens"), reading.counts.get("output_tokens"))
-    return counts, usage.is_final
+    reported, is_final, _, _ = usage.read()
+    counts = None if reported is None else (reported.counts.get("input_tokens"), reported.counts.get("output_tokens"))
+    return counts, is_final
 
 
 ANSWERS = [
@@ -76,7 +77,7 @@ def test_an_output_of_zero_beside_text_is_doubted(api, answer, is_doubted):
     usage.feed(json.dumps(answer).encode())
     usage.end(is_whole=True)
 
-    assert is_doubted is ("text beside an output of 0" in usage.read().doubts)
+    assert is_doubted is ("text beside an output of 0" in usage.read().usage.doubts)
 
 
 def test_a_usage_in_a_choice():
@@ -95,6 +96,56 @@ def test_body_and_stream_say_the_same_in_pieces_of_any_size(api, provider, answe
     streamed = fed(sse(stream), api=api, provider=provider, content_type=SSE, size=size)
 
     assert ((100, 20), True) == whole == streamed
+
+
+NO_NAMES = {"usage": USAGE, "response": {"model": "gpt-4o", "id": "r1", "service_tier": "Flex"}}
+
+
+@pytest.mark.parametrize(
+    ("api", "provider", "answer"),
+    [
+        *((api, provider, answer) for api, provider, answer, _ in ANSWERS),
+        ("chat", "openai", CHAT | {"service_tier": "auto"}),
+        ("chat", "openai", CHAT | {"service_tier": "Flex"}),
+        ("chat", None, CHAT | {"service_tier": 3, "id": ""}),
+        ("chat", None, CHAT | {"model": None}),
+        ("chat", None, CHAT | {"usage": NO_OUTPUT}),
+        ("chat", None, CHAT | {"usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}),
+        ("chat", None, CHAT | {"usage": None}),
+        ("chat", None, NO_NAMES),
+        ("embeddings", "openai", {"model": "e", "data": [{"embedding": [0.1] * 9}], "usage": {"prompt_tokens": 7}}),
+        ("chat", None, {}),
+    ],
+)
+def test_body_that_comes_whole_says_the_same(api, provider, answer):
+    """A body is read in one step where it can be, and in pieces where it comes in such."""
+    data = f" {json.dumps(answer)}\n".encode()
+    pieces = ResponseUsage(api, provider, "application/json")
+    pieces.feed(data[:9])
+    pieces.feed(data[9:])
+    pieces.end()
+
+    assert pieces.read() == read_body(api, provider, "application/json; charset=utf-8", data)
+
+
+@pytest.mark.parametrize(
+    ("api", "content_type", "data"),
+    [
+        ("chat", None, b"{}"),
+        ("chat", SSE, b"{}"),
+        ("chat", "application/jsonl", b"{}"),
+        ("ollama", "application/json", b"{}"),
+        ("gemini", "application/json", b"[{}]"),
+        ("chat", "application/json", b"data: {}"),
+        ("chat", "application/json", b"{} {}"),
+        ("chat", "application/json", b"{"),
+        ("chat", "application/json", b"\xff"),
+        ("embeddings", "application/json", b"{}" + b" " * 64_000),
+    ],
+)
+def test_body_that_is_not_plainly_one_object_is_read_in_pieces(api, content_type, data):
+    """It may be a stream, cut short, or too long to be read whole."""
+    assert read_body(api, None, content_type, data) is None
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
@@ -166,7 +217,7 @@ def test_several_prompts_of_one_stream_are_doubtful():
     body = ResponseUsage("chat", content_type=SSE)
     body.feed(sse([chunk("a", usage=usages[0]), chunk("b", usage=usages[1], finish="stop")], done=True))
     body.end()
-    reading = body.read()
+    reading = body.read().usage
 
     assert reading is not None
     assert 1 == len(reading.doubts)
@@ -203,7 +254,7 @@ def test_long_body_is_read_at_its_ends():
     usage.end()
 
     assert ((7, None), True) == read(usage)
-    assert "text-embedding-3-small" == usage.model
+    assert "text-embedding-3-small" == usage.read().model
 
 
 def test_long_body_with_searches_is_read_whole():
@@ -213,7 +264,7 @@ def test_long_body_with_searches_is_read_whole():
     usage.feed(json.dumps(long).encode())
     usage.end()
 
-    assert 1 == usage.read().counts["web_searches"]
+    assert 1 == usage.read().usage.counts["web_searches"]
 
 
 def test_fees_of_tools_stand_in_other_events_than_the_usage():
@@ -231,7 +282,7 @@ def test_fees_of_tools_stand_in_other_events_than_the_usage():
         for candidate in event["candidates"]
         if "groundingMetadata" in candidate
     ]
-    assert 1 == usage.read().counts["web_searches"]  # 2.5 bills by prompt
+    assert 1 == usage.read().usage.counts["web_searches"]  # 2.5 bills by prompt
 
 
 def test_tools_that_anthropic_ran_are_counted_in_streams():
@@ -243,7 +294,7 @@ def test_tools_that_anthropic_ran_are_counted_in_streams():
     usage.end()
 
     assert "secret" not in repr(usage.events_to_read())
-    assert 1 == usage.read().counts["code_executions"]
+    assert 1 == usage.read().usage.counts["code_executions"]
 
 
 def test_no_text_is_left_after_an_answer_was_read():
@@ -267,4 +318,4 @@ def test_moonshots_search_is_in_a_chunk_of_its_own():
     usage = ResponseUsage("chat", "moonshotai", SSE)
     usage.feed(sse([chunk("Hel"), asked, chunk(finish="tool_calls"), chunk(usage=USAGE)], done=True))
     usage.end()
-    assert 1 == usage.read().counts["web_searches"]
+    assert 1 == usage.read().usage.counts["web_searches"]

@@ -35,7 +35,7 @@ class LineFault:
 
     def _call(self, frame, event, argument):
         name = frame.f_code.co_filename
-        is_ours = name.startswith(ROOT) and not name.endswith(LEFT_ALONE) and "/http/" not in name
+        is_ours = name.startswith(ROOT) and not name.endswith(LEFT_ALONE) and not name.startswith(f"{ROOT}/http/")
         return self._line if is_ours else None
 
     def _line(self, frame, event, argument):

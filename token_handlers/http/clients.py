@@ -10,8 +10,17 @@ from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import quote, urljoin
 
-from token_handlers.http.exchange import Exchange, RawAnswer, harmless, is_watched, open_exchange, outer_flow, was_sent
-from token_handlers.http.requests import ProviderRequest, read_parameters, read_request
+from token_handlers.http.completion import Headers
+from token_handlers.http.exchange import (
+    Exchange,
+    RawAnswer,
+    contain,
+    harmless,
+    open_exchange,
+    outer_flow,
+    was_sent,
+)
+from token_handlers.http.requests import ProviderRequest, read_parameters, read_parts, read_post, read_request
 
 Send = Callable[..., Any]
 AsyncSend = Callable[..., Awaitable[Any]]
@@ -25,7 +34,7 @@ def watch_httpx(send: Send, library: ModuleType) -> Send:
     """Watch `Client.send`, under which redirects and authentication are, and above which an SDK's retries are."""
 
     def watched(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        exchange = open_exchange(partial(_read_httpx, request)) if is_watched() else None
+        exchange = open_exchange(_read_httpx, request)
         if exchange is None:
             return send(self, request, *args, **kwargs)
         with exchange:
@@ -40,7 +49,7 @@ def watch_async_httpx(send: AsyncSend, library: ModuleType) -> AsyncSend:
     """Watch `AsyncClient.send`."""
 
     async def watched(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        exchange = open_exchange(partial(_read_httpx, request)) if is_watched() else None
+        exchange = open_exchange(_read_httpx, request)
         if exchange is None:
             return await send(self, request, *args, **kwargs)
         with exchange:
@@ -52,26 +61,35 @@ def watch_async_httpx(send: AsyncSend, library: ModuleType) -> AsyncSend:
 
 
 def _read_httpx(request: Any) -> ProviderRequest | None:
+    if request.method != "POST":
+        return None
     try:
         body = request.content
     except RuntimeError:  # RequestNotRead: a body that is made while it is sent, as a form with a file is
         body = {each.name: getattr(each, "value", True) for each in getattr(request.stream, "fields", ())}
-    return read_request(request.method, str(request.url), body)
+    parts = getattr(request.url, "_uri_reference", None)  # a URL takes seven calls to write itself
+    if parts is None:
+        return read_request("POST", str(request.url), body)
+    return read_post(read_parts(parts.scheme, parts.host, parts.port, parts.path), body)
 
 
 def _follow_httpx(response: Any, exchange: Exchange, stream: type, *, streamed: bool) -> None:
-    with harmless("watching an httpx response"):
+    try:  # `harmless` makes three calls, and this is what every request passes
         headers = _headers(response.headers.raw)
-        if not exchange.respond(response.status_code, headers, streamed=streamed):
-            return
         if not streamed or response.is_stream_consumed:
-            exchange.feed(response.content)
-            exchange.end()
-        else:
+            exchange.take(response.status_code, headers, response.content, streamed=streamed)
+        elif exchange.respond(response.status_code, headers, streamed=streamed):
             response.stream = stream(response.stream, exchange, _taking(response, exchange))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is not the client's
+        contain(error, "watching an httpx response")
 
 
-def _headers(raw: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:
+def _in_lower_case(headers: Mapping[str, str]) -> Headers:
+    """Return the headers of a library with a mapping of its own."""
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _headers(raw: Sequence[tuple[bytes, bytes]]) -> Headers:
     """Return headers by their names in lower case, read all at once: httpx goes through all of them for each name."""
     if not raw:
         return {}
@@ -163,15 +181,14 @@ def watch_requests(send: Send, library: ModuleType) -> Send:
     """Watch `Session.send`, which calls itself for redirects."""
 
     def watched(self: Any, request: Any, **kwargs: Any) -> Any:
-        exchange = open_exchange(partial(_read_prepared, request)) if is_watched() else None
+        exchange = open_exchange(_read_prepared, request)
         if exchange is None:
             return send(self, request, **kwargs)
         with exchange:
             response = send(self, request, **kwargs)
         streamed = bool(kwargs.get("stream", self.stream))
         with harmless("watching a requests response"):
-            if exchange.respond(response.status_code, response.headers, streamed=streamed):
-                _follow_raw(response, exchange, streamed=streamed)
+            _follow_raw(response, exchange, streamed=streamed)
         return response
 
     return watched
@@ -182,10 +199,10 @@ def _read_prepared(request: Any) -> ProviderRequest | None:
 
 
 def _follow_raw(response: Any, exchange: Exchange, *, streamed: bool) -> None:
+    headers = _in_lower_case(response.headers)
     if not streamed or response._content is not False:  # noqa: SLF001 (a hook may have read it; `content` would read)
-        exchange.feed(response.content or b"")
-        exchange.end()
-    elif hasattr(response.raw, "stream"):
+        exchange.take(response.status_code, headers, response.content or b"", streamed=streamed)
+    elif exchange.respond(response.status_code, headers, streamed=streamed) and hasattr(response.raw, "stream"):
         kind: Any = type(response.raw)
         _become(response.raw, _watched_raw(kind), exchange)
 
@@ -224,13 +241,14 @@ def watch_aiohttp(send: AsyncSend, library: ModuleType) -> AsyncSend:
     """Watch `ClientSession._request`: no public place sees the bodies of streams."""
 
     async def watched(self: Any, method: str, str_or_url: Any, **kwargs: Any) -> Any:
-        exchange = open_exchange(partial(_read_aiohttp, self, method, str_or_url, kwargs)) if is_watched() else None
+        exchange = open_exchange(_read_aiohttp, self, method, str_or_url, kwargs)
         if exchange is None:
             return await send(self, method, str_or_url, **kwargs)
         with exchange:
             response = await send(self, method, str_or_url, **kwargs)
         with harmless("watching an aiohttp response"):
-            if exchange.respond(response.status, response.headers, streamed=exchange.request.streamed):
+            headers = _in_lower_case(response.headers)
+            if exchange.respond(response.status, headers, streamed=exchange.request.streamed):
                 _follow_reader(response.content, exchange)
         return response
 
@@ -314,8 +332,8 @@ def watch_botocore(call: Send, library: ModuleType) -> Send:
     """Watch `BaseClient._make_api_call`, the one place through which every operation goes."""
 
     def watched(self: Any, operation_name: str, api_params: Any) -> Any:
-        is_open = operation_name in _OPERATIONS and is_watched()
-        exchange = open_exchange(partial(_read_call, self, operation_name, api_params)) if is_open else None
+        is_known = operation_name in _OPERATIONS
+        exchange = open_exchange(_read_call, self, operation_name, api_params) if is_known else None
         if exchange is None:
             return call(self, operation_name, api_params)
         with exchange:
@@ -331,8 +349,8 @@ def watch_aiobotocore(call: AsyncSend, library: ModuleType) -> AsyncSend:
     """Watch `AioBaseClient._make_api_call`."""
 
     async def watched(self: Any, operation_name: str, api_params: Any) -> Any:
-        is_open = operation_name in _OPERATIONS and is_watched()
-        exchange = open_exchange(partial(_read_call, self, operation_name, api_params)) if is_open else None
+        is_known = operation_name in _OPERATIONS
+        exchange = open_exchange(_read_call, self, operation_name, api_params) if is_known else None
         if exchange is None:
             return await call(self, operation_name, api_params)
         with exchange:
@@ -358,7 +376,7 @@ def watch_attempts(send: Send, library: ModuleType) -> Send:
             raise
         with harmless("watching a botocore response"):
             if not request.stream_output:
-                flow.raw = RawAnswer(response.status_code, response.headers, response.content)
+                flow.raw = RawAnswer(response.status_code, _in_lower_case(response.headers), response.content)
         return response
 
     return watched
@@ -378,7 +396,8 @@ def watch_async_attempts(send: AsyncSend, library: ModuleType) -> AsyncSend:
             raise
         with harmless("watching a botocore response"):
             if not request.stream_output:
-                flow.raw = RawAnswer(response.status_code, response.headers, await response.content)
+                headers = _in_lower_case(response.headers)
+                flow.raw = RawAnswer(response.status_code, headers, await response.content)
         return response
 
     return watched
@@ -425,8 +444,8 @@ def _follow_call(
     response: dict[str, Any], exchange: Exchange, events: Callable[[type], type], body: Callable[[type], type]
 ) -> None:
     metadata = response.get("ResponseMetadata") or {}
-    streamed = exchange.request.streamed
-    if not exchange.respond(metadata.get("HTTPStatusCode", 200), metadata.get("HTTPHeaders") or {}, streamed=streamed):
+    headers, streamed = _in_lower_case(metadata.get("HTTPHeaders") or {}), exchange.request.streamed
+    if not exchange.respond(metadata.get("HTTPStatusCode", 200), headers, streamed=streamed):
         return
     parts = response.get("stream"), response.get("body")
     part = next((each for each in parts if each is not None), None)

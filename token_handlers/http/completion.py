@@ -2,18 +2,12 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Protocol
 
 from token_handlers.http.requests import ProviderRequest, provider_of
 from token_handlers.payloads import GUARDED, UNNAMED_IMAGES, UNSTATED_LIFETIME, ReportedUsage
 
-
-class Headers(Protocol):
-    """Headers of a response; names are in lower case or their case does not matter."""
-
-    def get(self, key: str, /) -> Any:  # noqa: ANN401 (each library has its own mapping)
-        """Return a header's value, None where there is none."""
-
+Headers = Mapping[str, str]
+"""Headers of a response by their names in lower case."""
 
 _FROM_LITELLMS_CACHE = "x-litellm-cache-key"  # LiteLLM's proxy sends it with what its own cache answers
 _CACHES: dict[str | None, tuple[str, ...]] = {
@@ -23,6 +17,11 @@ _CACHES: dict[str | None, tuple[str, ...]] = {
 """Headers of gateways, by whose host it is: HIT says that the gateway's own cache has answered."""
 _TIERS = {"google": "x-gemini-service-tier", "invoke": "x-amzn-bedrock-service-tier"}  # by provider or API
 _LATENCY = "x-amzn-bedrock-performanceconfig-latency"
+_TELLING = frozenset(
+    {_FROM_LITELLMS_CACHE, *(name for names in _CACHES.values() for name in names), *_TIERS.values(), _LATENCY}
+)
+"""Headers without which only the request can say more."""
+_MEDIA = frozenset({"images", "audio"})
 _STANDARD = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 _LIFETIMES = {"5m": "cache_write_5m_tokens", "1h": "cache_write_1h_tokens"}
 
@@ -32,11 +31,18 @@ def completed(usage: ReportedUsage, request: ProviderRequest, headers: Headers) 
 
     The body comes first. A tier that was asked for need not be the one that served: the usage has a doubt.
     """
-    if headers.get(_FROM_LITELLMS_CACHE) or _is_from_a_cache(request, headers):
+    is_plain = _TELLING.isdisjoint(headers)
+    if not is_plain and (headers.get(_FROM_LITELLMS_CACHE) or _is_from_a_cache(request, headers)):
         return usage._replace(cost=Decimal(0))
     if usage.cost is not None:
         return usage  # what its biller states has all of it
-    if request.api in ("images", "audio"):
+    if is_plain and request.is_plain and not usage.beside and not usage.counts.get("cache_write_tokens"):
+        return usage if request.api not in _MEDIA else _of_media(usage, request)  # as nearly always
+    return _with_what_was_asked(usage, request, headers)
+
+
+def _with_what_was_asked(usage: ReportedUsage, request: ProviderRequest, headers: Headers) -> ReportedUsage:
+    if request.api in _MEDIA:
         usage = _of_media(usage, request)
     if request.is_guarded or request.tools:
         usage = _with_what_bedrock_runs(usage, request)
@@ -73,7 +79,7 @@ def _of_media(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
 
 def _is_from_a_cache(request: ProviderRequest, headers: Headers) -> bool:
     names = _CACHES.get(provider_of(request.host), ())
-    return any((status := headers.get(name)) and str(status).strip().upper().endswith("HIT") for name in names)
+    return any(headers.get(name, "").strip().upper().endswith("HIT") for name in names)
 
 
 _COUNTING = frozenset({"openai", "azure", "x-ai", "groq", "perplexity", "moonshotai", "openrouter"})
@@ -89,9 +95,9 @@ def _with_tier(usage: ReportedUsage, request: ProviderRequest, headers: Headers)
     stated = headers.get(header) if header is not None else None
     latency = headers.get(_LATENCY) if request.api == "invoke" else None
     if latency:
-        usage = _with_context(usage, {"latency": str(latency).lower()})
+        usage = _with_context(usage, {"latency": latency.lower()})
     if stated:
-        return usage._replace(service_tier=str(stated).lower())
+        return usage._replace(service_tier=stated.lower())
     asked = (request.service_tier or "").lower()
     if usage.service_tier is not None or asked in _STANDARD:
         return usage

@@ -1,10 +1,11 @@
 """One request to a provider and its answer: opened where it is sent, answered once."""
 
-import threading
 from array import array
 from asyncio import _get_running_loop, current_task
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar, Token
+from functools import cache
+from threading import get_ident
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 from weakref import ref
@@ -12,7 +13,7 @@ from weakref import ref
 from token_handlers.errors import BudgetExceeded, TokenHandlersError, absorb
 from token_handlers.http.completion import Headers, completed
 from token_handlers.http.requests import ProviderRequest
-from token_handlers.http.responses import ResponseUsage
+from token_handlers.http.responses import AnswerReading, ResponseUsage, read_body
 from token_handlers.payloads import ReportedUsage, read_payload
 
 
@@ -87,22 +88,18 @@ class Flow:
     transport tells of these.
     """
 
-    __slots__ = ("is_over", "is_relayed", "lost_attempts", "raw", "task", "thread")
+    # Class attributes are the defaults, here and below: each request makes one, and most of them stay as they are.
+    is_over = is_relayed = False
+    lost_attempts = 0
+    raw: RawAnswer | None = None
 
     def __init__(self) -> None:
-        self.thread, self.task = _here()
-        self.is_over = self.is_relayed = False
-        self.lost_attempts = 0
-        self.raw: RawAnswer | None = None
+        loop = _get_running_loop()
+        self.place = get_ident(), 0 if loop is None else id(current_task(loop))
 
     def is_here(self) -> bool:
         """Return whether this is the flow that runs."""
-        return (self.thread, self.task) == _here()
-
-
-def _here() -> tuple[int, int]:
-    loop = _get_running_loop()
-    return threading.get_ident(), 0 if loop is None else id(current_task(loop))
+        return self.place == Flow().place
 
 
 _outer: ContextVar[Flow | None] = ContextVar("token_handlers_http_outer", default=None)
@@ -164,37 +161,36 @@ def stop_timing(who: object) -> None:
 class Exchange:
     """A request that was sent and that somebody owns, until its answer was read, closed, dropped or failed."""
 
-    __slots__ = (
-        *("_chunks", "_headers", "_observer", "_owner", "_sent_at", "_status", "_token", "_usage"),
-        *("flow", "request", "streamed"),
-    )
+    streamed = False
+    _status: int | None = None
+    _headers: Headers | None = None
+    _usage: ResponseUsage | None = None
+    _reading: AnswerReading | None = None  # of a body that came whole
+    _token: Token[Flow | None] | None = None
+    _chunks: "array[float] | None" = None
+    _sent_at = 0.0
 
     def __init__(self, observer: Observer, owner: object, request: ProviderRequest) -> None:
         self._observer = observer
         self._owner = [owner]  # popped by who answers: a reader, or the garbage collector in the middle of it
-        self._status: int | None = None
-        self._headers: Headers | None = None
-        self._usage: ResponseUsage | None = None
-        self._token: Token[Flow | None] | None = None
         self.request = request
         self.flow = Flow()
-        self.streamed = False
-        self._chunks: array[float] | None = None
-        self._sent_at = monotonic() if times_chunks else 0.0
+        if times_chunks:
+            self._sent_at = monotonic()
 
     def __enter__(self) -> None:
         """Send: what is sent below this, by another client, is the same request."""
         self._token = _outer.set(self.flow)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.flow.is_over = True
-        token, self._token = self._token, None
+        flow, token = self.flow, self._token
+        flow.is_over, self._token = True, None
         if token is not None:
             try:
                 _outer.reset(token)
             except ValueError:  # a coroutine that was given up is closed in another context
                 self._token = None
-        raw, self.flow.raw = self.flow.raw, None
+        raw, flow.raw = flow.raw, None
         if error is None:
             return
         is_unread = raw is not None and status_of(error) is None  # the client could not parse it
@@ -222,6 +218,21 @@ class Exchange:
             contain(error, "reading an answer's head")
         self.close()
         return False
+
+    def take(self, status: int, headers: Headers, body: bytes, *, streamed: bool) -> None:
+        """Take an answer that is there whole."""
+        if not streamed and 200 <= status < 300:
+            request = self.request
+            try:
+                self._reading = read_body(request.api, request.provider, headers.get("content-type"), body)
+            except Exception as error:  # noqa: BLE001 - as above
+                contain(error, "reading an answer")
+        if self._reading is not None:
+            self._status, self._headers = status, headers
+            self._finish(is_whole=True)
+        elif self.respond(status, headers, streamed=streamed):
+            self.feed(body)
+            self.end()
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the body."""
@@ -305,65 +316,64 @@ class Exchange:
             is_lost = error is None or was_sent(error)
             before = max(0, self.flow.lost_attempts - is_lost)
             return ProviderAnswer(self.request, is_lost=is_lost, lost_attempts=before, error=name)
-        headers: Headers = {} if self._headers is None else self._headers
-        usage, reading = self._usage, None
+        request, headers = self.request, self._headers or {}
+        reading = self._reading or self._read(is_whole=is_whole)
+        usage, is_final, model, response_id = reading or AnswerReading()
+        if usage is None and request.api == "invoke" and 200 <= self._status < 300:
+            usage = _counted_in_headers(headers)
+            is_final = usage is not None
         if usage is not None:
             try:
-                usage.end(is_whole=is_whole)
-                reading = usage.read()
-            except Exception as fault:  # noqa: BLE001 - as above
-                contain(fault, "reading an answer")
-        is_final = usage is not None and reading is not None and usage.is_final
-        if reading is None and self.request.api == "invoke" and 200 <= self._status < 300:
-            reading = _counted_in_headers(headers)
-            is_final = reading is not None
-        if reading is not None:
-            try:
-                reading = completed(reading, self.request, headers)
+                usage = completed(usage, request, headers)
             except Exception as fault:  # noqa: BLE001 - as above
                 contain(fault, "reading a request")
+        ids, organization, project = _names_of_headers(request.api, request.provider)
         return ProviderAnswer(
-            self.request,
+            request,
             self._status,
-            reading,
+            usage,
             is_final=is_final,
-            is_lost=200 <= self._status < 300 and reading is None and (usage is None or usage.is_empty),
+            is_lost=reading is None and usage is None and 200 <= self._status < 300,
             lost_attempts=self.flow.lost_attempts,
-            model=(reading and reading.model) or (usage and usage.model) or None,
-            request_id=_first(headers, *self._id_headers()),
-            response_id=usage.response_id if usage is not None else None,
-            organization=_first(headers, *_ORGANIZATIONS.get(self.request.provider, ())),
-            project=_first(headers, *_PROJECTS.get(self.request.provider, ())),
+            model=(usage and usage.model) or model,
+            request_id=next(filter(None, map(headers.get, ids)), None),
+            response_id=response_id,
+            organization=headers.get(organization) or None,
+            project=headers.get(project) or None,
             streamed=self.streamed,
             error=name,
             chunk_seconds=() if self._chunks is None else tuple(self._chunks),
         )
 
-    def _id_headers(self) -> tuple[str, ...]:
-        if self.request.provider == "openrouter":
-            return ()  # its bill and its /generation know a call by the answer's own id
-        return _REQUEST_IDS.get(self.request.api, _OTHER_REQUEST_IDS)
+    def _read(self, *, is_whole: bool) -> AnswerReading | None:
+        """Return what a body that came in pieces says, None where nothing of it came."""
+        body = self._usage
+        if body is None:
+            return None
+        try:
+            body.end(is_whole=is_whole)
+            return None if body.is_empty else body.read()
+        except Exception as fault:  # noqa: BLE001 - as above
+            contain(fault, "reading an answer")
+            return None if body.is_empty else AnswerReading()
 
 
-# Of a response's headers only those are looked for that its provider has, as each takes a microsecond.
+@cache
+def _names_of_headers(api: str, provider: str | None) -> tuple[tuple[str, ...], str, str]:
+    """Return the headers with a request's id, its organization and its project, "" for those that nobody sends."""
+    ids = _REQUEST_IDS.get(api, _OTHER_REQUEST_IDS)
+    if provider == "openrouter":
+        ids = ()  # its bill and its /generation know a call by the answer's own id
+    return ids, _ORGANIZATIONS.get(provider, ""), _PROJECTS.get(provider, "")
+
+
 _REQUEST_IDS = {"messages": ("request-id", "x-request-id"), "converse": ("x-amzn-requestid",)}
 _REQUEST_IDS["invoke"] = (*_REQUEST_IDS["converse"], "request-id")
 _OTHER_REQUEST_IDS = ("x-request-id", "apim-request-id", "request-id")
-_ORGANIZATIONS: dict[str | None, tuple[str, ...]] = {
-    "anthropic": ("anthropic-organization-id",),
-    None: ("openai-organization",),
-}
-_ORGANIZATIONS["openai"] = _ORGANIZATIONS["azure"] = _ORGANIZATIONS[None]
-_PROJECTS: dict[str | None, tuple[str, ...]] = dict.fromkeys((None, "openai", "azure"), ("openai-project",))
+_OPENAIS = (None, "openai", "azure")
+_ORGANIZATIONS = {**dict.fromkeys(_OPENAIS, "openai-organization"), "anthropic": "anthropic-organization-id"}
+_PROJECTS = dict.fromkeys(_OPENAIS, "openai-project")
 _COUNTS = ("input", "output", "cache-read-input", "cache-write-input")
-
-
-def _first(headers: Headers, *names: str) -> str | None:
-    for name in names:
-        value = headers.get(name)
-        if value:
-            return str(value)
-    return None
 
 
 def _counted_in_headers(headers: Headers) -> ReportedUsage | None:
@@ -433,19 +443,28 @@ def set_observer(observer: Observer | None) -> None:
     _Watch.observer = observer
 
 
-def is_watched() -> bool:
-    """Return whether the next request is to be looked at."""
+def open_exchange(read: Callable[..., ProviderRequest | None], *sent: object) -> Exchange | None:
+    """Return an exchange for a request that somebody owns; None for one that is not a provider's or not watched.
+
+    ``read`` reads the request out of what is ``sent``. Where a budget has no room for it, this raises BudgetExceeded.
+    One that a client sends by another client is the same request, and has its exchange.
+    """
     observer = _Watch.observer
     if observer is None:
-        return False
+        return None
+    request: ProviderRequest | None = None
     try:
-        return observer.wants()
+        if observer.wants():
+            outer = _outer.get()
+            if outer is None or outer.is_over:
+                request = read(*sent)
+            elif not outer.is_here():
+                request = read(*sent)
+                outer.is_relayed = outer.is_relayed or request is not None
     except Exception as error:  # noqa: BLE001 - as above
-        contain(error, "asking what is tracked")
-        return False
-
-
-def _opened(observer: Observer, request: ProviderRequest) -> Exchange | None:
+        contain(error, "reading a request")
+    if request is None:
+        return None
     owner = None
     try:
         owner = observer.opened(request)
@@ -455,24 +474,3 @@ def _opened(observer: Observer, request: ProviderRequest) -> Exchange | None:
             observer.answered(owner, ProviderAnswer(request, is_lost=True))
         absorb(error, "finding whose request it is")  # a budget's refusal passes
         return None
-
-
-def open_exchange(read: Callable[[], ProviderRequest | None]) -> Exchange | None:
-    """Return an exchange for a request that somebody owns; None for one that is not a provider's or not watched.
-
-    ``read`` reads the request. Where a budget has no room for it, this raises BudgetExceeded. One that a client sends
-    by another client is the same request, and has its exchange.
-    """
-    observer, outer = _Watch.observer, outer_flow()
-    if observer is None or (outer is not None and outer.is_here()):
-        return None
-    request: ProviderRequest | None = None
-    try:
-        request = read()
-    except Exception as error:  # noqa: BLE001 - as above
-        contain(error, "reading a request")
-    if request is None:
-        return None
-    if outer is not None:
-        outer.is_relayed = True
-    return _opened(observer, request)

@@ -1,12 +1,12 @@
 """What a request to a provider's API says: which API, which model, and what it allows to be billed. No text of it."""
 
-import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from token_handlers.http.json_values import load
 from token_handlers.usage import Operation
 
 MOST_PARSED = 1_000_000
@@ -151,6 +151,15 @@ class ProviderRequest(NamedTuple):
     documents: int = 0
     cache_lifetimes: frozenset[str] = frozenset()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it asks for nothing that is billed beside its tokens or by other rates than they have."""
+        return self[_OPTIONS] == _NO_OPTIONS
+
+
+_OPTIONS = slice(ProviderRequest._fields.index("tools"), None)
+_NO_OPTIONS = ProviderRequest(url="", host="", path="", api="", operation="chat")[_OPTIONS]
+
 
 class Place(NamedTuple):
     """Where a request is sent: what its URL says, and the APIs that it may be."""
@@ -173,7 +182,11 @@ def read_request(method: str, url: str, body: object, *, seeks_marks: bool = Tru
     """
     if method != "POST" and method.upper() != "POST":
         return None
-    place = read_place(url.partition("?")[0])
+    return read_post(read_place(url.partition("?")[0]), body, seeks_marks=seeks_marks)
+
+
+def read_post(place: Place, body: object, *, seeks_marks: bool = True) -> ProviderRequest | None:
+    """As `read_request`, of a POST to a place that is known already."""
     if not place.apis:
         return None
     fields, size = _fields(body)
@@ -211,6 +224,13 @@ def read_place(url: str) -> Place:
     )
 
 
+@lru_cache(maxsize=256)
+def read_parts(scheme: str, host: str, port: int | str | None, path: str) -> Place:
+    """As `read_place`, of a URL's parts, for a client that has them and takes long to write the URL."""
+    netloc = f"[{host}]" if ":" in host else host
+    return read_place(f"{scheme}://{netloc}{path}" if port is None else f"{scheme}://{netloc}:{port}{path}")
+
+
 def _has_marks(body: object) -> bool:
     """Return whether a body may have marks of a cache's lifetime, without a walk through its prompt."""
     if isinstance(body, (bytes, bytearray)):
@@ -219,6 +239,7 @@ def _has_marks(body: object) -> bool:
 
 
 def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *, is_marked: bool) -> ProviderRequest:
+    model = fields.get("model")
     plain = ProviderRequest(
         url=place.url,
         host=place.host,
@@ -226,7 +247,7 @@ def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *,
         api=api.name,
         operation=api.operation if api.name != "invoke" else _invoked(place.path, fields),
         provider=place.provider or _MAKERS.get(api.name),
-        model=_text(fields, "model", "model_id", "modelId") or place.model or _model_of_batch(api, fields),
+        model=model if model and isinstance(model, str) else _model_elsewhere(api, place, fields),
         streamed=place.streamed or fields.get("stream") is True,
         size=size,
         most_output_tokens=None if _MOST.isdisjoint(fields) else _number(fields, *_MOST),
@@ -276,8 +297,11 @@ def _invoked(path: str, fields: Mapping[str, object]) -> Operation:
     return "embeddings" if "embed" in path.lower() else "chat" if "messages" in fields else "text_completion"
 
 
-def _model_of_batch(api: Api, fields: Mapping[str, object]) -> str | None:
-    """Return the model that the first of the requests in a batch asks for."""
+def _model_elsewhere(api: Api, place: Place, fields: Mapping[str, object]) -> str | None:
+    """Return the model that a request without a "model" names: the path's, that of the first request of a batch."""
+    named = _text(fields, "model_id", "modelId") or place.model
+    if named is not None:
+        return named
     requests = fields.get("requests") if api.name == "batch" else None
     first = requests[0] if isinstance(requests, list) and requests else None
     return _text(_mapping(first, "params"), "model") if isinstance(first, dict) else None
@@ -285,18 +309,13 @@ def _model_of_batch(api: Api, fields: Mapping[str, object]) -> str | None:
 
 def _fields(body: object) -> tuple[Mapping[str, object] | None, int]:
     """Return a body's top-level fields and its size in bytes; of a long one only the keys and the model."""
-    if isinstance(body, dict):
-        return body, 0
-    if isinstance(body, str):
+    if not isinstance(body, (bytes, bytearray)):
+        if not isinstance(body, str):
+            return (body if isinstance(body, dict) else None), 0
         body = body.encode()
-    if not isinstance(body, (bytes, bytearray)) or not body:
-        return None, 0
     if len(body) > MOST_PARSED:
         return _ends(bytes(body)), len(body)
-    try:
-        fields = json.loads(body.decode())  # bytes would have their encoding guessed
-    except ValueError:
-        return None, 0
+    fields = load(body)
     return (fields if isinstance(fields, dict) else None), len(body)
 
 

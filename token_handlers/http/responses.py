@@ -10,8 +10,9 @@ import struct
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from token_handlers.http.json_values import load
 from token_handlers.payloads import ReportedUsage, is_empty, read_payload, states_no_output
 
 MOST_PARSED = 64_000
@@ -38,6 +39,19 @@ _FRAME = struct.Struct(">II")  # an event stream's frame begins with its own len
 _LONG = frozenset({"embeddings", "rerank", "images", "audio"})
 
 
+class AnswerReading(NamedTuple):
+    """What was read of an answer: the usage that it reports, the model that answered, and the provider's id of it.
+
+    A usage that is 0 of everything is none: some servers send it beside an answer that they bill. ``is_final`` is
+    whether the usage is the whole bill: nothing was generated after it.
+    """
+
+    usage: ReportedUsage | None = None
+    is_final: bool = False
+    model: str | None = None
+    response_id: str | None = None
+
+
 class _Body(Protocol):
     def feed(self, data: bytes) -> Iterable[Event | list[Any]]: ...
 
@@ -47,10 +61,8 @@ class _Body(Protocol):
 class ResponseUsage:
     """The usage of one answer, whose body is fed in pieces of any size as it comes out of the connection.
 
-    A usage that is 0 of everything is none: some servers send it beside an answer that they bill.
     ``feed`` takes decoded bytes, ``feed_event`` an event that a client has parsed, ``end`` says that nothing is
-    missing; ``read`` returns what was reported. ``is_final`` is whether that is the whole bill: nothing was generated
-    after it. ``model``, ``response_id`` and ``service_tier`` are the answer's own.
+    missing; ``read`` returns what was read of it all.
     """
 
     __slots__ = ("_api", "_body", "_content_type", "_events", "is_empty", "provider")
@@ -95,33 +107,13 @@ class ResponseUsage:
         if is_whole:
             self._events.ended = True
 
-    def read(self) -> ReportedUsage | None:
-        """Return what the answer reports; call it once, at the end."""
+    def read(self) -> AnswerReading:
+        """Return what the answer says; call it once, at the end."""
         return self._events.read(self.provider)
 
     def events_to_read(self) -> list[Event]:
         """Return what `read` reads: the events that state a usage or show a fee."""
         return self._events.to_read()
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the usage that was read is that of the whole answer."""
-        return self._events.is_final
-
-    @property
-    def model(self) -> str | None:
-        """The model that answered."""
-        return self._events.facts.get("model")
-
-    @property
-    def response_id(self) -> str | None:
-        """The provider's id of the answer."""
-        return self._events.facts.get("id")
-
-    @property
-    def service_tier(self) -> str | None:
-        """The service tier that an event without usage states."""
-        return self._events.facts.get("service_tier")
 
     def _shape(self, data: bytes) -> _Body:
         kind, begin = self._content_type, data.lstrip()[:6]
@@ -162,7 +154,7 @@ class Document:
         if value is not None:
             self._events.ended = True
             if isinstance(value, dict):
-                self._events.add_whole(value)
+                self._events.whole = value
             else:
                 yield value
 
@@ -275,10 +267,7 @@ def parse(data: bytes, *, is_short: bool = False) -> Event | list[Any] | None:
 
 
 def _load(data: bytes) -> Event | list[Any] | None:
-    try:
-        value = json.loads(data.decode())  # bytes would have their encoding guessed
-    except (ValueError, RecursionError):
-        return None
+    value = load(data)
     return value if isinstance(value, (dict, list)) else None
 
 
@@ -349,6 +338,9 @@ def has_content(event: Event) -> bool:
         "done" in event and bool(event.get("response") or event.get("thinking"))
     )
 
+
+CUT = "tool calls in an answer of more than 4 MB or 256 calls"
+"""The doubt of a usage in an answer that was too long to read all of it."""
 
 WORDLESS = "text beside an output of 0"
 """The doubt of a usage that states no output of an answer with text."""
@@ -425,6 +417,61 @@ _FACTS = {"model": "model", "modelVersion": "model", "model_name": "model", "ser
 """What an event says of its answer, by key; of two for one thing the first is taken."""
 
 
+def _note_facts(facts: dict[str, str], event: Event) -> None:
+    """Add what an event says of its answer, else what stands within it, until the model and the id are known."""
+    for source in event, event.get("message"), event.get("response"), event.get("interaction"):
+        if "model" in facts and "id" in facts:
+            return
+        if type(source) is dict:
+            for key in filter(source.__contains__, _FACTS):
+                name, value = _FACTS[key], source[key]
+                if name not in facts and type(value) is str and value:
+                    facts[name] = value
+
+
+def read_body(api: str, provider: str | None, content_type: str | None, body: bytes) -> AnswerReading | None:
+    """Return what a body that is here whole says, None where it is not plainly one JSON object: `ResponseUsage` knows.
+
+    They say the same; this takes a fifth of the steps.
+    """
+    is_json = content_type is not None and f"{content_type};".startswith("application/json;")
+    if not is_json or api == "ollama" or (api in _LONG and len(body) > MOST_PARSED):
+        return None
+    answer = load(body)
+    return read_answer(answer, provider) if isinstance(answer, dict) else None
+
+
+def read_answer(answer: Event, provider: str | None, *, is_cut: bool = False) -> AnswerReading:
+    """Return what an answer of one JSON value says, which states its usage in whatever shape."""
+    facts, model, response_id = answer, answer.get("model"), answer.get("id")
+    if not (model and response_id and type(model) is type(response_id) is str):  # nearly all have both
+        facts = {}
+        _note_facts(facts, answer)
+        model, response_id = facts.get("model"), facts.get("id")
+    usage = read_payload(answer, provider)
+    if usage is None or not (usage.counts.get("output_tokens") or _is_bill(usage)):
+        return AnswerReading(None, False, model, response_id)
+    doubts, is_final = usage.doubts, True
+    if not usage.counts.get("output_tokens"):
+        is_final = not is_empty(usage)
+        if states_no_output(usage, str(answer.get("modelVersion"))) and _has_words(answer):
+            doubts = (*doubts, WORDLESS)
+    if is_cut:
+        doubts = (*doubts, CUT)
+    if doubts is not usage.doubts or not usage.model or (facts.get("service_tier") and not usage.service_tier):
+        usage = _named(usage, facts, doubts)
+    return AnswerReading(usage, is_final, model, response_id)
+
+
+def _named(usage: ReportedUsage, facts: Mapping[str, Any], doubts: tuple[str, ...]) -> ReportedUsage:
+    """Return a usage with the model and the tier that its answer names elsewhere, and these doubts."""
+    model = usage.model or facts.get("model")
+    tier = usage.service_tier or _served(facts.get("service_tier"))
+    if doubts is usage.doubts and model == usage.model and tier == usage.service_tier:
+        return usage
+    return usage._replace(doubts=doubts, model=model, service_tier=tier)
+
+
 class Events:
     """What an answer's events say of its bill: the last of each type that states a usage, and what came after it."""
 
@@ -432,26 +479,18 @@ class Events:
         self.facts: dict[str, str] = {}
         self.ended = False
         self.is_cut = False
+        self.whole: Event | None = None  # an answer of one JSON value, which then is all there is
         self._has_begun = False
-        self._is_whole = False
         self._kept: dict[str, Event] = {}
         self._fees: list[Event] = []
         self._sums = StatedIncrements()
         self._stating: Event | None = None  # the last event with a usage of the answer so far
         self._is_outdated = False
-        self._is_read = False
 
     @property
     def is_curious(self) -> bool:
         """Whether even an event that says nothing of the bill is wanted: the first, and all after a usage."""
         return self._stating is not None or not self._has_begun
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing was generated after the usage; one that came with content needs the answer's end."""
-        if self._is_outdated or not self._is_read:
-            return False
-        return self.ended or (self._stating is not None and is_end(self._stating))
 
     def add(self, event: Event | list[Any]) -> None:
         """Take the next event."""
@@ -460,7 +499,8 @@ class Events:
                 if isinstance(each, dict):
                     self.add(each)
             return
-        self._note_facts(event)
+        self._has_begun = True
+        _note_facts(self.facts, event)
         self._keep_fees(event)
         usage = stated_usage(event)
         kind = event_type(event)
@@ -474,12 +514,6 @@ class Events:
             self._keep(kind, event)
             self._stating, self._is_outdated = event, False
 
-    def add_whole(self, answer: Event) -> None:
-        """Take an answer of one JSON value, which states its usage in whatever shape."""
-        self._note_facts(answer)
-        self._kept[""] = answer
-        self._is_whole = True
-
     def _note_rest(self, event: Event) -> None:
         stating = self._stating
         if stating is not None and (has_content(event) or (is_end(event) and has_content(stating))):
@@ -491,24 +525,6 @@ class Events:
         if len(self._kept) > MOST_EVENTS:
             del self._kept[next(iter(self._kept))]
 
-    def _note_facts(self, event: Event) -> None:
-        self._has_begun = True
-        if not self._has_facts():
-            self._note(event)
-        if not self._has_facts():
-            for source in event.get("message"), event.get("response"), event.get("interaction"):
-                if type(source) is dict:
-                    self._note(source)
-
-    def _has_facts(self) -> bool:
-        return "model" in self.facts and "id" in self.facts
-
-    def _note(self, source: Event) -> None:
-        for key in filter(source.__contains__, _FACTS):
-            name, value = _FACTS[key], source[key]
-            if name not in self.facts and type(value) is str and value:
-                self.facts[name] = value
-
     def _keep_fees(self, event: Event) -> None:
         """Keep, without its text, an event that shows a fee, which another one than the usage's may do."""
         shown = _shown_fees(event)
@@ -519,29 +535,28 @@ class Events:
         else:
             self.is_cut = True
 
-    def read(self, provider: str | None) -> ReportedUsage | None:
+    def read(self, provider: str | None) -> AnswerReading:
         """Return what is reported, with the model and the tier that other events name."""
+        if self.whole is not None:
+            return read_answer(self.whole, provider, is_cut=self.is_cut)
+        model, response_id = self.facts.get("model"), self.facts.get("id")
         events = self.to_read()
-        if not events:
-            return None
-        reading = read_payload(events[0] if len(events) == 1 else events, provider)
-        if reading is None or not (any(reading.counts.values()) or reading.cost or _is_billed_otherwise(reading)):
-            return None  # a usage of zeros is none
-        self._is_outdated |= is_empty(reading)  # tokens of 0 beside a fee
-        self._is_read = self._stating is not None or self._is_whole
-        doubts = reading.doubts
-        is_unstated = self._is_whole and states_no_output(reading, str(events[0].get("modelVersion")))
-        if is_unstated and _has_words(events[0]):
-            doubts = (*doubts, WORDLESS)
+        usage = read_payload(events[0] if len(events) == 1 else events, provider) if events else None
+        if usage is None or not _is_bill(usage):
+            return AnswerReading(None, False, model, response_id)
+        is_final = not is_empty(usage) and self._is_final()  # tokens of 0 beside a fee are not
+        doubts = usage.doubts
         if self.is_cut:
-            doubts = (*doubts, "tool calls in an answer of more than 4 MB or 256 calls")
+            doubts = (*doubts, CUT)
         if self._sums.are_doubtful:
             doubts = (*doubts, "prompts of several sizes in one stream, added up")
-        model = reading.model or self.facts.get("model")
-        tier = reading.service_tier or _served(self.facts.get("service_tier"))
-        if doubts is reading.doubts and model == reading.model and tier == reading.service_tier:
-            return reading
-        return reading._replace(doubts=doubts, model=model, service_tier=tier)
+        return AnswerReading(_named(usage, self.facts, doubts), is_final, model, response_id)
+
+    def _is_final(self) -> bool:
+        """Return whether nothing was generated after the usage; one that came with content needs the answer's end."""
+        if self._stating is None or self._is_outdated:
+            return False
+        return self.ended or is_end(self._stating)
 
     def to_read(self) -> list[Event]:
         """Return the events to read: a usage that came in increments added up, after what shows fees."""
@@ -553,13 +568,17 @@ class Events:
         return [*events[:-1], *self._fees, events[-1]]
 
 
-def _is_billed_otherwise(reading: ReportedUsage) -> bool:
-    """Return whether an answer without an output names what it is billed for, and no tokens, as Cohere's images."""
-    return bool(reading.doubts) and "output_tokens" not in reading.counts
+def _is_bill(usage: ReportedUsage) -> bool:
+    """Return whether a usage states anything that is billed: a usage of zeros is none.
+
+    An answer without an output may name what it is billed for, and no tokens, as Cohere's for images does.
+    """
+    counts = usage.counts
+    return any(counts.values()) or bool(usage.cost) or (bool(usage.doubts) and "output_tokens" not in counts)
 
 
-def _served(tier: str | None) -> str | None:
-    return None if tier in (None, "auto") else tier.lower()
+def _served(tier: object) -> str | None:
+    return tier.lower() if tier and isinstance(tier, str) and tier != "auto" else None
 
 
 class StatedIncrements:

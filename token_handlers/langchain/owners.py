@@ -30,19 +30,22 @@ def owner_of(request: ProviderRequest) -> Call | None:
     code = _CODE.get(request.operation)
     if code is None and not open_runs:
         return None
-    for frame in callers_named(code or RUN_CODE):
-        if frame.f_code.co_name in RUN_CODE:
-            run_id = getattr(frame.f_locals.get("run_manager"), "run_id", None)
-            run = _run(run_id.int, frame.f_locals) if isinstance(run_id, UUID) else None
+    for frame in callers_named(code or RUN_CODE, beyond=3):  # our own
+        variables = frame.f_locals
+        if code is None or frame.f_code.co_name in RUN_CODE:
+            run_id = getattr(variables.get("run_manager"), "run_id", None)
+            run = open_runs.get(run_id.int) if isinstance(run_id, UUID) else None
             if run is not None:
+                if run.next_same_id is not None:
+                    run = _asked_in(run, variables)
                 return run if run.batch is None or run.operation == "chat" else run.batch.runs[0]
         else:
-            model = frame.f_locals.get("self")
+            model = variables.get("self")
             if _is_langchain(model):
                 # Not above: it imports langchain_core.embeddings, whose import is what attaches this very module.
                 from token_handlers.langchain.embeddings import open_embedding_call
 
-                return open_embedding_call(model, request, frame.f_locals)
+                return open_embedding_call(model, request, variables)
     return None
 
 
@@ -54,11 +57,11 @@ def owner_in_context(request: ProviderRequest) -> Call | None:
     return run
 
 
-def _run(number: int, arguments: Mapping[str, Any]) -> Run | None:
-    """Return the open run with this id; of several, to which a caller has given one id, that with the same prompt."""
-    newest = run = open_runs.get(number)
+def _asked_in(newest: Run, arguments: Mapping[str, Any]) -> Run:
+    """Return the one of the open runs to which a caller has given one id that has the same prompt as a frame."""
+    run: Run | None = newest
     messages = arguments.get("messages")
-    while run is not None and newest is not None and newest.next_same_id is not None:
+    while run is not None:
         if run.prompt and run.prompt[0] == messages:
             return run
         run = run.next_same_id

@@ -16,7 +16,7 @@ from token_handlers.llama_index.models import count_for_handlers, is_counted
 from token_handlers.llama_index.spans import ModelSpan, current, method_of
 from token_handlers.llama_index.uninstrumented import METHOD_CODE, call_in
 from token_handlers.tracking.call import Call, current_context
-from token_handlers.tracking.frames import callers, callers_named
+from token_handlers.tracking.frames import callers, callers_among
 from token_handlers.tracking.sdk_calls import SDKCall
 
 _OWN = re.compile("_a?get_(query|text)_embeddings?")
@@ -92,7 +92,7 @@ def owner_here() -> ModelCall | ModelSpan | None:
     if span is None and not calls.any_open():
         return None
     around = [] if span is None else list(span.chain())
-    for frame in callers_named(_CALL_CODE, calls.streams):
+    for frame in callers_among(_CALL_CODE, calls.streams):
         call = calls.streams.get(frame) or call_in(frame)
         if call is None and frame.f_code.co_name in _SPAN_CODE and frame.f_globals.get("__name__") == _DISPATCHER:
             span_id = frame.f_locals.get("id_")

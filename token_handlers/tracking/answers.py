@@ -76,10 +76,13 @@ class AnswerObserver:
 def owner_of_request(request: ProviderRequest) -> Call | None:
     """Return the call that a request which is sent here belongs to: a framework's, else an SDK's own."""
     for owners in (request_owners, context_owners, sdk_owner):
-        found = [call for owner_of in owners if (call := owner_of(request)) is not None]
-        for call in found:  # of two frameworks' calls the one that the other has made
-            if not any(call in other.parents for other in found):
-                return call
+        found: Call | None = None
+        for owner_of in owners:
+            call = owner_of(request)
+            if call is not None and (found is None or found in call.parents):
+                found = call  # of two frameworks' calls the one that the other has made
+        if found is not None:
+            return found
     return None
 
 
@@ -97,12 +100,14 @@ watchers.append((watch, http.detach))
 
 def is_billed_by_answer(call: Call) -> bool:
     """Return whether one answer states the whole bill of a call, whatever its event says; cheap, and False in doubt."""
-    if len(call.answers) != 1:
+    answers = call.answers
+    if len(answers) != 1:
         return False
-    (answer,) = call.answers
-    if answer.usage is None or not answer.is_final or answer.is_lost or answer.lost_attempts:
+    answer = answers[0]
+    usage = answer.usage
+    if usage is None or not answer.is_final or answer.is_lost or answer.lost_attempts:
         return False
-    counts = answer.usage.counts
+    counts = usage.counts
     return bool(counts.get("input_tokens") and counts.get("output_tokens"))
 
 
