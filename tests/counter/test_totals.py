@@ -3,7 +3,7 @@ from decimal import Decimal
 import pytest
 
 from token_handlers import Usage, UsageRecord, UsageTotals
-from token_handlers.counter.totals import Increment, RunningTotal, increment, increment_of, label_pairs
+from token_handlers.counter.totals import NOTHING, CallLabels, Increment, increment, increment_of, summed
 
 COUNTS = {"input_tokens": 9, "output_tokens": 5}
 CENT = Decimal("0.01")
@@ -30,54 +30,61 @@ def test_increments(arguments, numbers):
 
 
 def test_a_sum():
-    """A running total adds numbers and money exactly, and takes back what it added."""
-    total = RunningTotal()
+    """A sum adds numbers and money exactly, and what is taken back leaves what was there before."""
     first, second = increment(COUNTS, cost=Decimal("1e-18")), increment(COUNTS, cost=Decimal("1e9"))
-    total.add(first)
-    total.add(second)
-    both = total.totals()
-    total.subtract(second)
+    both = summed((first, second))
 
     assert (18, 10, 2, Decimal("1000000000.000000000000000001")) == (
-        *(both.prompt_tokens, both.completion_tokens, both.successful_requests),
-        both.cost,
+        *(both.totals().prompt_tokens, both.totals().completion_tokens, both.totals().successful_requests),
+        both.known_cost(),
     )
-    assert RunningTotal(first).totals() == total.totals()
+    assert first.totals() == summed((both, second.negated())).totals()
 
 
 def test_sums_of_sums():
-    """Two running totals add up."""
-    total, other = RunningTotal(increment(COUNTS, cost=CENT)), RunningTotal(increment(COUNTS))
-    total.add_total(other)
-
-    assert (
-        UsageTotals(prompt_tokens=18, completion_tokens=10, successful_requests=2, unpriced_requests=1, cost=CENT)
-        == total.totals()
+    """Increments that state other numbers add up, sums too, and the order makes no difference."""
+    parts = increment(COUNTS, cost=CENT), increment(COUNTS), increment({"cache_read_tokens": 3}, source="estimated")
+    totals = UsageTotals(
+        prompt_tokens=18,
+        completion_tokens=10,
+        prompt_tokens_cached=3,
+        successful_requests=3,
+        estimated_requests=1,
+        unpriced_requests=2,
+        unpriced_cache_tokens=3,
+        cost=CENT,
+        cache_saved_cost=None,
     )
+
+    assert totals == summed(parts).totals() == summed((summed(parts[:2]), parts[2])).totals()
+    assert totals == summed((NOTHING, *reversed(parts))).totals()
 
 
 def test_an_unknown_cost_is_none():
-    """A cost is None where there were requests and none could be priced, and 0 where there were none."""
-    assert None is RunningTotal(increment(COUNTS)).known_cost()
-    assert Decimal(0) == RunningTotal().known_cost()
+    """A cost is None where there were requests and none could be priced, also once an estimate was taken back."""
+    estimate = increment(COUNTS, cost=CENT)
+
+    assert None is increment(COUNTS).known_cost()
+    assert None is summed((estimate, estimate.negated(), increment(COUNTS))).known_cost()
+    assert Decimal(0) == NOTHING.known_cost() == summed(()).known_cost()
 
 
 def test_a_records_increment():
     """A record adds what its call did, under its labels."""
     usage = Usage(input_tokens=9, output_tokens=5)
     record = UsageRecord(usage=usage, model="m", user="ada", tags={"team": "search"}, cost=CENT, doubts=("a fee",))
-    labels = (("model", "m"), ("user", "ada"), ("team", "search"), ("tag", "team=search"))
+    labels = CallLabels("m", user="ada", tags=(("team", "search"),))
     numbers = {**COUNTS, "successful_requests": 1, "estimated_requests": 1}
 
-    assert Increment(numbers, CENT, None, labels) == increment_of(record)
+    assert Increment(numbers, CENT, None, labels, priced=1) == increment_of(record)
 
 
 def test_labels():
     """A bare tag is summed by its name, a session by its models too, and what has no model has a row all the same."""
-    assert (("model", "(unknown)"),) == label_pairs(None, None, None, None, {})
-    assert (("model", "m"), ("langgraph_node", "plan"), ("beta", "true"), ("tag", "beta")) == label_pairs(
-        "m", None, None, "plan", {"beta": "true"}
-    )
-    assert (("model", "m"), ("session", "s"), ("\0session", "s\0openai\0m")) == label_pairs(
-        "m", "s", None, None, {}, "openai"
-    )
+    assert [("model", "(unknown)")] == CallLabels().pairs()
+    assert [("model", "m"), ("langgraph_node", "plan"), ("beta", "true"), ("tag", "beta")] == CallLabels(
+        "m", node="plan", tags=(("beta", "true"),)
+    ).pairs()
+    assert [("model", "m"), ("session", "s"), ("\0session", "s\0openai\0m")] == CallLabels(
+        "m", "s", provider="openai"
+    ).pairs()

@@ -4,11 +4,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from token_handlers.counter.listeners import BackgroundListener
 from token_handlers.counter.tables import html_table, summary_lines, usd
-from token_handlers.counter.totals import LabelSums, RunningTotal, increment_of
+from token_handlers.counter.totals import MOST_WAITING, Increment, LabelSums, increment_of, summed
 from token_handlers.errors import WHY, NoLangChainHandler, absorb, shielded
 from token_handlers.lifecycle import Warnings
 from token_handlers.usage import Measures, UsageRecord, UsageTotals
@@ -29,7 +29,7 @@ def _show_nothing(counter: "TokenCounter") -> None:
     """Do nothing: nobody tracks calls."""
 
 
-class TokenCounter(LabelSums, Measures):
+class TokenCounter(Measures):
     """Thread-safe cumulative totals of the calls that were added to it.
 
     Token counts are those of LLM calls; embeddings have ``embedding_tokens``. Requests are counted once per HTTP call
@@ -41,19 +41,22 @@ class TokenCounter(LabelSums, Measures):
     show_open: ClassVar[Callable[["TokenCounter"], object]] = _show_nothing
     """Adds estimates of a counter's open calls; called before a total is read. Tracking, which is above, sets it."""
 
-    __slots__ = ("_resets", "answers", "block", "listeners", "open_calls")
+    # Class attributes are the defaults: a block's counter is made in the application's time, and needs little of it.
+    _made_sums: LabelSums | None = None
+    # Kept here for tracking, which alone writes them: what track_tokens(counter=...) enters again, who listens, and the
+    # answers that were counted.
+    block: object = None
+    listeners: tuple[Callable[[UsageRecord], object], ...] = ()
+    answers: Collection[object] = ()
 
     run_inline = raise_error = NoLangChainHandler()
 
     def __init__(self) -> None:
-        super().__init__()
-        self._resets = 0
-        # Kept here for tracking, which alone writes them: what track_tokens(counter=...) enters again, who listens, and
-        # the calls that have started and not yet ended.
-        self.block: object = None
-        self.listeners: tuple[Callable[[UsageRecord], object], ...] = ()
-        self.open_calls: dict[Any, bool] = {}
-        self.answers: Collection[object] = ()
+        self._waiting: list[Increment] = []
+        self.open_calls: dict[Any, bool] = {}  # that have started and not yet ended; tracking alone writes it
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a TokenCounter can't be copied or pickled: calls would not reach the copy")
 
     def __dir__(self) -> Iterable[str]:
         return [name for name in super().__dir__() if name not in _INTERNAL]
@@ -86,30 +89,60 @@ class TokenCounter(LabelSums, Measures):
             self.answers = deque(maxlen=_MOST_ANSWERS)
         self.answers.extend(known_by)
 
-    def _prepare(self) -> None:
-        """Show the open calls: for whoever reads a total."""
+    @property
+    def _sums(self) -> LabelSums:
+        """The sums, made when they are first needed; of those that several threads make at once, all get the same."""
+        return self._made_sums or self.__dict__.setdefault("_made_sums", LabelSums(self._waiting))
+
+    def apply(self, increment: Increment) -> None:
+        """Add an increment; where too many wait, they are summed first."""
+        waiting = self._waiting
+        if len(waiting) >= MOST_WAITING:
+            self._sums.catch_up()
+        waiting.append(increment)  # at the end: what raises before has added nothing
+
+    def show(self, call: object, estimate: Increment) -> None:
+        """Add what a call that is still open is estimated to be, until it is settled or hidden."""
+        self._sums.show(call, estimate)
+
+    def settle(self, call: object, increment: Increment) -> None:
+        """Add a call's increment in place of the estimate, atomically."""
+        self._sums.settle(call, increment)
+
+    def hide(self, call: object) -> None:
+        """Subtract the estimate of a call that was never sent, or that another one includes."""
+        self._sums.hide(call)
+
+    def renew_lock(self) -> None:
+        """Replace the lock: for a forked child, in which a thread that held it does not exist."""
+        if self._made_sums is not None:
+            self._made_sums.renew_lock()
+
+    def _parts(self) -> list[Increment]:
+        """Return what the totals are the sum of, with estimates of the open calls."""
+        waiting = [*self._waiting]
+        if self._made_sums is None and not self.open_calls:  # nobody has taken away what waited
+            return waiting
+        self._show_open()
+        return self._sums.parts()
+
+    def _show_open(self) -> None:
         if self.open_calls:
             shielded(TokenCounter.show_open)(self)
 
     def _measure(self, unit: str) -> int:
-        if self.open_calls:
-            self._prepare()
-        with self._lock:
-            number = self._total.numbers.get(unit, 0)
-            for total in self._apart.values():
-                number += total.numbers.get(unit, 0)
-            return number
+        number = 0
+        for part in self._parts():
+            number += part.numbers.get(unit, 0)
+        return number
 
     @property
     def total_tokens(self) -> int:
         """Prompt plus completion tokens, without embeddings."""
-        if self.open_calls:
-            self._prepare()
-        with self._lock:
-            tokens = 0
-            for total in (self._total, *self._apart.values()):
-                tokens += total.numbers.get("input_tokens", 0) + total.numbers.get("output_tokens", 0)
-            return tokens
+        tokens = 0
+        for part in self._parts():
+            tokens += part.numbers.get("input_tokens", 0) + part.numbers.get("output_tokens", 0)
+        return tokens
 
     @property
     def input_tokens(self) -> int:
@@ -124,14 +157,8 @@ class TokenCounter(LabelSums, Measures):
     @property
     def cost(self) -> Decimal | None:
         """USD, exact; None when there were requests and none could be priced."""
-        if self.open_calls:
-            self._prepare()
-        with self._lock:
-            if len(self._apart) == 1 and not self._total.numbers:  # a block of one kind of call
-                (only,) = self._apart.values()
-                return only.known_cost()
-            self._add_all_up()
-            return self._total.known_cost()
+        parts = self._parts()
+        return (parts[0] if len(parts) == 1 else summed(parts)).known_cost()
 
     @property
     def total_cost(self) -> float:
@@ -173,11 +200,9 @@ class TokenCounter(LabelSums, Measures):
 
         A label that no call of this counter ever had gives {}, with one warning that names those there are.
         """
-        self._prepare()
-        with self._lock:
-            self._add_all_up()
-            found = {value: total.totals() for value, total in self._labels.get(label, {}).items()}
-            known = sorted(name for name in self._labels if "\0" not in name)
+        self._show_open()
+        found = {value: total.totals() for value, total in self._sums.by(label).items()}
+        known = () if found else sorted(name for name in self._sums.names() if "\0" not in name)
         if not found and known and label not in _LABELS:
             message = "no call has the label %r, so by(%r) is empty: there are %s"
             _LABELS_WITHOUT_CALLS.warn(label, message, label, label, ", ".join(map(repr, known)))
@@ -185,38 +210,25 @@ class TokenCounter(LabelSums, Measures):
 
     def numbers_by(self, label: str, prefix: str = "") -> dict[str, dict[str, int]]:
         """Return the numbers under Usage's names, with those that were reported, by a label's values with a prefix."""
-        self._prepare()
-        with self._lock:
-            self._add_all_up()
-            values = self._labels.get(label, {})
-            return {value: dict(total.numbers) for value, total in values.items() if value.startswith(prefix)}
+        self._show_open()
+        sums = self._sums.by(label)
+        return {value: {**total.numbers} for value, total in sums.items() if value.startswith(prefix)}
 
     def reading(self) -> tuple[UsageTotals, int]:
         """Return all totals as of one moment, without open calls not shown yet, and how many resets came before it."""
-        with self._lock:
-            self._add_all_up()
-            return self._total.totals(), self._resets
+        parts, resets = self._sums.reading()
+        return summed(parts).totals(), resets
 
     def snapshot(self) -> UsageTotals:
         """Return all totals as of one moment."""
-        self._prepare()
-        return self.reading()[0]
+        return summed(self._parts()).totals()
 
     def reset(self) -> UsageTotals:
         """Set everything to zero, and return what it was: no call is lost or counted twice between the two.
 
         A call that is still open, and shown as an estimate, is not in what is returned: it goes on to be shown.
         """
-        with self._lock:
-            for estimate in self._shown.values():
-                self._subtract(estimate)
-            self._add_all_up()
-            totals = self._total.totals()
-            self._total, self._labels = RunningTotal(), {}
-            for estimate in self._shown.values():
-                self._add(estimate)
-            self._resets += 1
-        return totals
+        return self._sums.clear().totals()
 
     def on_record(self, callback: Callable[[UsageRecord], object]) -> None:
         """Call back with the record of each call that this counter counts, when the call ends.

@@ -1,9 +1,8 @@
 """What a call adds to a counter, and the sums of that, in all and by label."""
 
-import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from functools import partial
+from functools import reduce
 from typing import NamedTuple
 
 from token_handlers.locks import DeferredLock
@@ -23,30 +22,103 @@ OTHER = "(other)"
 _MAX_APART = 64
 """How many combinations of labels are summed apart before the oldest is added to the sums of its labels."""
 
-_MOST_WAITING = 8
-"""How many increments wait before they are added."""
+MOST_WAITING = 8
+"""How many increments wait before they are summed."""
 
-Labelled = tuple[tuple[str, str], ...]
-
-_add, _subtract = EXACT.add, EXACT.subtract
 _ZERO = Decimal(0)
-_NO_NUMBERS: Mapping[str, int] = {}
 _WITHOUT_OUTPUT = ("embeddings", "rerank")
 
 new_tuple = tuple.__new__
 """Makes a NamedTuple of all its fields: its own __new__ is a function in Python, which takes as long as some calls."""
 
 
+class CallLabels(NamedTuple):
+    """What a call is labelled with; ``tags`` are names and values. The labels that it is summed under are `pairs`."""
+
+    model: str | None = None
+    session: str | None = None
+    user: str | None = None
+    node: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    provider: str | None = None
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return the labels under which the call is summed; 'tag' sums every tag, a bare one by its name."""
+        model = self.model or UNKNOWN_MODEL
+        pairs = [("model", model)]
+        if self.session is not None:
+            pairs.append(("session", self.session))
+            pairs.append((SESSION_MODEL, f"{self.session}\0{self.provider or ''}\0{model}"))
+        if self.user is not None:
+            pairs.append(("user", self.user))
+        if self.node is not None:
+            pairs.append(("langgraph_node", self.node))
+        for name, value in self.tags:
+            pairs.append((name, value))
+            pairs.append(("tag", name if value == BARE else f"{name}={value}"))
+        return pairs
+
+
 class Increment(NamedTuple):
-    """What a call adds to a counter: numbers by their unit (Usage's fields and the request counts), USD, and the labels
-    under which it is summed.
+    """What a call adds to a counter, or what several calls added: nobody changes it.
+
+    Its numbers are by their unit (Usage's fields and the request counts), USD, and the labels under which it is summed,
+    None where it has none. ``priced`` is of how many calls ``cost`` is the sum.
     """
 
-    numbers: Mapping[str, int]
-    cost: Decimal | None
-    saved: Decimal | None
-    labels: Labelled
+    numbers: dict[str, int]
+    cost: Decimal | None = None
+    saved: Decimal | None = None
+    labels: CallLabels | None = None
     cache_saved: Decimal | None = None
+    priced: int = 0
+
+    def negated(self) -> "Increment":
+        """Return what takes this back."""
+        numbers = {name: -number for name, number in self.numbers.items()}
+        cost, saved, cache_saved = (
+            None if amount is None else amount.copy_negate() for amount in (self.cost, self.saved, self.cache_saved)
+        )
+        return Increment(numbers, cost, saved, self.labels, cache_saved, -self.priced)
+
+    def known_cost(self) -> Decimal | None:
+        """Return the USD, or None where there were requests and none could be priced."""
+        return None if not self.priced and self.numbers.get("unpriced_requests") else self.cost or _ZERO
+
+    def totals(self) -> UsageTotals:
+        """Return it under the names of the totals."""
+        numbers = self.numbers
+        totals = {measure.name: numbers[measure.unit] for measure in MEASURES if measure.unit in numbers}
+        return UsageTotals(
+            **totals,
+            cost=self.known_cost(),
+            saved_cost=self.saved or _ZERO,
+            cache_saved_cost=known_saving(
+                self.cache_saved or _ZERO, numbers.get("unpriced_cache_tokens", 0), _cached_tokens(numbers)
+            ),
+        )
+
+
+NOTHING = Increment({})
+
+
+def summed(increments: Sequence[Increment], labels: CallLabels | None = None) -> Increment:
+    """Return the exact sum of increments, as one that has these labels."""
+    if not increments:
+        return NOTHING
+    numbers, costs, saved, _, cache_saved, priced = zip(*increments, strict=True)
+    money = [reduce(EXACT.add, filter(None, amounts), _ZERO) for amounts in (costs, saved, cache_saved)]
+    return Increment(_sums(numbers), money[0], money[1], labels, money[2], sum(priced))
+
+
+def _sums(numbers: Sequence[dict[str, int]]) -> dict[str, int]:
+    if len(set(map(tuple, numbers))) == 1:  # as nearly always: calls of one kind state the same
+        return dict(zip(numbers[0], map(sum, zip(*map(dict.values, numbers), strict=True)), strict=True))
+    sums: dict[str, int] = {}
+    for each in numbers:
+        for name, number in each.items():
+            sums[name] = sums.get(name, 0) + number
+    return sums
 
 
 def increment(
@@ -57,7 +129,7 @@ def increment(
     cost: Decimal | None = None,
     saved: Decimal | None = None,
     requests: int = 1,
-    labels: Labelled = (),
+    labels: CallLabels | None = None,
     doubted: bool = False,  # noqa: FBT001, FBT002 (a keyword would cost each call a microsecond)
     cache_saved: Decimal | None = None,
 ) -> Increment:
@@ -68,7 +140,7 @@ def increment(
     if outcome != "success":
         if outcome == "cached":
             return Increment({"cached_responses": requests}, None, saved, labels)
-        return Increment({"failed_requests": requests}, None, None, labels)
+        return Increment({"failed_requests": requests}, labels=labels)
     numbers = {**counts, "successful_requests": requests}
     if operation in _WITHOUT_OUTPUT:
         numbers.pop("output_tokens", None)
@@ -82,90 +154,11 @@ def increment(
         numbers["unpriced_requests"] = requests
     if cache_saved is None and (counts.get("cache_read_tokens") or counts.get("cache_write_tokens")):
         numbers["unpriced_cache_tokens"] = _cached_tokens(counts)
-    return new_tuple(Increment, (numbers, cost, None, labels, cache_saved))
+    return new_tuple(Increment, (numbers, cost, None, labels, cache_saved, cost is not None))
 
 
 def _cached_tokens(counts: Mapping[str, int]) -> int:
     return counts.get("cache_read_tokens", 0) + counts.get("cache_write_tokens", 0)
-
-
-class RunningTotal:
-    """One running sum; its counter's lock guards it. Its ``numbers`` are replaced, never changed: others have them."""
-
-    __slots__ = ("cache_saved", "cost", "numbers", "priced", "saved")
-
-    def __init__(self, first: Increment | None = None) -> None:
-        self.numbers: Mapping[str, int] = _NO_NUMBERS
-        self.cost = self.saved = self.cache_saved = _ZERO
-        self.priced = 0  # how many increments have a cost
-        if first is not None:
-            self.numbers = first.numbers
-            if first.cost is not None:
-                self.cost, self.priced = first.cost, 1
-            if first.saved is not None:
-                self.saved = first.saved
-            if first.cache_saved is not None:
-                self.cache_saved = first.cache_saved
-
-    def add(self, increment: Increment) -> None:
-        """Add an increment."""
-        self.numbers = _sums(self.numbers, increment.numbers)
-        if increment.cost is not None:
-            self.cost = _add(self.cost, increment.cost)
-            self.priced += 1
-        if increment.saved is not None:
-            self.saved = _add(self.saved, increment.saved)
-        if increment.cache_saved is not None:
-            self.cache_saved = _add(self.cache_saved, increment.cache_saved)
-
-    def add_total(self, other: "RunningTotal") -> None:
-        """Add another sum."""
-        self.numbers = _sums(self.numbers, other.numbers)
-        self.cost = _add(self.cost, other.cost)
-        if other.saved:
-            self.saved = _add(self.saved, other.saved)
-        if other.cache_saved:
-            self.cache_saved = _add(self.cache_saved, other.cache_saved)
-        self.priced += other.priced
-
-    def copy(self) -> "RunningTotal":
-        """Return another sum of the same."""
-        other = RunningTotal()
-        other.numbers, other.cost, other.saved, other.priced = self.numbers, self.cost, self.saved, self.priced
-        other.cache_saved = self.cache_saved
-        return other
-
-    def subtract(self, increment: Increment) -> None:
-        """Subtract an increment that was added."""
-        self.numbers = _sums(self.numbers, {name: -number for name, number in increment.numbers.items()})
-        if increment.cost is not None:
-            self.cost = _subtract(self.cost, increment.cost)
-            self.priced -= 1
-        if increment.cache_saved is not None:
-            self.cache_saved = _subtract(self.cache_saved, increment.cache_saved)
-
-    def totals(self) -> UsageTotals:
-        """Return the sum as it is now."""
-        numbers = self.numbers
-        totals = {measure.name: numbers[measure.unit] for measure in MEASURES if measure.unit in numbers}
-        return UsageTotals(
-            **totals,
-            cost=self.known_cost(),
-            saved_cost=self.saved,
-            cache_saved_cost=known_saving(
-                self.cache_saved, numbers.get("unpriced_cache_tokens", 0), _cached_tokens(numbers)
-            ),
-        )
-
-    def known_cost(self) -> Decimal | None:
-        """Return the USD, or None where there were requests and none could be priced."""
-        return None if not self.priced and self.numbers.get("unpriced_requests") else self.cost
-
-
-def _sums(numbers: Mapping[str, int], more: Mapping[str, int]) -> Mapping[str, int]:
-    if [*numbers] == [*more]:  # as nearly always: calls of one kind state the same
-        return dict(zip(numbers, map(operator.add, numbers.values(), more.values()), strict=True))
-    return {**numbers, **{name: numbers.get(name, 0) + number for name, number in more.items()}}
 
 
 def known_saving(saved: Decimal, unpriced_tokens: int, cached_tokens: int) -> Decimal | None:
@@ -183,59 +176,38 @@ def increment_of(record: UsageRecord) -> Increment:
         cost=record.cost,
         saved=record.saved_cost,
         requests=record.requests,
-        labels=label_pairs(record.model, record.session, record.user, record.node, record.tags, record.provider),
+        labels=labels_of(record),
         doubted=bool(record.doubts),
         cache_saved=record.cache_saved_cost,
     )
 
 
-def label_pairs(
-    model: str | None,
-    session: str | None,
-    user: str | None,
-    node: str | None,
-    tags: Mapping[str, str],
-    provider: str | None = None,
-) -> Labelled:
-    """Return the labels under which a call is summed; 'tag' sums every tag, a bare one by its name."""
-    named = ("model", model or UNKNOWN_MODEL)
-    if session is None and user is None and node is None and not tags:
-        return (named,)
-    pairs = [named]
-    if session is not None:
-        pairs.append(("session", session))
-        pairs.append((SESSION_MODEL, f"{session}\0{provider or ''}\0{model or UNKNOWN_MODEL}"))
-    if user is not None:
-        pairs.append(("user", user))
-    if node is not None:
-        pairs.append(("langgraph_node", node))
-    for name, value in tags.items():
-        pairs.append((name, value))
-        pairs.append(("tag", name if value == BARE else f"{name}={value}"))
-    return tuple(pairs)
+def labels_of(record: UsageRecord) -> CallLabels:
+    """Return the labels of a record's call."""
+    tags = tuple(record.tags.items())
+    return CallLabels(record.model, record.session, record.user, record.node, tags, record.provider)
 
 
 class LabelSums:
     """Sums of increments, in all and by label, that several threads and the garbage collector may add to at once.
 
-    An increment is added to the sum of its combination of labels alone; reading adds these up.
+    What a counter has ``waiting`` is added to the sum of its combination of labels alone; of too many combinations, the
+    older half is added to the tables of their labels. Estimates of open calls are taken back when these end.
     """
 
-    __slots__ = ("__weakref__", "_apart", "_labels", "_lock", "_shown", "_total")
+    __slots__ = ("_apart", "_lock", "_resets", "_shown", "_tables", "_waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, waiting: list[Increment]) -> None:
         self._lock = DeferredLock()
-        self._apart: dict[Labelled, RunningTotal] = {}
-        self._total = RunningTotal()
-        self._labels: dict[str, dict[str, RunningTotal]] = {}
+        self._waiting = waiting
+        self._apart: dict[CallLabels | None, Increment] = {}  # None: what has no labels, or is in the tables
+        self._tables: dict[str, dict[str, Increment]] = {}
         self._shown: dict[object, Increment] = {}
+        self._resets = 0
 
-    def apply(self, increment: Increment) -> None:
-        """Add an increment: whoever reads next does it, or the call with which too many wait."""
-        waiting = self._lock.waiting
-        waiting.append(partial(self._add, increment))
-        if len(waiting) >= _MOST_WAITING:
-            self._lock.catch_up()
+    def catch_up(self) -> None:
+        """Add what waits, or leave it to whoever has the lock."""
+        self._lock.run_soon(self._catch_up)
 
     def show(self, call: object, estimate: Increment) -> None:
         """Add what a call that is still open is estimated to be, until it is settled or hidden."""
@@ -243,65 +215,100 @@ class LabelSums:
 
     def settle(self, call: object, increment: Increment) -> None:
         """Add a call's increment in place of the estimate, atomically."""
-        self._lock.run_soon(lambda: self._hide(call, increment))
+        self._lock.run_soon(lambda: self._replace(call, increment))
 
     def hide(self, call: object) -> None:
         """Subtract the estimate of a call that was never sent, or that another one includes."""
-        self._lock.run_soon(lambda: self._hide(call))
+        self._lock.run_soon(lambda: self._replace(call))
 
     def renew_lock(self) -> None:
         """Replace the lock: for a forked child, in which a thread that held it does not exist."""
         self._lock.renew()
 
-    def _add(self, increment: Increment) -> None:
-        total = self._apart.get(increment.labels)
-        if total is not None:
-            total.add(increment)
-            return
-        if len(self._apart) >= _MAX_APART:
-            oldest = next(iter(self._apart))
-            self._add_up(oldest, self._apart.pop(oldest))
-        self._apart[increment.labels] = RunningTotal(increment)
+    def parts(self) -> list[Increment]:
+        """Return what the total is the sum of, as of one moment."""
+        return self.reading()[0]
 
-    def _subtract(self, increment: Increment) -> None:
-        self._add_all_up()
-        self._total.subtract(increment)
-        for label, value in increment.labels:
-            self._sum_of(label, value).subtract(increment)
+    def reading(self) -> tuple[list[Increment], int]:
+        """Return what `parts` does, and how many times it was cleared before."""
+        with self._lock:
+            return [*self._apart.values(), *self._waiting], self._resets
 
-    def _add_up(self, labels: Labelled, total: RunningTotal) -> None:
-        self._total.add_total(total)
-        for label, value in labels:
-            values = self._labels.setdefault(label, {})
-            if value not in values and len(values) < MAX_VALUES:  # such as a new session's
-                values[value] = total.copy()
-            else:
-                self._sum_of(label, value).add_total(total)
+    def by(self, label: str) -> dict[str, Increment]:
+        """Return the sums by a label's values."""
+        with self._lock:
+            sums = {**self._tables.get(label, {})}
+            for pair, parts in _by_pairs([*self._apart.values(), *self._waiting]).items():
+                if pair[0] == label:
+                    _add_to_table(sums, pair[1], parts)
+        return sums
 
-    def _add_all_up(self) -> None:
-        for labels, total in self._apart.items():
-            self._add_up(labels, total)
-        self._apart.clear()
+    def names(self) -> set[str]:
+        """Return the names of all labels."""
+        with self._lock:
+            return {label for label, _ in _by_pairs([*self._apart.values(), *self._waiting])}.union(self._tables)
 
-    def _sum_of(self, label: str, value: str) -> RunningTotal:
-        values = self._labels.setdefault(label, {})
-        total = values.get(value)
-        if total is None:
-            if len(values) >= MAX_VALUES:
-                value = OTHER
-            total = values.setdefault(value, RunningTotal())
-        return total
+    def clear(self) -> Increment:
+        """Remove all but the estimates of open calls, and return the sum of what was removed."""
+        with self._lock:
+            waiting, shown = [*self._waiting], [*self._shown.values()]
+            removed = [*self._apart.values(), *waiting, *(estimate.negated() for estimate in shown)]
+            self._apart, self._tables, self._waiting[: len(waiting)] = {}, {}, shown
+            self._resets += 1
+        return summed(removed)
 
     def _show(self, call: object, estimate: Increment) -> None:
         if getattr(call, "settled", False):
             return
-        self._hide(call)
+        self._replace(call, estimate)
         self._shown[call] = estimate
-        self._add(estimate)
 
-    def _hide(self, call: object, increment: Increment | None = None) -> None:
+    def _replace(self, call: object, *increments: Increment) -> None:
+        """Add increments in place of a call's estimate, where there is one."""
+        self._catch_up()
         estimate = self._shown.pop(call, None)
-        if estimate is not None:
-            self._subtract(estimate)
-        if increment is not None:
-            self._add(increment)
+        self._waiting.extend(increments if estimate is None else (estimate.negated(), *increments))
+
+    def _catch_up(self) -> None:
+        waiting = [*self._waiting]
+        if len(waiting) < MOST_WAITING:
+            return
+        alike: dict[CallLabels | None, list[Increment]] = {}
+        for part in waiting:
+            alike.setdefault(part.labels, []).append(part)
+        sums = {}
+        for labels, parts in alike.items():
+            if labels in self._apart:
+                parts.append(self._apart[labels])
+            sums[labels] = parts[0] if len(parts) == 1 else summed(parts, labels)
+        self._apart.update(sums)
+        del self._waiting[: len(waiting)]
+        if len(self._apart) > _MAX_APART:
+            self._add_older_half_to_tables()
+
+    def _add_older_half_to_tables(self) -> None:
+        apart = {**self._apart}
+        whole = apart.pop(None, NOTHING)
+        older = [apart.pop(labels) for labels in [*apart][: _MAX_APART // 2]]
+        self._apart = {None: summed((whole, *older)), **apart}
+        for (label, value), parts in _by_pairs(older).items():
+            _add_to_table(self._tables.setdefault(label, {}), value, parts)
+
+
+def _by_pairs(parts: Sequence[Increment]) -> dict[tuple[str, str], list[Increment]]:
+    """Return parts by the labels and values under which they are summed, without the labels, not to be kept twice."""
+    found: dict[tuple[str, str], list[Increment]] = {}
+    for numbers, cost, saved, labels, cache_saved, priced in parts:
+        if labels is not None:
+            part = Increment(numbers, cost, saved, None, cache_saved, priced)
+            for pair in labels.pairs():
+                found.setdefault(pair, []).append(part)
+    return found
+
+
+def _add_to_table(table: dict[str, Increment], value: str, parts: list[Increment]) -> None:
+    if value not in table and len(table) >= MAX_VALUES:
+        value = OTHER
+    if value in table:
+        parts = [table[value], *parts]
+    table[value] = parts[0] if len(parts) == 1 else summed(parts)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from token_handlers.counter.tables import money, usd_column
-from token_handlers.counter.totals import OTHER, RunningTotal, increment_of, label_pairs
+from token_handlers.counter.totals import NOTHING, OTHER, Increment, increment_of, labels_of, summed
 from token_handlers.pricing.catalog import base_name
 from token_handlers.pricing.price import Price
 from token_handlers.pricing.providers import provider_id
@@ -118,7 +118,7 @@ def replacement_of(text: str) -> Replacement:
 def compare(records: Iterable[UsageRecord], replacements: Sequence[Replacement], label: str) -> WhatIf:
     """Return what calls would have cost, by the values of a label; a replacement of one model beats that of all."""
     ordered = sorted(replacements, key=lambda each: each.model is None)
-    sums: dict[str | None, tuple[RunningTotal, RunningTotal]] = {None: (RunningTotal(), RunningTotal())}
+    sums: dict[str | None, tuple[Increment, Increment]] = {None: (NOTHING, NOTHING)}
     doubts: Counter[str] = Counter()
     used: Counter[Replacement] = Counter()
     for record in records:
@@ -130,9 +130,8 @@ def compare(records: Iterable[UsageRecord], replacements: Sequence[Replacement],
             doubts.update(dict.fromkeys(() if price is None else price.doubts, record.requests))
         actual, other = increment_of(record), increment_of(changed)
         for value in (None, *_values(record, label)):
-            before, after = sums.setdefault(value, (RunningTotal(), RunningTotal()))
-            before.add(actual)
-            after.add(other)
+            before, after = sums.get(value, (NOTHING, NOTHING))
+            sums[value] = summed((before, actual)), summed((after, other))
     compared = {value: ComparedTotals(*(total.totals() for total in pair)) for value, pair in sums.items()}
     whole = compared.pop(None)
     return WhatIf(
@@ -224,5 +223,4 @@ def _values(record: UsageRecord, label: str) -> Iterator[str]:
         if value:
             yield value
     else:
-        pairs = label_pairs(record.model, record.session, record.user, record.node, record.tags)
-        yield from (value for name, value in pairs if name == label)
+        yield from (value for name, value in labels_of(record).pairs() if name == label)

@@ -9,15 +9,7 @@ from urllib.parse import urlsplit
 
 from token_handlers.budget.limits import Amounts
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.counter.totals import (
-    UNKNOWN_MODEL,
-    Increment,
-    Labelled,
-    increment,
-    increment_of,
-    label_pairs,
-    new_tuple,
-)
+from token_handlers.counter.totals import CallLabels, Increment, increment, increment_of, new_tuple
 from token_handlers.errors import WHY, BudgetExceeded, absorb, shielded
 from token_handlers.http import ProviderAnswer
 from token_handlers.lifecycle import Warnings, after_fork, at_exit
@@ -28,7 +20,7 @@ from token_handlers.tracking import reservations
 from token_handlers.tracking.answers import billed_by_answers
 from token_handlers.tracking.call import Call, oldest_beyond_limit, open_calls, unwatch_task
 from token_handlers.tracking.result import DISCARD, NOTHING_REPORTED, CallResult, Incomplete, Verdict
-from token_handlers.tracking.scopes import NO_LABELS, Budgets, Labels, Sinks
+from token_handlers.tracking.scopes import Budgets, Labels, Sinks
 from token_handlers.tracking.state import renew_locks as renew_state
 from token_handlers.tracking.state import state
 from token_handlers.usage import CostPart, Operation, Usage, UsageRecord
@@ -255,13 +247,10 @@ def _price(call: Call, usage: ReportedUsage) -> Price | None:
 
 
 def _increment(call: Call, result: CallResult, price: Price | None) -> Increment:
-    usage, labels = result.usage, call.labels
-    counts, model = usage.counts, usage.model or call.model
-    if labels is NO_LABELS and call.node is None:
-        pairs: Labelled = (("model", model or UNKNOWN_MODEL),)
-    else:
-        session, user, tags = labels
-        pairs = label_pairs(model, session, user, call.node, tags, call.provider)
+    usage, (session, user, tags) = result.usage, call.labels
+    counts = usage.counts
+    named = tuple(tags.items()) if tags else ()
+    labels = new_tuple(CallLabels, (usage.model or call.model, session, user, call.node, named, call.provider))
     doubts: Sequence[str] = usage.doubts
     cost = saved = None
     if price is not None:
@@ -271,9 +260,9 @@ def _increment(call: Call, result: CallResult, price: Price | None) -> Increment
             saved is not None or not (counts.get("cache_read_tokens") or counts.get("cache_write_tokens"))
         ):
             # as nearly always, and in half the steps
-            return new_tuple(Increment, ({**counts, "successful_requests": 1}, cost, None, pairs, saved))
+            return new_tuple(Increment, ({**counts, "successful_requests": 1}, cost, None, labels, saved, 1))
     outcome, source, requests = result.outcome, result.source, result.requests
-    return increment(counts, call.operation, outcome, source, cost, cost, requests, pairs, bool(doubts), saved)
+    return increment(counts, call.operation, outcome, source, cost, cost, requests, labels, bool(doubts), saved)
 
 
 class EndedCall(NamedTuple):

@@ -132,5 +132,6 @@ def totals_of(hashes: Sequence[Mapping[bytes, bytes]]) -> UsageTotals:
     for fields in hashes:
         amounts = {name.decode(): int(amount) for name, amount in fields.items()}
         money = {name: usd(amounts.pop(name)) for name in ("cost", "saved", "cache_saved") if name in amounts}
-        counter.apply(Increment(amounts, money.get("cost"), money.get("saved"), (), money.get("cache_saved")))
+        cost, saved, cache_saved = (money.get(name) for name in ("cost", "saved", "cache_saved"))
+        counter.apply(Increment(amounts, cost, saved, None, cache_saved, cost is not None))
     return counter.snapshot()
