@@ -172,7 +172,7 @@ PLAIN = [
     "payloads/plain.py",
     "tracking/recorder.py",
     "pricing/plans.py",
-    "counter/totals.py",
+    "counter/counter.py",
 ]
 
 

@@ -1,7 +1,7 @@
 """The one place that every call passes through at its end: its record, for counters, budgets and sinks."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from token_handlers.pricing.price import Price
 from token_handlers.tracking import reservations
 from token_handlers.tracking.answers import billed_by_answers
 from token_handlers.tracking.call import Call, oldest_beyond_limit, open_calls, unwatch_task
-from token_handlers.tracking.result import DISCARD, NOTHING_REPORTED, CallResult, Incomplete, Verdict
+from token_handlers.tracking.result import DISCARD, NOTHING_REPORTED, UNREAD, CallResult, Incomplete, Verdict
 from token_handlers.tracking.scopes import Budgets, Labels, Sinks
 from token_handlers.tracking.state import renew_locks as renew_state
 from token_handlers.tracking.state import state
@@ -28,6 +28,8 @@ from token_handlers.usage import CostPart, Operation, Usage, UsageRecord
 _MOST_SHOWN = 1_000
 """How many open calls a counter shows at once as estimates."""
 
+_TERMS = slice(ReportedUsage._fields.index("billed"), None)
+_NO_TERMS = NOTHING_REPORTED[_TERMS]
 _AS_REPORTED = CallResult(NOTHING_REPORTED)[1:]
 
 _unreported = Warnings()
@@ -92,8 +94,26 @@ def _read(call: Call, verdict: CallResult | Incomplete) -> tuple[CallResult, Pri
         if call.model is None:
             call.describe()
         result = verdict if type(verdict) is CallResult else _estimated(call, verdict)
-        price = None if result.outcome == "failed" else _price(call, result.usage)
-        return result, price, _increment(call, result, price), None
+        usage = result.usage
+        counts, model = usage.counts, usage.model or call.model
+        # the address that was asked, as an environment variable or a client's own may have set another one
+        url = call.answers[-1].request.url if call.answers else call.base_url
+        # one request, billed by its counts alone: nearly all calls are, and these are priced and counted in few steps
+        is_plain = usage.cost is None and usage[_TERMS] == _NO_TERMS and result[1:] == _AS_REPORTED
+        if is_plain and not (call.served or call.stand_ins):
+            book = price_state.book or current_book()
+            price = book.price((model, call.provider, url, usage.service_tier, call.model, ()), counts, call.started_at)
+        else:
+            price = None if result.outcome == "failed" else _price(call, usage, url)
+        session, user, tags = call.labels
+        named = tuple(tags.items()) if tags else ()
+        labels = new_tuple(CallLabels, (model, session, user, call.node, named, call.provider))
+        if is_plain and call.operation == "chat" and price is not None and not price.doubts:
+            saved = price.cache_saved
+            if saved is not None or not (counts.get("cache_read_tokens") or counts.get("cache_write_tokens")):
+                numbers = {**counts, "successful_requests": 1}
+                return result, price, new_tuple(Increment, (numbers, price.cost, None, labels, saved, 1)), None
+        return result, price, _increment(call, result, price, labels), None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is not the application's, and the call was made
         result = CallResult(verdict.usage or ReportedUsage({}), "estimated", "none")
         return result, None, increment(result.usage.counts, call.operation, source="estimated"), error
@@ -184,8 +204,9 @@ TokenCounter.show_open = show_open
 @shielded
 def _show(call: Call, counters: tuple[TokenCounter, ...]) -> None:
     progress = call.progress()
-    result = _estimated(call, Incomplete())
-    added = _increment(call, result, _price(call, result.usage))
+    _, _, added, fault = _read(call, UNREAD)
+    if fault is not None:
+        raise fault
     if call.settled:
         return
     call.shown = {**(call.shown or {}), **dict.fromkeys(counters, progress)}
@@ -215,17 +236,12 @@ def _estimated(call: Call, verdict: Incomplete) -> CallResult:
     return CallResult(usage, "estimated", f"partial+{method}", requests=verdict.requests)
 
 
-def _price(call: Call, usage: ReportedUsage) -> Price | None:
+def _price(call: Call, usage: ReportedUsage, url: str | None) -> Price | None:
     """Return what a call costs: what the provider stated, else by price; None where it is unknown."""
     if usage.cost is not None and not was_cached(usage.counts):
         return Price(usage.cost, "reported")
     counts = usage.counts if usage.billed is None else usage.billed
-    # the address that was asked, as an environment variable or a client's own may have set another one
-    url = call.answers[-1].request.url if call.answers else call.base_url
     model = usage.model or call.model
-    if usage.cost is None and not (usage.context or usage.beside or call.served or call.stand_ins):  # as nearly always
-        book = price_state.book or current_book()
-        return book.price((model, call.provider, url, usage.service_tier, call.model, ()), counts, call.started_at)
     stand_in = call.stand_ins.get(model or "")
     if stand_in is not None:
         return price_call(counts, *stand_in, at=call.started_at)
@@ -246,23 +262,11 @@ def _price(call: Call, usage: ReportedUsage) -> Price | None:
     return Price(usage.cost, "reported", cache_saved=None if price is None else price.cache_saved)
 
 
-def _increment(call: Call, result: CallResult, price: Price | None) -> Increment:
-    usage, (session, user, tags) = result.usage, call.labels
-    counts = usage.counts
-    named = tuple(tags.items()) if tags else ()
-    labels = new_tuple(CallLabels, (usage.model or call.model, session, user, call.node, named, call.provider))
-    doubts: Sequence[str] = usage.doubts
-    cost = saved = None
-    if price is not None:
-        cost, saved, doubts = price.cost, price.cache_saved, price.doubts or doubts
-        is_plain = result[1:] == _AS_REPORTED and call.operation == "chat" and not doubts
-        if is_plain and (
-            saved is not None or not (counts.get("cache_read_tokens") or counts.get("cache_write_tokens"))
-        ):
-            # as nearly always, and in half the steps
-            return new_tuple(Increment, ({**counts, "successful_requests": 1}, cost, None, labels, saved, 1))
-    outcome, source, requests = result.outcome, result.source, result.requests
-    return increment(counts, call.operation, outcome, source, cost, cost, requests, labels, bool(doubts), saved)
+def _increment(call: Call, result: CallResult, price: Price | None, labels: CallLabels) -> Increment:
+    usage, outcome, source, requests = result.usage, result.outcome, result.source, result.requests
+    cost, doubts, saved = (None, (), None) if price is None else (price.cost, price.doubts, price.cache_saved)
+    doubted = bool(doubts or usage.doubts)
+    return increment(usage.counts, call.operation, outcome, source, cost, cost, requests, labels, doubted, saved)
 
 
 class EndedCall(NamedTuple):
