@@ -136,7 +136,7 @@ class ConversationTracker:
     def _enter(self, frame: FrameType) -> None:
         self._entered.append(self._block)  # another conversation may be chosen inside
         self._was_entered = True
-        self._block._enter(frame)  # noqa: SLF001 (with the caller's frame)
+        self._block.__enter__(frame)
 
     def __repr__(self) -> str:
         counts = self._unsent.counts()

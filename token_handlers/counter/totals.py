@@ -1,6 +1,6 @@
 """What a call adds to a counter, and the sums of that, in all and by label."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
 from typing import NamedTuple
@@ -20,7 +20,7 @@ MAX_VALUES = 10_000
 OTHER = "(other)"
 
 _MAX_APART = 64
-"""How many combinations of labels are summed apart before the oldest is added to the sums of its labels."""
+"""How many combinations of labels are summed apart; beyond it the oldest are added to the sums of their labels."""
 
 MOST_WAITING = 8
 """How many increments wait before they are summed."""
@@ -192,7 +192,7 @@ class LabelSums:
     """Sums of increments, in all and by label, that several threads and the garbage collector may add to at once.
 
     What a counter has ``waiting`` is added to the sum of its combination of labels alone; of too many combinations, the
-    older half is added to the tables of their labels. Estimates of open calls are taken back when these end.
+    oldest are added to the tables of their labels. Estimates of open calls are taken back when these end.
     """
 
     __slots__ = ("_apart", "_lock", "_resets", "_shown", "_tables", "_waiting")
@@ -237,16 +237,15 @@ class LabelSums:
     def by(self, label: str) -> dict[str, Increment]:
         """Return the sums by a label's values."""
         with self._lock:
-            sums = {**self._tables.get(label, {})}
-            for pair, parts in _by_pairs([*self._apart.values(), *self._waiting]).items():
-                if pair[0] == label:
-                    _add_to_table(sums, pair[1], parts)
-        return sums
+            tables = {label: {**self._tables.get(label, {})}}
+            _add_to_tables(tables, [*self._apart.values(), *self._waiting])
+        return tables[label]
 
     def names(self) -> set[str]:
         """Return the names of all labels."""
-        with self._lock:
-            return {label for label, _ in _by_pairs([*self._apart.values(), *self._waiting])}.union(self._tables)
+        apart: dict[str, dict[str, Increment]] = {}
+        _add_to_tables(apart, self.parts())
+        return {*apart, *self._tables}
 
     def clear(self) -> Increment:
         """Remove all but the estimates of open calls, and return the sum of what was removed."""
@@ -284,31 +283,28 @@ class LabelSums:
         self._apart.update(sums)
         del self._waiting[: len(waiting)]
         if len(self._apart) > _MAX_APART:
-            self._add_older_half_to_tables()
+            self._add_oldest_to_tables()
 
-    def _add_older_half_to_tables(self) -> None:
+    def _add_oldest_to_tables(self) -> None:
         apart = {**self._apart}
         whole = apart.pop(None, NOTHING)
-        older = [apart.pop(labels) for labels in [*apart][: _MAX_APART // 2]]
-        self._apart = {None: summed((whole, *older)), **apart}
-        for (label, value), parts in _by_pairs(older).items():
-            _add_to_table(self._tables.setdefault(label, {}), value, parts)
+        oldest = [apart.pop(labels) for labels in [*apart][: len(apart) + 1 - _MAX_APART]]
+        self._apart = {None: summed((whole, *oldest)), **apart}
+        _add_to_tables(self._tables, oldest)
 
 
-def _by_pairs(parts: Sequence[Increment]) -> dict[tuple[str, str], list[Increment]]:
-    """Return parts by the labels and values under which they are summed, without the labels, not to be kept twice."""
-    found: dict[tuple[str, str], list[Increment]] = {}
+def _add_to_tables(tables: dict[str, dict[str, Increment]], parts: Iterable[Increment]) -> None:
+    """Add parts to the sums of their labels' values; these do not keep the parts' labels."""
+    repeated: dict[tuple[str, str], list[Increment]] = {}
     for numbers, cost, saved, labels, cache_saved, priced in parts:
-        if labels is not None:
-            part = Increment(numbers, cost, saved, None, cache_saved, priced)
-            for pair in labels.pairs():
-                found.setdefault(pair, []).append(part)
-    return found
-
-
-def _add_to_table(table: dict[str, Increment], value: str, parts: list[Increment]) -> None:
-    if value not in table and len(table) >= MAX_VALUES:
-        value = OTHER
-    if value in table:
-        parts = [table[value], *parts]
-    table[value] = parts[0] if len(parts) == 1 else summed(parts)
+        part = new_tuple(Increment, (numbers, cost, saved, None, cache_saved, priced))
+        for label, value in () if labels is None else labels.pairs():
+            sums = tables.setdefault(label, {})
+            if value in sums:
+                repeated.setdefault((label, value), []).append(part)
+            elif len(sums) < MAX_VALUES:
+                sums[value] = part
+            else:
+                repeated.setdefault((label, OTHER), []).append(part)
+    for (label, value), more in repeated.items():
+        tables[label][value] = summed((tables[label].get(value, NOTHING), *more))

@@ -10,8 +10,6 @@ from token_handlers.tracking.track_tokens import track_tokens
 class get_openai_callback(track_tokens):  # noqa: N801 (used like a function)
     """Count the LangChain calls inside the block; yields a LangChainTokenHandler, for every provider's models."""
 
-    __slots__ = ()
-
     def __init__(self) -> None:
         super().__init__()
 
@@ -24,7 +22,7 @@ class get_openai_callback(track_tokens):  # noqa: N801 (used like a function)
     def _enter_handler(self, caller: FrameType) -> LangChainTokenHandler:
         handler = LangChainTokenHandler()
         self._counter, self._recorder = handler.counter, handler
-        self._enter(caller)
+        super().__enter__(caller)
         return handler
 
 

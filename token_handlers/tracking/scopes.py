@@ -48,29 +48,50 @@ class Labels(NamedTuple):
 NO_LABELS = Labels()
 
 
+class Block(NamedTuple):
+    """What a block was given, and the scopes around it: what track_tokens(counter=...) enters again."""
+
+    labels: Labels = NO_LABELS
+    sinks: Sinks = ()
+    budgets: Budgets = ()
+    stand_ins: Mapping[str, Sold] = NO_STAND_INS
+    sdk_calls: bool = True
+    outer: "tuple[Scope, ...]" = ()
+
+    def again(self, block: "Block") -> "Block":
+        """Return what a block has that enters this one's counter again."""
+        others = (scope for scope in self.outer if scope not in block.outer and scope.token is not None)
+        return Block(
+            self.labels.merged(block.labels),
+            (*self.sinks, *block.sinks),
+            (*self.budgets, *block.budgets),
+            {**self.stand_ins, **block.stand_ins},
+            block.sdk_calls,
+            (*block.outer, *others),
+        )
+
+
+NOTHING_GIVEN = Block()
+
+
 class Scope:
     """One entered block."""
 
     # Class attributes are the defaults: a block is opened in the application's time, and most of them stay as they are.
+    counter: TokenCounter
+    labels = NO_LABELS
+    sinks: Sinks = ()
+    budgets: Budgets = ()
+    stand_ins: Mapping[str, Sold] = NO_STAND_INS
+    sdk_calls = True
+    outer: "tuple[Scope, ...]" = ()
     context: Any = None  # what a call that starts here needs, which `call` alone knows; made with the first one
     recorder: Any = None  # a framework's own handler for this block, which the framework's package alone knows
-    sdk_calls = True
-    stand_ins: Mapping[str, Sold] = NO_STAND_INS
-    left = False
     left_in: tuple[int, int | None] | None = None
     closed = False
     frame: FrameType | None = None
     flow: tuple[int, int | None] | None = None
-    token: "Token[tuple[Scope, ...]] | None" = None
-
-    def __init__(
-        self, counter: TokenCounter, labels: Labels, sinks: Sinks, budgets: Budgets, outer: "tuple[Scope, ...]"
-    ) -> None:
-        self.counter = counter
-        self.labels: Labels = outer[-1].labels.merged(labels) if outer else labels
-        self.sinks = sinks
-        self.budgets = budgets
-        self.outer = outer
+    token: "Token[tuple[Scope, ...]] | None" = None  # while it is entered
 
 
 active: ContextVar[tuple[Scope, ...]] = ContextVar("token_handlers_scopes", default=())
@@ -114,6 +135,8 @@ def is_entered_here(scope: Scope) -> bool:
 
 def enter(scope: Scope, caller: FrameType) -> None:
     """Make a scope active in this context, and in the caller's frame where that is a generator's."""
+    if scope.outer:
+        scope.labels = scope.outer[-1].labels.merged(scope.labels)
     frame = _stepped_generator(caller) if caller.f_code.co_flags & _GENERATOR else None
     if frame is not None:
         scope.frame, scope.flow = frame, _flow()
@@ -125,7 +148,6 @@ def enter(scope: Scope, caller: FrameType) -> None:
 
 def leave(scope: Scope) -> None:
     """Undo `enter`, in whatever order and context the blocks are left."""
-    scope.left = True
     scope.context = None
     _entered.discard(scope)
     if scope.frame is not None:

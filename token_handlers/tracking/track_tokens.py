@@ -11,16 +11,16 @@ from typing import Any, TypeVar, cast
 from token_handlers.budget.budget import Budget, check_budget
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import BARE
-from token_handlers.pricing.sellers import NO_STAND_INS, Sold, checked_stand_ins
+from token_handlers.pricing.sellers import NO_STAND_INS, checked_stand_ins
 from token_handlers.tracking import gates as _gates  # noqa: F401 (they register themselves)
 from token_handlers.tracking import threads as _threads  # noqa: F401 (as above)
 from token_handlers.tracking.recorder import show_open
 from token_handlers.tracking.scopes import (
     NO_LABELS,
-    Budgets,
+    NOTHING_GIVEN,
+    Block,
     Labels,
     Scope,
-    Sinks,
     active,
     active_scopes,
     enter,
@@ -37,12 +37,6 @@ RESERVED = ("model", "session", "user", "langgraph_node", "tag", "provider", "op
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Block(tuple[Labels, Sinks, Budgets, tuple[Scope, ...], Mapping[str, Sold]]):
-    """What a counter's block had, and the scopes around it, for track_tokens(counter=...) to enter again."""
-
-    __slots__ = ()
-
-
 class track_tokens:  # noqa: N801 (used like a function, as contextlib's own context managers are)
     """Count every LangChain, LlamaIndex and SDK call that starts inside the block: `with`, `async with` or decorator.
 
@@ -57,7 +51,10 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
     As a decorator it puts a block around each call of the function; give it a ``counter`` to read what they used.
     """
 
-    __slots__ = ("_budgets", "_counter", "_labels", "_recorder", "_scopes", "_sdk_calls", "_sinks", "_stand_ins")
+    # Class attributes are the defaults: a block is made in the application's time, and most of them stay as they are.
+    _given = NOTHING_GIVEN
+    _counter: TokenCounter | None = None
+    _recorder: object = None  # see Scope
 
     def __init__(
         self,
@@ -71,83 +68,82 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         sdk_calls: bool = True,
         price_as: Mapping[str, str] | None = None,
     ) -> None:
-        if session is None and user is None and not tags:
-            self._labels = NO_LABELS
-        else:
-            self._labels = Labels(_name(session), _name(user), _tags(tags))
-        if counter is not None and not isinstance(counter, TokenCounter):
-            raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
         if budget is not None:
             check_budget(budget)
-        self._budgets = (budget,) if budget is not None else ()
-        self._counter = counter
-        self._sinks = tuple(sinks)
-        self._sdk_calls = sdk_calls
-        self._stand_ins = NO_STAND_INS if price_as is None else checked_stand_ins(price_as)
-        self._recorder: object = None
-        self._scopes: list[Scope] = []
+        is_labelled = session is not None or user is not None or tags
+        if is_labelled or budget is not None or sinks or price_as is not None or not sdk_calls:
+            self._given = Block(
+                Labels(_name(session), _name(user), {} if tags is None else _tags(tags)) if is_labelled else NO_LABELS,
+                tuple(sinks),
+                () if budget is None else (budget,),
+                NO_STAND_INS if price_as is None else checked_stand_ins(price_as),
+                sdk_calls,
+            )
+        if counter is not None:
+            if not isinstance(counter, TokenCounter):
+                raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
+            self._counter = counter
+        self._entered: list[Scope] = []
 
-    def __enter__(self) -> TokenCounter:
-        return self._enter(sys._getframe(1))  # noqa: SLF001 (a generator's block is remembered by its frame)
+    def __enter__(self, caller: FrameType | None = None) -> TokenCounter:
+        # A generator's block is remembered by its frame: the caller's, unless that enters it for another.
+        if caller is None:
+            caller = sys._getframe(1)  # noqa: SLF001 (there is no public way)
+        if not state.watched:
+            watch_frameworks()
+        counter = self._counter
+        if counter is None:
+            counter = TokenCounter()
+        given, outer, before = self._given, active_scopes() if unusual else active.get(), counter.block
+        if outer:
+            given = Block(*given[:5], outer)
+        if before is None:
+            counter.block = given
+        elif isinstance(before, Block):
+            given = before.again(given)
+        scope = Scope()
+        scope.counter = counter
+        if given is not NOTHING_GIVEN:
+            scope.labels, scope.sinks, scope.budgets, scope.stand_ins, scope.sdk_calls, scope.outer = given
+            if given.budgets and not state.checked:
+                check_budgets()
+        if self._recorder is not None:
+            scope.recorder = self._recorder
+        self._entered.append(scope)
+        enter(scope, caller)
+        return counter
 
     async def __aenter__(self) -> TokenCounter:
-        return self._enter(sys._getframe(1))  # noqa: SLF001 (as above: the frame that awaits)
+        return self.__enter__(sys._getframe(1))  # noqa: SLF001 (as above: the frame that awaits)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
+        # One object may be entered by several threads or tasks at once; each leaves its own scope.
+        entered = self._entered
+        if len(entered) == 1:
+            scope = entered.pop(0)
+        else:
+            scope = next((other for other in reversed(entered) if is_entered_here(other)), entered[-1])
+            entered.remove(scope)
+        leave(scope)
+        counter = scope.counter
+        if counter.open_calls and counter is not state.counter:
+            show_open(counter)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
+        self.__exit__(kind, error, trace)
 
     def __call__(self, function: F) -> F:
         """Return the function, with a block of these settings around each of its calls."""
         return cast("F", functools.wraps(function)(_wrap(function, self._again)))
 
     def _again(self) -> "track_tokens":
-        block = track_tokens(counter=self._counter, sinks=self._sinks, sdk_calls=self._sdk_calls)
-        block._labels, block._budgets, block._stand_ins = self._labels, self._budgets, self._stand_ins
+        block = track_tokens(counter=self._counter)
+        block._given = self._given
         return block
-
-    def _enter(self, caller: FrameType) -> TokenCounter:
-        if not state.watched:
-            watch_frameworks()
-        outer = active_scopes() if unusual else active.get()
-        labels, sinks, budgets, counter = self._labels, self._sinks, self._budgets, self._counter
-        stand_ins = self._stand_ins
-        if counter is None:
-            counter = TokenCounter()
-        if counter.block is None:
-            counter.block = Block((labels, sinks, budgets, outer, stand_ins))
-        elif isinstance(counter.block, Block):
-            before, other_sinks, other_budgets, others, other_stand_ins = counter.block
-            labels, sinks, budgets = before.merged(labels), (*other_sinks, *sinks), (*other_budgets, *budgets)
-            stand_ins = {**other_stand_ins, **stand_ins}
-            outer = (*outer, *(scope for scope in others if scope not in outer and not scope.left))
-        if budgets and not state.checked:
-            check_budgets()
-        scope = Scope(counter, labels, sinks, budgets, outer)
-        scope.recorder = self._recorder
-        scope.sdk_calls, scope.stand_ins = self._sdk_calls, stand_ins
-        self._scopes.append(scope)
-        enter(scope, caller)
-        return counter
-
-    def _leave(self) -> None:
-        # One object may be entered by several threads or tasks at once; each leaves its own scope.
-        entered = self._scopes
-        if len(entered) == 1:
-            scope = entered[0]
-        else:
-            scope = next((other for other in reversed(entered) if is_entered_here(other)), entered[-1])
-        entered.remove(scope)
-        leave(scope)
-        counter = scope.counter
-        if counter.open_calls and counter is not state.counter:
-            show_open(counter)
 
 
 def _wrap(function: Callable[..., Any], block: Callable[[], track_tokens]) -> Callable[..., object]:
@@ -181,9 +177,7 @@ def _name(value: object) -> str | None:
     return None if value is None else str(value) or None
 
 
-def _tags(tags: Mapping[str, object] | Iterable[str] | None) -> Mapping[str, str]:
-    if tags is None:
-        return {}
+def _tags(tags: Mapping[str, object] | Iterable[str]) -> Mapping[str, str]:
     if isinstance(tags, str):
         raise TypeError(f"tags must be a mapping or a list of names, not the string {tags!r}: write tags=[{tags!r}]")
     named = dict(tags) if isinstance(tags, Mapping) else dict.fromkeys(tags, BARE)
