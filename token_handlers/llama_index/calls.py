@@ -82,13 +82,13 @@ class ModelCall(Call):
     def receive(self, chunk: Any) -> None:
         """Keep what a chunk of a stream says: a message holds all of the text so far, or its delta alone."""
         self.response = chunk
-        deltas = self.deltas
+        deltas, delta, raw = self.deltas, chunk.delta, chunk.raw
         if deltas is None:
             deltas = self.deltas = []
-        if chunk.delta:
-            deltas.append(chunk.delta)
-        if states_usage(chunk.raw):
-            self.reported = chunk.raw, len(deltas)
+        if delta:
+            deltas.append(delta)
+        if raw is not None and states_usage(raw):
+            self.reported = raw, len(deltas)
 
     def received(self) -> str:
         """Return the text that was received so far."""
@@ -240,13 +240,6 @@ def _all_open() -> Iterator[ModelCall]:
 def with_response(response: Any) -> ModelCall | None:
     """Return the open call whose latest chunk is this very response."""
     return next((call for call in _all_open() if call.response is response), None)
-
-
-def progress(span_id: str | None, response: Any) -> None:
-    """Keep the latest chunk of a stream, which holds the text accumulated so far."""
-    call = by_span.get(span_id)
-    if call is not None:
-        call.receive(response)
 
 
 def follow(call: ModelCall, stream: Any, unread: Callable[[ModelCall], None]) -> None:

@@ -23,6 +23,8 @@ from token_handlers.llama_index.filters import (
 from token_handlers.llama_index.spans import ModelSpan, begin, current
 from token_handlers.tracking.scopes import active
 
+UNUSED_BEFORE_REST = 8
+"""After how many spans of models outside of all blocks our handlers rest: to do so, and to wake, costs as much."""
 Kind = Literal["llm", "embedding", "pipeline", "step", "tool", ""]
 _KINDS: Mapping[str, Kind] = {
     "BaseLLM": "llm",
@@ -47,7 +49,9 @@ def _completion_start(event: Any) -> None:
 
 
 def _progress(event: Any) -> None:
-    calls.progress(event.span_id, event.response)
+    call = calls.by_span.get(event.span_id)
+    if call is not None:
+        call.receive(event.response)
 
 
 def _chat_end(event: Any) -> None:
@@ -136,9 +140,11 @@ def _kind(kind: type) -> Kind:
 class SpanRecorder:
     """The span handler: it keeps no spans, as the context of the code inside a span holds what is known of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, rest: Callable[[], None]) -> None:
         self.open_spans: dict[str, Any] = {}
+        self._rest = rest
         self._kinds = ByType(_kind)
+        self._unused = 0
 
     @classmethod
     def class_name(cls) -> str:
@@ -150,7 +156,13 @@ class SpanRecorder:
     ) -> None:
         """Note a method call on an LLM or embedding model."""
         kind = self._kinds[type(instance)]
-        if not kind or not (active.get() or listening or may_be_tracked()):
+        if not kind:
+            return
+        if not (active.get() or listening or may_be_tracked()):
+            self._unused += 1
+            if self._unused >= UNUSED_BEFORE_REST:
+                self._unused = 0
+                self._rest()
             return
         if kind == "llm" or kind == "embedding":  # noqa: PLR1714 (a set of them takes longer)
             span = ModelSpan(id_, instance, bound_args, current.get())

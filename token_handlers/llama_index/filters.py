@@ -11,9 +11,9 @@ from types import FrameType
 from typing import Any
 from weakref import ref
 
-from token_handlers.tracking.call import CallContext, current_context
+from token_handlers.tracking.call import CallContext, current_context, open_calls
 from token_handlers.tracking.frames import callers
-from token_handlers.tracking.scopes import any_scope
+from token_handlers.tracking.scopes import any_living, any_scope
 from token_handlers.tracking.state import state
 
 _STREAMING = ("StreamingResponse", "AsyncStreamingResponse")
@@ -58,6 +58,11 @@ def tracked_context() -> CallContext | None:
 def may_be_tracked() -> bool:
     """Return whether a call that starts here may be recorded; cheaper than to know it."""
     return any_scope() or bool(state.automatic or _unread)
+
+
+def are_handlers_needed() -> bool:
+    """Return whether anything that LlamaIndex tells us may matter, anywhere in the process."""
+    return bool(listening or state.automatic or open_calls or _unread) or any_living()
 
 
 def is_tracked() -> bool:

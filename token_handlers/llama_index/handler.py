@@ -14,7 +14,7 @@ from llama_index_instrumentation.span import active_span_id
 
 from token_handlers.budget.budget import Budget
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.errors import NoLangChainHandler, shielded
+from token_handlers.errors import NoLangChainHandler, absorb, shielded
 from token_handlers.llama_index import calls, embeddings, filters, spans, workers
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingBatch
@@ -27,7 +27,7 @@ from token_handlers.pricing.sellers import checked_stand_ins
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import evict_oldest
-from token_handlers.tracking.state import check_budgets, watch_frameworks
+from token_handlers.tracking.state import check_budgets, state, watch_frameworks
 
 _MANAGERS = "llama_index.core.callbacks.base"
 Tokenizer = Callable[[str], Sequence[object]]
@@ -95,8 +95,8 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
         self._budget = None if token_budget is None else Budget(max_tokens=token_budget)
         if self._budget is not None:
             check_budgets()
-        watch_frameworks()
         filters.listen(self)
+        watch_frameworks()
         self.counter: TokenCounter = counter if counter is not None else TokenCounter()
         # The call of each event that has started; None where another call is recorded in its stead.
         self._events: dict[str, ModelCall | EmbeddingBatch | None] = {}
@@ -181,15 +181,18 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
     ) -> str:
         """Open the call, or join the one that the dispatcher's event has opened."""
         if event_type is _LLM or event_type is _EMBEDDING:
-            self._start(event_type, payload or {}, event_id)
+            try:
+                self._start(event_type, payload or {}, event_id)
+            except Exception as error:  # noqa: BLE001 - as `shielded`, without its frame
+                absorb(error, "LlamaIndexTokenHandler.on_event_start")
         return event_id
 
-    @shielded
     def _start(self, event_type: CBEventType, payload: dict[str, Any], event_id: str) -> None:
         if event_id in self._events:
             self._again.append(event_id)
             return
-        watch_frameworks()
+        if not state.watched:
+            watch_frameworks()
         call = _llm_call(payload, event_id) if event_type is _LLM else _embedding_call(payload, event_id)
         if call is not None:
             self.count(call)
@@ -197,12 +200,16 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
         if len(self._events) > _MOST_EVENTS:  # LlamaIndex leaves events open where a batch of embeddings failed
             self._events.pop(next(iter(self._events)), None)
 
-    @shielded
     def on_event_end(
         self, event_type: CBEventType, payload: dict[str, Any] | None = None, event_id: str = "", **kwargs: Any
     ) -> None:
         """Record the call, where the dispatcher's own end will not."""
-        payload = payload or {}
+        try:
+            self._end(event_type, payload or {}, event_id)
+        except Exception as error:  # noqa: BLE001 - as above
+            absorb(error, "LlamaIndexTokenHandler.on_event_end")
+
+    def _end(self, event_type: CBEventType, payload: dict[str, Any], event_id: str) -> None:
         if event_id in self._again:
             self._again.remove(event_id)
             return

@@ -8,8 +8,37 @@ from token_handlers.llama_index.dispatcher import EventRecorder, SpanRecorder
 from token_handlers.llama_index.owners import owner_of
 from token_handlers.tracking.answers import listeners, request_owners
 from token_handlers.tracking.call import parent_finders
+from token_handlers.tracking.state import rest
 
-_events, _spans = EventRecorder(), SpanRecorder()
+
+def _rest() -> None:
+    rest(_fall_asleep, _wake, filters.are_handlers_needed)
+
+
+def _fall_asleep() -> None:
+    """Take our handlers out of LlamaIndex's own lists, where they are the last: it may be going through these."""
+    from llama_index_instrumentation import root_dispatcher as root
+
+    for handlers, ours in ((root.event_handlers, _events), (root.span_handlers, _spans)):
+        if handlers and id(handlers[-1]) == id(ours):
+            handlers.remove(ours)  # type: ignore[arg-type]  # duck-typed, see dispatcher
+    managers.leave_starts()
+
+
+def _wake() -> None:
+    """Put our handlers back."""
+    if not _attached:
+        return
+    from llama_index_instrumentation import root_dispatcher as root
+
+    if all(id(handler) != id(_events) for handler in root.event_handlers):
+        root.add_event_handler(_events)  # type: ignore[arg-type]  # as above
+    if all(id(handler) != id(_spans) for handler in root.span_handlers):
+        root.add_span_handler(_spans)  # type: ignore[arg-type]  # as above
+    managers.watch_starts()
+
+
+_events, _spans = EventRecorder(), SpanRecorder(_rest)
 _attaching = threading.Lock()
 _attached = False
 
@@ -30,14 +59,11 @@ def attach(_: ModuleType | None = None) -> None:
     global _attached  # noqa: PLW0603 (the one place that says so)
     if _attached:
         return
-    from llama_index_instrumentation import root_dispatcher
-
     with _attaching:
         if _attached:
             return
         _attached = True
-        root_dispatcher.add_event_handler(_events)  # type: ignore[arg-type]  # duck-typed, see dispatcher
-        root_dispatcher.add_span_handler(_spans)  # type: ignore[arg-type]  # duck-typed, too
+        _wake()
         wraps.attach(_WRAPS)
         parent_finders.append(nested.join)
         request_owners.append(owner_of)

@@ -1,5 +1,6 @@
 """CallbackManagers: what of ours is no callback handler of LlamaIndex's is refused where it is given to one."""
 
+import sys
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
@@ -8,17 +9,33 @@ from token_handlers.counter.attributes import UsageAttributes
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.llama_index import budgets
 from token_handlers.llama_index.models import CountsCalls
-from token_handlers.llama_index.wraps import is_replaced, replace, wrap
+from token_handlers.llama_index.wraps import give_back, is_replaced, replace, wrap
 from token_handlers.tracking.state import state
+
+_MODULE, _START = "llama_index.core.callbacks.base", "on_event_start"
 
 
 def watch(module: ModuleType) -> None:
     """Check what managers are given, and their calls against budgets if there ever was one."""
     for name in ("__init__", "add_handler", "set_handlers"):
         wrap(module.CallbackManager, name, _given)
-    manager = module.CallbackManager
-    if state.checked and not is_replaced(manager, "on_event_start"):
-        replace(manager, "on_event_start", budgets.checking(manager.on_event_start))
+    watch_starts()
+
+
+def watch_starts() -> None:
+    """Check the calls that start against budgets, if there ever was one."""
+    manager = _manager()
+    if manager is not None and state.checked and not is_replaced(manager, _START):
+        replace(manager, _START, budgets.checking(manager.on_event_start))
+
+
+def leave_starts() -> None:
+    """Undo `watch_starts`, unless someone else has wrapped ours in turn."""
+    give_back(_manager(), _START)
+
+
+def _manager() -> Any:
+    return getattr(sys.modules.get(_MODULE), "CallbackManager", None)
 
 
 def check_handler(handler: object) -> None:

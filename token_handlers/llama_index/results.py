@@ -26,19 +26,19 @@ def read_end(call: ModelCall, response: Any) -> Verdict:
     usage = read_response(response, provider)
     if call.child_usages is not None and (usage is None or not call.reports_own_usage(usage.counts)):
         return DISCARD
-    if usage is not None and usage.counts.get("output_tokens") and "input_tokens" in usage.counts:  # as nearly always
-        return _whole(call, usage, response, provider)
-    return _read_less(call, usage, response, provider)
-
-
-def _whole(call: ModelCall, usage: ReportedUsage, response: Any, provider: str | None) -> CallResult:
-    """Return what a call used whose response states input and output."""
+    if usage is None or not usage.counts.get("output_tokens") or "input_tokens" not in usage.counts:
+        more = _read_more(call, usage, response, provider)
+        if isinstance(more, Incomplete):
+            return more
+        usage = more
     usage = with_asked(call, usage)
     return CallResult(usage) if provider != _LITELLM else _of_litellm(call, usage, response)
 
 
-def _read_less(call: ModelCall, usage: ReportedUsage | None, response: Any, provider: str | None) -> Verdict:
-    """Return what a call used whose response does not state all of it, or no output."""
+def _read_more(
+    call: ModelCall, usage: ReportedUsage | None, response: Any, provider: str | None
+) -> ReportedUsage | Incomplete:
+    """Return the whole usage of a call whose response states no output, or not all, else what is to be estimated."""
     if usage is not None and is_empty(usage) and (response_text(response) or call.received()):
         usage = None  # an answer with text was not made of no tokens
     is_partial = False
@@ -51,7 +51,7 @@ def _read_less(call: ModelCall, usage: ReportedUsage | None, response: Any, prov
         and bool(response_text(response) or call.received())
     )
     if usage is not None and not is_partial and not is_wordless and usage.counts.keys() >= _WHOLE:
-        return _whole(call, usage, response, provider)
+        return usage
     text = None if call.deltas and not is_wordless else response_text(response) or call.received()
     model = _model(response) if usage is None else usage.model
     remedy = _REPORT if call.response is not None and call.asks_by_options() else _LEFT_OUT

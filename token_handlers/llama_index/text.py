@@ -128,6 +128,9 @@ def states_usage(raw: Any) -> bool:
         if usage is None:
             return False
         numbers = usage if isinstance(usage, dict) else usage.__dict__
-        return any(type(number) is int and number for number in numbers.values())
+        for number in numbers.values():
+            if type(number) is int and number:
+                return True
     except Exception:  # noqa: BLE001 - a foreign object's own code runs here, and junk states nothing
         return False
+    return False

@@ -56,6 +56,11 @@ def replace(owner: object, name: str, ours: object) -> None:
     _replaced.put(owner, name, ours)
 
 
+def give_back(owner: object, name: str) -> None:
+    """Give one thing back that `replace` has replaced, unless someone else has wrapped ours in turn."""
+    _replaced.give_back(owner, name)
+
+
 def is_replaced(owner: object, name: str) -> bool:
     """Return whether there is something of ours already."""
     return _replaced.has(owner, name)

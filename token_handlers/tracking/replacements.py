@@ -22,6 +22,16 @@ class Replacements:
         """Return whether it stands for something still: not where `restore` had to leave it in its place."""
         return id(ours) in self._ours
 
+    def give_back(self, owner: object, name: str) -> None:
+        """Give one thing back, unless someone else has wrapped ours in turn: then ours stays, and is still known."""
+        for entry in self._entries:
+            _, _, original, ours = entry
+            if entry[:2] == (owner, name) and owner.__dict__.get(name) is ours:
+                setattr(owner, name, original)
+                self._entries.remove(entry)
+                self._ours.pop(id(ours), None)
+                return
+
     def restore(self) -> None:
         """Give everything back; a wrap that someone else has wrapped in turn stays, and has to find nothing to do."""
         for owner, name, original, ours in self._entries:

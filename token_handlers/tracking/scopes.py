@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from types import FrameType
 from typing import Any, NamedTuple
+from weakref import ref
 
 from token_handlers.budget.budget import Budget
 from token_handlers.counter.counter import TokenCounter
@@ -105,12 +106,18 @@ unusual: set[object] = set()
 _CLOSED = "closed"
 
 _in_generators: dict[FrameType, list[Scope]] = {}
-_entered: set[Scope] = set()
+_living: set[ref[Scope]] = set()
+"""The scopes that are entered, or that the context of a task or thread still has, whose calls belong to them."""
+
+
+def any_living() -> bool:
+    """Return whether a call may belong to a block anywhere in the process; from the entry of each on."""
+    return bool(_living)
 
 
 def any_entered() -> bool:
     """Return whether any block is entered anywhere in the process."""
-    return bool(_entered)
+    return any(scope.token is not None for living in [*_living] if (scope := living()) is not None)
 
 
 def any_scope() -> bool:
@@ -142,14 +149,13 @@ def enter(scope: Scope, caller: FrameType) -> None:
         scope.frame, scope.flow = frame, _flow()
         _in_generators.setdefault(frame, []).append(scope)
         unusual.add(scope)
-    _entered.add(scope)
+    _living.add(ref(scope, _living.discard))  # a method in C: it may be called at any time, and takes none
     scope.token = active.set((*scope.outer, scope))
 
 
 def leave(scope: Scope) -> None:
     """Undo `enter`, in whatever order and context the blocks are left."""
     scope.context = None
-    _entered.discard(scope)
     if scope.frame is not None:
         _forget_frame(scope, scope.frame)
         unusual.discard(scope)

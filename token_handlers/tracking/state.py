@@ -18,7 +18,9 @@ _HOOKS = {
     "langchain.owners": "langchain_core.embeddings",
     "llama_index.hook": "llama_index_instrumentation",
 }
-_watching = threading.Lock()
+_watching = threading.RLock()  # a finalizer may open a block of its own while this thread holds it
+_resting: list[Callable[[], object]] = []
+"""What wakes the handlers that rest, while all else that `watch_frameworks` does is in its place."""
 
 
 class State:
@@ -55,12 +57,38 @@ def watch_frameworks() -> None:
     with _watching:
         if state.watched:
             return
+        if _resting:
+            while _resting:
+                _resting.pop()()
+            state.watched = True
+            return
         calculator.load_prices()  # slow, so before the first call rather than inside it
         # By name: this module is below the frameworks' packages and must not import them.
         for hook, module in _HOOKS.items():
             wrapt.register_post_import_hook(f"token_handlers.{hook}:attach", module)
         for watch, _ in (*watchers, *(budget_watchers if state.checked else ())):
             watch()
+        state.watched = True
+
+
+def rest(fall_asleep: Callable[[], object], wake: Callable[[], object], is_needed: Callable[[], bool]) -> None:
+    """Have a framework's handlers do nothing, unless they are needed, until `watch_frameworks` is called.
+
+    Whoever begins to track something notes that first, which ``is_needed`` then sees, and asks ``watched`` after it.
+    """
+    if is_needed():
+        return
+    with _watching:
+        if not (state.watched or _resting):  # they were taken away altogether
+            return
+        state.watched = False
+        _resting[:] = [wake]
+        if not is_needed():
+            fall_asleep()
+            if not state.watched:  # else a finalizer has come between, which wakes only what slept by then
+                return
+        wake()
+        _resting.clear()
         state.watched = True
 
 
@@ -94,11 +122,12 @@ def unwatch_frameworks() -> None:
             hook.detach()
         for _, unwatch in (*watchers, *budget_watchers):
             unwatch()
+        _resting.clear()
         state.watched = False
 
 
 def renew_locks() -> None:
     """Replace in a forked child what a thread of the parent may have held."""
     global _watching  # noqa: PLW0603 (the one that there is)
-    _watching = threading.Lock()
+    _watching = threading.RLock()
     state.counter.renew_lock()

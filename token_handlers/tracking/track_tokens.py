@@ -111,6 +111,8 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
             scope.recorder = self._recorder
         self._entered.append(scope)
         enter(scope, caller)
+        if not state.watched:  # a framework's handlers began to rest before they could know of this block
+            watch_frameworks()
         return counter
 
     async def __aenter__(self) -> TokenCounter:
