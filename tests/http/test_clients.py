@@ -480,6 +480,20 @@ def test_fault_of_ours_does_not_reach_the_client(watcher, answers, monkeypatch, 
     assert 1 == len([record for record in caplog.records if "MemoryError" in record.getMessage()])
 
 
+def test_error_whose_body_a_hook_has_taken(watcher, answers):
+    """A hook of the client's may take the body piece by piece, and nothing is left to read."""
+    answers.answer(body({"error": {"message": "no"}}, status=500))
+    taken = []
+    with (
+        httpx.Client(event_hooks={"response": [lambda response: taken.extend(response.iter_raw())]}) as client,
+        client.stream("POST", answers.url + PATH, json=ASKED),
+    ):
+        pass
+
+    assert [(500, None, False)] == [(answer.status, answer.usage, answer.is_lost) for answer in watcher.answers]
+    assert b"no" in b"".join(taken)
+
+
 # --- clients on clients
 
 

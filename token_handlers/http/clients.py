@@ -4,7 +4,7 @@ Each ``watch_...`` takes a library's own function and returns the one to put in 
 reader takes them: nothing is read ahead, and what a reader leaves is not read.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from types import ModuleType
 from typing import Any, TypeVar
@@ -39,7 +39,7 @@ def watch_httpx(send: Send, library: ModuleType) -> Send:
             return send(self, request, *args, **kwargs)
         with exchange:
             response = send(self, request, *args, **kwargs)
-        _follow_httpx(response, exchange, _streams(library)[0], streamed=bool(kwargs.get("stream")))
+        _follow_httpx(response, exchange, library, is_async=False, streamed=bool(kwargs.get("stream")))
         return response
 
     return watched
@@ -54,7 +54,7 @@ def watch_async_httpx(send: AsyncSend, library: ModuleType) -> AsyncSend:
             return await send(self, request, *args, **kwargs)
         with exchange:
             response = await send(self, request, *args, **kwargs)
-        _follow_httpx(response, exchange, _streams(library)[1], streamed=bool(kwargs.get("stream")))
+        _follow_httpx(response, exchange, library, is_async=True, streamed=bool(kwargs.get("stream")))
         return response
 
     return watched
@@ -73,12 +73,14 @@ def _read_httpx(request: Any) -> ProviderRequest | None:
     return read_post(read_parts(parts.scheme, parts.host, parts.port, parts.path), body)
 
 
-def _follow_httpx(response: Any, exchange: Exchange, stream: type, *, streamed: bool) -> None:
+def _follow_httpx(response: Any, exchange: Exchange, library: ModuleType, *, is_async: bool, streamed: bool) -> None:
     try:  # `harmless` makes three calls, and this is what every request passes
-        headers = _headers(response.headers.raw)
+        status, headers = response.status_code, _headers(response.headers)
         if not streamed or response.is_stream_consumed:
-            exchange.take(response.status_code, headers, response.content, streamed=streamed)
-        elif exchange.respond(response.status_code, headers, streamed=streamed):
+            body = response.content if status < 300 else b""  # a hook may have taken that of an error piece by piece
+            exchange.take(status, headers, body, streamed=streamed)
+        elif exchange.respond(status, headers, streamed=streamed):
+            stream = _streams(library)[is_async]
             response.stream = stream(response.stream, exchange, _taking(response, exchange))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is not the client's
         contain(error, "watching an httpx response")
@@ -89,12 +91,15 @@ def _in_lower_case(headers: Mapping[str, str]) -> Headers:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def _headers(raw: Sequence[tuple[bytes, bytes]]) -> Headers:
-    """Return headers by their names in lower case, read all at once: httpx goes through all of them for each name."""
-    if not raw:
+def _headers(headers: Any) -> Headers:
+    """Return httpx's headers, read all at once: it goes through all of them for each name that it is asked for."""
+    listed = getattr(headers, "_list", None)  # name, name in lower case, value
+    if listed is None:
+        listed = [(name, name.lower(), value) for name, value in headers.raw]
+    if not listed:
         return {}
-    names, values = map(b"\0".join, zip(*raw, strict=True))  # a NUL is in neither
-    return dict(zip(names.decode("latin-1").lower().split("\0"), values.decode("latin-1").split("\0"), strict=False))
+    _, names, values = map(b"\0".join, zip(*listed, strict=True))  # a NUL is in neither
+    return dict(zip(names.decode("latin-1").split("\0"), values.decode("latin-1").split("\0"), strict=False))
 
 
 def _taking(response: Any, exchange: Exchange) -> Callable[[bytes], None]:

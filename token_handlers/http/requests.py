@@ -189,12 +189,10 @@ def read_post(place: Place, body: object, *, seeks_marks: bool = True) -> Provid
     """As `read_request`, of a POST to a place that is known already."""
     if not place.apis:
         return None
-    fields, size = _fields(body)
-    if fields is None:
-        return None
+    fields, size, is_marked = _fields(body)
     for api in place.apis:
         if not api.keys.isdisjoint(fields):
-            return _request(api, place, fields, size, is_marked=seeks_marks and _has_marks(body))
+            return _request(api, place, fields, size, is_marked=is_marked and seeks_marks)
     return None
 
 
@@ -231,13 +229,6 @@ def read_parts(scheme: str, host: str, port: int | str | None, path: str) -> Pla
     return read_place(f"{scheme}://{netloc}{path}" if port is None else f"{scheme}://{netloc}:{port}{path}")
 
 
-def _has_marks(body: object) -> bool:
-    """Return whether a body may have marks of a cache's lifetime, without a walk through its prompt."""
-    if isinstance(body, (bytes, bytearray)):
-        return b"cache_control" in body or b"cachePoint" in body
-    return not isinstance(body, str) or "cache_control" in body or "cachePoint" in body
-
-
 def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *, is_marked: bool) -> ProviderRequest:
     model = fields.get("model")
     plain = ProviderRequest(
@@ -252,7 +243,7 @@ def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *,
         size=size,
         most_output_tokens=None if _MOST.isdisjoint(fields) else _number(fields, *_MOST),
     )
-    if not is_marked and _PLAIN.issuperset(fields):  # as nearly always
+    if not is_marked and _OPTION_KEYS.isdisjoint(fields):  # as nearly always
         return plain
     config = _mapping(fields, "generationConfig", "inferenceConfig", "options")
     search = _mapping(fields, "web_search_options")
@@ -272,12 +263,12 @@ def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *,
 
 
 _MOST = dict.fromkeys(("max_output_tokens", "max_completion_tokens", "max_tokens")).keys()  # in this order
-_PLAIN = frozenset({
-    "model", "messages", "input", "prompt", "system", "instructions", "stream", "stream_options", "temperature",
-    "top_p", "top_k", "n", "stop", "seed", "user", "max_tokens", "max_completion_tokens", "max_output_tokens",
-    "frequency_penalty", "presence_penalty", "logprobs", "top_logprobs", "response_format", "encoding_format",
+_OPTION_KEYS = frozenset({
+    "generationConfig", "inferenceConfig", "options", "web_search_options", "tools", "plugins", "toolConfig",
+    "search_parameters", "max_tool_calls", "service_tier", "serviceTier", "speed", "inference_geo",
+    "prompt_cache_retention", "guardrailConfig", "documents",
 })  # fmt: skip
-"""What a request's body may have that says nothing of what else is billed."""
+"""The keys of a request's body that say more than which model is asked and how much it may write."""
 
 
 @lru_cache(maxsize=256)
@@ -307,16 +298,20 @@ def _model_elsewhere(api: Api, place: Place, fields: Mapping[str, object]) -> st
     return _text(_mapping(first, "params"), "model") if isinstance(first, dict) else None
 
 
-def _fields(body: object) -> tuple[Mapping[str, object] | None, int]:
-    """Return a body's top-level fields and its size in bytes; of a long one only the keys and the model."""
+def _fields(body: object) -> tuple[Mapping[str, object], int, bool]:
+    """Return a body's top-level fields, its size in bytes, and whether it may have marks of a cache's lifetime.
+
+    Of a long one only the keys and the model are there. The marks are found without a walk through its prompt.
+    """
     if not isinstance(body, (bytes, bytearray)):
         if not isinstance(body, str):
-            return (body if isinstance(body, dict) else None), 0
+            return (body if isinstance(body, dict) else {}), 0, True
         body = body.encode()
+    is_marked = b"cache_control" in body or b"cachePoint" in body
     if len(body) > MOST_PARSED:
-        return _ends(bytes(body)), len(body)
+        return _ends(bytes(body)), len(body), is_marked
     fields = load(body)
-    return (fields if isinstance(fields, dict) else None), len(body)
+    return (fields if isinstance(fields, dict) else {}), len(body), is_marked
 
 
 def _ends(body: bytes) -> dict[str, object]:

@@ -434,7 +434,7 @@ def read_body(api: str, provider: str | None, content_type: str | None, body: by
 
     They say the same; this takes a fifth of the steps.
     """
-    is_json = content_type is not None and f"{content_type};".startswith("application/json;")
+    is_json = content_type is not None and content_type[:17] in ("application/json", "application/json;")
     if not is_json or api == "ollama" or (api in _LONG and len(body) > MOST_PARSED):
         return None
     answer = load(body)
@@ -449,7 +449,7 @@ def read_answer(answer: Event, provider: str | None, *, is_cut: bool = False) ->
         _note_facts(facts, answer)
         model, response_id = facts.get("model"), facts.get("id")
     usage = read_payload(answer, provider)
-    if usage is None or not (usage.counts.get("output_tokens") or _is_bill(usage)):
+    if usage is None or not _is_bill(usage):
         return AnswerReading(None, False, model, response_id)
     doubts, is_final = usage.doubts, True
     if not usage.counts.get("output_tokens"):

@@ -63,15 +63,17 @@ def _sending(batch: EmbeddingBatch) -> Iterator[None]:
         sending.reset(token)
 
 
-@shielded
 def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> EmbeddingBatch | None:
     """Return the batch that a request sends, a new one where no event announced it, None where it is no such request.
 
     BudgetExceeded where a budget has no room for it.
     """
     options = kwargs.get("options", args[1] if len(args) > 1 else None)
-    if getattr(options, "url", None) != "/embeddings":
-        return None
+    return _batch_here(options) if getattr(options, "url", None) == "/embeddings" else None
+
+
+@shielded
+def _batch_here(options: Any) -> EmbeddingBatch | None:
     owner = owner_here()
     if owner is None:
         model = embedder_here()
