@@ -227,3 +227,37 @@ def test_parts_of_a_url_say_the_same_as_its_text(library, url):
     parts = parsed._uri_reference
 
     assert read_place(str(parsed).partition("?")[0]) == read_parts(parts.scheme, parts.host, parts.port, parts.path)
+
+
+def marked(mark, times=1):
+    """Return a request with a mark of a cache's lifetime, among texts that look like one."""
+    quoted = {"type": "text", "text": 'He said "cache_control": {"ttl": "9h"}, "cachePoint": {}, "cache_control"'}
+    blocks = [quoted, *({"type": "text", "text": "cachePoint?", "cache_control": mark} for _ in range(times))]
+    return {"model": "claude-sonnet-4-5", "messages": [{"role": "user", "content": blocks}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "lifetimes"),
+    [
+        (marked({"type": "ephemeral"}), {"5m"}),
+        (marked({"type": "ephemeral", "ttl": "1h"}, times=3), {"1h"}),
+        (marked({}), set()),
+        (marked(None), set()),
+        (marked("ephemeral"), set()),
+        (marked({"type": "ephemeral", "ttl": 3}), {"5m"}),
+        (marked({"type": "ephemeral", "more": {"a": 1}, "ttl": "1h"}), {"1h"}),
+        (
+            CHAT | {"system": [{"text": "a"}, {"cachePoint": {"type": "default"}}], **marked({"ttl": "1h"})},
+            {"5m", "1h"},
+        ),
+        (marked({"ttl": "1h"}, times=0), set()),
+        (CHAT | {"stop": "cache_control", **marked({"ttl": "1h"})}, {"1h"}),
+    ],
+)
+def test_lifetimes_in_json_are_those_of_what_it_was_made_of(body, lifetimes):
+    """The marks are found in the JSON without a walk through the prompt."""
+    url = "https://api.anthropic.com/v1/messages"
+    sent = json.dumps(body)
+
+    found = [read_request("POST", url, each).cache_lifetimes for each in (body, sent, sent.encode())]
+    assert [lifetimes] * 3 == found

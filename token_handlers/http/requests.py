@@ -189,10 +189,10 @@ def read_post(place: Place, body: object, *, seeks_marks: bool = True) -> Provid
     """As `read_request`, of a POST to a place that is known already."""
     if not place.apis:
         return None
-    fields, size, is_marked = _fields(body)
+    fields, size, lifetimes = _fields(body, seeks_marks=seeks_marks)
     for api in place.apis:
         if not api.keys.isdisjoint(fields):
-            return _request(api, place, fields, size, is_marked=is_marked and seeks_marks)
+            return _request(api, place, fields, size, lifetimes)
     return None
 
 
@@ -229,7 +229,9 @@ def read_parts(scheme: str, host: str, port: int | str | None, path: str) -> Pla
     return read_place(f"{scheme}://{netloc}{path}" if port is None else f"{scheme}://{netloc}:{port}{path}")
 
 
-def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *, is_marked: bool) -> ProviderRequest:
+def _request(
+    api: Api, place: Place, fields: Mapping[str, object], size: int, lifetimes: frozenset[str]
+) -> ProviderRequest:
     model = fields.get("model")
     plain = ProviderRequest(
         url=place.url,
@@ -243,8 +245,11 @@ def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *,
         size=size,
         most_output_tokens=None if _MOST.isdisjoint(fields) else _number(fields, *_MOST),
     )
-    if not is_marked and _OPTION_KEYS.isdisjoint(fields):  # as nearly always
-        return plain
+    if _OPTION_KEYS.isdisjoint(fields):  # as nearly always
+        return plain._replace(cache_lifetimes=lifetimes) if lifetimes else plain
+    if _OPTION_KEYS.intersection(fields) == _TOOLS:
+        tools = tuple(_billed(fields["tools"]))
+        return plain._replace(tools=tools, cache_lifetimes=lifetimes) if tools or lifetimes else plain
     config = _mapping(fields, "generationConfig", "inferenceConfig", "options")
     search = _mapping(fields, "web_search_options")
     return plain._replace(
@@ -258,7 +263,7 @@ def _request(api: Api, place: Place, fields: Mapping[str, object], size: int, *,
         cache_retention=_text(fields, "prompt_cache_retention"),
         is_guarded=bool(_mapping(fields, "guardrailConfig")),
         documents=len(documents) if isinstance(documents := fields.get("documents"), list) else 0,
-        cache_lifetimes=frozenset(_lifetimes(fields, 0)) if is_marked else frozenset(),
+        cache_lifetimes=lifetimes,
     )
 
 
@@ -269,6 +274,7 @@ _OPTION_KEYS = frozenset({
     "prompt_cache_retention", "guardrailConfig", "documents",
 })  # fmt: skip
 """The keys of a request's body that say more than which model is asked and how much it may write."""
+_TOOLS = frozenset({"tools"})
 
 
 @lru_cache(maxsize=256)
@@ -298,20 +304,27 @@ def _model_elsewhere(api: Api, place: Place, fields: Mapping[str, object]) -> st
     return _text(_mapping(first, "params"), "model") if isinstance(first, dict) else None
 
 
-def _fields(body: object) -> tuple[Mapping[str, object], int, bool]:
-    """Return a body's top-level fields, its size in bytes, and whether it may have marks of a cache's lifetime.
+_NONE: frozenset[str] = frozenset()
 
-    Of a long one only the keys and the model are there. The marks are found without a walk through its prompt.
+
+def _fields(body: object, *, seeks_marks: bool) -> tuple[Mapping[str, object], int, frozenset[str]]:
+    """Return a body's top-level fields, its size in bytes, and the lifetimes that the marks in its prompt ask for.
+
+    Of a long one there are only the keys and the model.
     """
     if not isinstance(body, (bytes, bytearray)):
+        if isinstance(body, dict):
+            return body, 0, frozenset(_lifetimes(body, 0)) if seeks_marks else _NONE
         if not isinstance(body, str):
-            return (body if isinstance(body, dict) else {}), 0, True
+            return {}, 0, _NONE
         body = body.encode()
-    is_marked = b"cache_control" in body or b"cachePoint" in body
     if len(body) > MOST_PARSED:
-        return _ends(bytes(body)), len(body), is_marked
+        return _ends(bytes(body)), len(body), _NONE
     fields = load(body)
-    return (fields if isinstance(fields, dict) else {}), len(body), is_marked
+    if not isinstance(fields, dict):
+        return {}, len(body), _NONE
+    is_marked = seeks_marks and (b"cache_control" in body or b"cachePoint" in body)
+    return fields, len(body), _lifetimes_in(body, fields) if is_marked else _NONE
 
 
 def _ends(body: bytes) -> dict[str, object]:
@@ -326,7 +339,8 @@ def _ends(body: bytes) -> dict[str, object]:
     return fields
 
 
-_OWN_TOOLS = frozenset({"function", "custom"})
+_OWN_TOOLS = ("function", "custom")
+_OWN_KEYS = frozenset({"functionDeclarations", "function_declarations", "toolSpec", "cachePoint", "name"})
 
 
 def _tools(fields: Mapping[str, object]) -> list[BilledTool]:
@@ -335,24 +349,47 @@ def _tools(fields: Mapping[str, object]) -> list[BilledTool]:
     if "web_search_options" in fields:
         found.append(BilledTool("web_search_options"))
     for listed in (fields.get("tools"), fields.get("plugins"), _mapping(fields, "toolConfig").get("tools")):
-        for tool in listed if isinstance(listed, list) else ():
-            if isinstance(tool, dict):
-                found += _billed(tool)
+        found += _billed(listed)
     if isinstance(fields.get("search_parameters"), dict):
         found.append(BilledTool("search_parameters"))
     return found
 
 
-def _billed(tool: Mapping[str, object]) -> list[BilledTool]:
+def _billed(listed: object) -> list[BilledTool]:
+    """Return those of a list of tools that the provider runs itself; most are the application's own functions."""
+    found: list[BilledTool] = []
+    for tool in listed if isinstance(listed, list) else ():
+        if isinstance(tool, dict) and tool.get("type") not in _OWN_TOOLS:
+            found += _of_kind(tool)
+    return found
+
+
+def _of_kind(tool: Mapping[str, object]) -> list[BilledTool]:
     kind = _text(tool, "type", "id")
     if kind is None:  # a tool of Gemini's or of Bedrock's Converse has its kind as its key
-        skipped = ("functionDeclarations", "function_declarations", "toolSpec", "cachePoint", "name")
-        return [] if any(key in tool for key in skipped) else [BilledTool(str(key)) for key in tool]
-    if kind in _OWN_TOOLS:
-        return []
+        return [BilledTool(str(key)) for key in tool] if _OWN_KEYS.isdisjoint(tool) else []
     if kind == "builtin_function":
         kind = _text(_mapping(tool, "function"), "name") or kind
     return [BilledTool(kind, _number(tool, "max_uses"), _text(tool, "model"))]
+
+
+_MARK = re.compile(rb'"(?:cache_control|cachePoint)"\s*:\s*(\{\s*"[^{}]*\})')
+
+
+def _lifetimes_in(body: bytes | bytearray, fields: Mapping[str, object]) -> frozenset[str]:
+    """As `_lifetimes`, from the JSON, as the walk through a long prompt takes long.
+
+    A quotation mark within a text is escaped there, so what is found is a key. Where one stands that is no key of a
+    plain object, the walk is made.
+    """
+    marks = _MARK.findall(body)
+    if len(marks) != body.count(b'"cache_control"') + body.count(b'"cachePoint"'):
+        return frozenset(_lifetimes(fields, 0))
+    return frozenset(_lifetime(load(mark)) for mark in marks)
+
+
+def _lifetime(mark: object) -> str:
+    return (_text(mark, "ttl") if isinstance(mark, dict) else None) or "5m"
 
 
 def _lifetimes(value: object, depth: int) -> list[str]:
@@ -364,7 +401,7 @@ def _lifetimes(value: object, depth: int) -> list[str]:
     if not isinstance(value, dict):
         return []
     mark = value.get("cache_control") or value.get("cachePoint")
-    own = [_text(mark, "ttl") or "5m"] if isinstance(mark, dict) else []
+    own = [_lifetime(mark)] if isinstance(mark, dict) else []
     inner = (entry for entry in value.values() if isinstance(entry, (dict, list)))
     return own + [each for entry in inner for each in _lifetimes(entry, depth + 1)]
 

@@ -449,10 +449,11 @@ def read_answer(answer: Event, provider: str | None, *, is_cut: bool = False) ->
         _note_facts(facts, answer)
         model, response_id = facts.get("model"), facts.get("id")
     usage = read_payload(answer, provider)
-    if usage is None or not _is_bill(usage):
+    has_output = usage is not None and usage.counts.get("output_tokens")
+    if usage is None or not (has_output or _is_bill(usage)):
         return AnswerReading(None, False, model, response_id)
     doubts, is_final = usage.doubts, True
-    if not usage.counts.get("output_tokens"):
+    if not has_output:
         is_final = not is_empty(usage)
         if states_no_output(usage, str(answer.get("modelVersion"))) and _has_words(answer):
             doubts = (*doubts, WORDLESS)

@@ -32,6 +32,8 @@ context_owners: list[RequestOwner] = []
 sdk_owner: list[RequestOwner] = []
 """The function that opens a call for a request of no framework's."""
 
+_OWNERS = (request_owners, context_owners, sdk_owner)
+
 listeners: list[Callable[[], object]] = []
 """For each framework, a function that returns whether it may count a request of a model for which nothing is open."""
 
@@ -75,7 +77,7 @@ class AnswerObserver:
 
 def owner_of_request(request: ProviderRequest) -> Call | None:
     """Return the call that a request which is sent here belongs to: a framework's, else an SDK's own."""
-    for owners in (request_owners, context_owners, sdk_owner):
+    for owners in _OWNERS:
         found: Call | None = None
         for owner_of in owners:
             call = owner_of(request)
