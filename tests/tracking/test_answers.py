@@ -1,7 +1,14 @@
+import sys
 from decimal import Decimal
 
+import httpx
+import openai
 import pytest
+import requests
 
+from tests.support.answer_server import body
+from tests.support.provider_answers import CHAT
+from token_handlers import Budget, track_tokens
 from token_handlers.http import ProviderAnswer, ProviderRequest
 from token_handlers.http.requests import read_request
 from token_handlers.payloads import ReportedUsage
@@ -9,6 +16,7 @@ from token_handlers.tracking import answers as rules
 from token_handlers.tracking import recorder
 from token_handlers.tracking.answers import (
     LOST,
+    OWN_FRAMES,
     SEVERAL_TIERS,
     AnswerObserver,
     billed_by_answers,
@@ -160,3 +168,46 @@ def test_the_innermost_of_two_frameworks_calls_owns_a_request(call, monkeypatch)
 def test_request_owners_are_there_once():
     """Each framework finds its own call by one function."""
     assert len(set(request_owners)) == len(request_owners)
+
+
+@pytest.fixture
+def senders(monkeypatch):
+    """The names of the functions that are on the stack below our own where an owner of a request is asked for."""
+    found: list[str] = []
+
+    def noting(request):
+        found.append(sys._getframe(OWN_FRAMES).f_code.co_name)
+
+    monkeypatch.setattr("token_handlers.tracking.answers.request_owners", [noting])
+    return found
+
+
+def test_own_functions_below_a_client(senders, answers):
+    """What stands below them sends the request, whichever client it is."""
+    url, asked = answers.url + "/v1/chat/completions", {"messages": []}
+    with httpx.Client() as client, requests.Session() as session, track_tokens():
+        client.send(client.build_request("POST", url, json=asked))
+        session.send(requests.Request("POST", url, json=asked).prepare())
+
+    assert ["test_own_functions_below_a_client"] * 2 == senders
+
+
+async def test_own_functions_below_an_async_client(senders, answers):
+    """As in sync code."""
+    async with httpx.AsyncClient() as client:
+        with track_tokens():
+            await client.send(client.build_request("POST", answers.url + "/v1/chat/completions", json={"messages": []}))
+
+    assert ["test_own_functions_below_an_async_client"] == senders
+
+
+def test_own_functions_below_a_gate(senders, answers):
+    """A budget asks above the client's retries, in openai's `post`."""
+    answers.answer(body(CHAT))
+    with (
+        openai.OpenAI(api_key="sk-1", base_url=answers.url + "/v1", max_retries=0) as client,
+        track_tokens(budget=Budget(max_requests=9)),
+    ):
+        client.chat.completions.create(model="gpt-4o-mini", messages=[])
+
+    assert ["post"] == senders

@@ -11,7 +11,7 @@ from token_handlers.langchain.calls import Run, flow, open_runs
 from token_handlers.langchain.labels import counters_of_run, labels_of_run
 from token_handlers.langchain.nested import RUN_CODE
 from token_handlers.langchain.run_config import run_config
-from token_handlers.tracking.answers import context_owners, request_owners
+from token_handlers.tracking.answers import OWN_FRAMES, context_owners, request_owners
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.frames import callers_named
 from token_handlers.tracking.surroundings import RunSource, run_sources
@@ -30,7 +30,7 @@ def owner_of(request: ProviderRequest) -> Call | None:
     code = _CODE.get(request.operation)
     if code is None and not open_runs:
         return None
-    for frame in callers_named(code or RUN_CODE, beyond=3):  # our own
+    for frame in callers_named(code or RUN_CODE, beyond=OWN_FRAMES):
         variables = frame.f_locals
         if code is None or frame.f_code.co_name in RUN_CODE:
             run_id = getattr(variables.get("run_manager"), "run_id", None)

@@ -23,6 +23,12 @@ SEVERAL_TIERS = "the call has answers of several tiers or places: the rates of t
 
 RequestOwner = Callable[[ProviderRequest], Call | None]
 
+OWN_FRAMES = 5
+"""How many of our own functions are on the stack where a `RequestOwner` is asked, itself among them.
+
+Below a client's method: its wrap, `open_exchange`, `opened`, `owner_of_request`; below a gate as many.
+"""
+
 request_owners: list[RequestOwner] = []
 """For each framework, a function that returns its innermost call which the request that is sent here belongs to."""
 
@@ -31,8 +37,6 @@ context_owners: list[RequestOwner] = []
 
 sdk_owner: list[RequestOwner] = []
 """The function that opens a call for a request of no framework's."""
-
-_OWNERS = (request_owners, context_owners, sdk_owner)
 
 listeners: list[Callable[[], object]] = []
 """For each framework, a function that returns whether it may count a request of a model for which nothing is open."""
@@ -77,7 +81,7 @@ class AnswerObserver:
 
 def owner_of_request(request: ProviderRequest) -> Call | None:
     """Return the call that a request which is sent here belongs to: a framework's, else an SDK's own."""
-    for owners in _OWNERS:
+    for owners in (request_owners, context_owners, sdk_owner):
         found: Call | None = None
         for owner_of in owners:
             call = owner_of(request)

@@ -6,7 +6,7 @@ from types import FrameType
 
 
 def callers_named(names: Container[str], *, beyond: int = 0) -> Iterator[FrameType]:
-    """Yield those of `callers` that are of functions with one of these names, ``beyond`` so many of the innermost."""
+    """Yield those of `callers` that are of functions with one of these names, without the innermost ``beyond``."""
     frame: FrameType | None = sys._getframe(1 + beyond)  # noqa: SLF001 (as below; a loop of its own, as each request runs it)
     while frame is not None:
         if frame.f_code.co_name in names:
