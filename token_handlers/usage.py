@@ -6,8 +6,8 @@ import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
-from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, overload
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypedDict, overload
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, create_model, model_validator
 
@@ -92,15 +92,41 @@ class Usage(BaseModel):
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
-        counts = self.__dict__
-        for parts, whole in PARTS:
-            total, limit = 0, counts[whole]
-            for part in parts:  # not by sum(), since each record is checked twice
-                total += counts[part]
-            if total > limit:
-                named = " + ".join(parts)
-                raise ValueError(f"{named} ({total}) exceeds {whole} ({limit}), which must include it")
+        check_parts(self.__dict__)
         return self
+
+
+_NAMES = frozenset(Usage.model_fields)
+
+
+def check_parts(counts: Mapping[str, int]) -> None:
+    """Raise ValueError where a part is above its whole; what is absent is 0."""
+    for parts, whole in _rules_for(tuple([name for name, number in counts.items() if number])):
+        total, limit = 0, counts.get(whole, 0)
+        for part in parts:  # not by sum(), since each record is checked twice
+            total += counts.get(part, 0)
+        if total > limit:
+            named = " + ".join(parts)
+            raise ValueError(f"{named} ({total}) exceeds {whole} ({limit}), which must include it")
+
+
+@lru_cache(256)
+def _rules_for(names: tuple[str, ...]) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """Return those of PARTS that counts can break of which only these are not 0."""
+    return tuple((parts, whole) for parts, whole in PARTS if not set(parts).isdisjoint(names))
+
+
+def checked_counts(counts: Mapping[str, int]) -> Mapping[str, int]:
+    """Return the counts that a Usage of them would have; where there can be none, raise ValueError as it does."""
+    if (
+        counts.keys() <= _NAMES
+        and {int}.issuperset(map(type, counts.values()))
+        and min(counts.values(), default=0) >= 0
+    ):
+        check_parts(counts)
+        return counts
+    usage = Usage(**counts)
+    return usage.model_dump(include=usage.model_fields_set)
 
 
 EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
@@ -198,6 +224,42 @@ class UsageRecord(BaseModel):
         repr=False,
         description="When each piece of a stream came, from the request on, where a sink measures it; never stored.",
     )
+
+
+class RecordFields(TypedDict):
+    """The fields of a UsageRecord beside its usage, before pydantic has converted or refused any."""
+
+    model: str | None
+    requested_model: str | None
+    provider: str | None
+    operation: Operation
+    outcome: Outcome
+    requests: int
+    source: Source
+    method: str | None
+    session: str | None
+    user: str | None
+    tags: Mapping[str, str]
+    node: str | None
+    cost: Decimal | None
+    cost_source: str | None
+    saved_cost: Decimal | None
+    cache_saved_cost: Decimal | None
+    doubts: tuple[str, ...]
+    cost_breakdown: tuple[CostPart, ...]
+    service_tier: str | None
+    region: str | None
+    host: str | None
+    served: Mapping[str, str]
+    billed: Mapping[str, int] | None
+    beside: tuple[tuple[str | None, Mapping[str, int]], ...]
+    request_id: str | None
+    organization: str | None
+    project: str | None
+    event_id: str
+    started_at: datetime | None
+    ended_at: datetime | None
+    chunk_seconds: tuple[float, ...]
 
 
 class Measure:

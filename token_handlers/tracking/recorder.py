@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 from urllib.parse import urlsplit
 
 from token_handlers.budget.limits import Amounts
@@ -23,7 +23,7 @@ from token_handlers.tracking.result import DISCARD, NOTHING_REPORTED, UNREAD, Ca
 from token_handlers.tracking.scopes import Budgets, Labels, Sinks
 from token_handlers.tracking.state import renew_locks as renew_state
 from token_handlers.tracking.state import state
-from token_handlers.usage import CostPart, Operation, Usage, UsageRecord
+from token_handlers.usage import CostPart, Operation, RecordFields, Usage, UsageRecord, new_event_id
 
 _MOST_SHOWN = 1_000
 """How many open calls a counter shows at once as estimates."""
@@ -83,7 +83,7 @@ def _record(call: Call, verdict: CallResult | Incomplete, reached: list[None]) -
     if call.budgets:
         reservations.settle(call, result, None if price is None else price.cost)
     if sinks:
-        _deliver(EndedCall.of(call, result, price).record, sinks)
+        _deliver(EndedCall.of(call, result, price), sinks)
     if fault is not None:
         absorb(fault, "reading what a call used")
 
@@ -269,10 +269,15 @@ def _increment(call: Call, result: CallResult, price: Price | None, labels: Call
     return increment(usage.counts, call.operation, outcome, source, cost, cost, requests, labels, doubted, saved)
 
 
+class _Made(TypedDict, total=False):
+    fields: RecordFields
+    record: UsageRecord
+
+
 class EndedCall(NamedTuple):
     """What a record is made of, without a prompt or an answer: sinks may make it later, in a thread of their own.
 
-    ``made`` has the record once somebody made it: all sinks get the same.
+    ``made`` has the record and its fields once somebody made them: all sinks get the same.
     """
 
     operation: Operation
@@ -287,7 +292,7 @@ class EndedCall(NamedTuple):
     served: Mapping[str, str]
     started_at: float
     ended_at: float
-    made: list[UsageRecord]
+    made: _Made
 
     @classmethod
     def of(cls, call: Call, result: CallResult, price: Price | None) -> "EndedCall":
@@ -295,51 +300,58 @@ class EndedCall(NamedTuple):
         facts = call.operation, call.provider, call.base_url, call.model, call.node, call.labels
         answer = call.answers[-1] if call.answers else None
         served = {**call.served, **result.usage.context}
-        return cls(*facts, result, price, answer, served, call.started_at, time.time(), [])
+        return cls(*facts, result, price, answer, served, call.started_at, time.time(), {})
 
-    def record(self) -> UsageRecord:
+    def __call__(self) -> UsageRecord:
         """Return the record, the same one each time."""
-        if not self.made:
-            self.made.append(self._record())
-        return self.made[0]  # of threads that come here at once, whose is first
+        made = self.made
+        return made.get("record") or made.setdefault("record", self._record())  # of threads at once, whose is first
+
+    def fields(self) -> RecordFields:
+        """Return what the record is made of beside its counts, unchecked: for a sink that needs no record."""
+        made = self.made
+        return made.get("fields") or made.setdefault("fields", self._new_fields())
 
     def _record(self) -> UsageRecord:
-        result, usage, labels, answer = self.result, self.result.usage, self.labels, self.answer
+        return UsageRecord(usage=Usage(**self.result.usage.counts), **self.fields())
+
+    def _new_fields(self) -> RecordFields:
+        result, usage, labels, price, answer = self.result, self.result.usage, self.labels, self.price, self.answer
         cached = result.outcome == "cached"
-        cost, cost_source = (None, None) if self.price is None else (self.price.cost, self.price.source)
-        return UsageRecord(
-            usage=Usage(**usage.counts),
-            model=usage.model or self.model,
-            requested_model=self.model,
-            provider=self.provider,
-            operation=self.operation,
-            outcome=result.outcome,
-            requests=result.requests,
-            source=result.source,
-            method=result.method,
-            session=labels.session,
-            user=labels.user,
-            tags=dict(labels.tags),
-            node=self.node,
-            cost=None if cached else cost,
-            cost_source=cost_source,
-            saved_cost=cost if cached else None,
-            cache_saved_cost=None if cached or self.price is None else self.price.cache_saved,
-            doubts=(*usage.doubts, *(() if self.price is None else self.price.doubts)),
-            cost_breakdown=() if self.price is None or cached else _breakdown(self.price) or (),
-            service_tier=usage.service_tier,
-            region=usage.context.get("region") or usage.context.get("inference_geo"),
-            host=_host(self.base_url) if answer is None else answer.request.host,
-            served=self.served,
-            billed=usage.billed,
-            beside=usage.beside,
-            request_id=None if answer is None else answer.request_id or answer.response_id,
-            organization=None if answer is None else answer.organization,
-            project=None if answer is None else answer.project,
-            chunk_seconds=() if answer is None else answer.chunk_seconds,
-            started_at=datetime.fromtimestamp(self.started_at, UTC),
-            ended_at=datetime.fromtimestamp(self.ended_at, UTC),
-        )
+        cost, cost_source = (None, None) if price is None else (price.cost, price.source)
+        return {
+            "model": usage.model or self.model,
+            "requested_model": self.model,
+            "provider": self.provider,
+            "operation": self.operation,
+            "outcome": result.outcome,
+            "requests": result.requests,
+            "source": result.source,
+            "method": result.method,
+            "session": labels.session,
+            "user": labels.user,
+            "tags": dict(labels.tags),
+            "node": self.node,
+            "cost": None if cached else cost,
+            "cost_source": cost_source,
+            "saved_cost": cost if cached else None,
+            "cache_saved_cost": None if cached or price is None else price.cache_saved,
+            "doubts": usage.doubts if price is None else (*usage.doubts, *price.doubts),
+            "cost_breakdown": () if price is None or cached else _breakdown(price) or (),
+            "service_tier": usage.service_tier,
+            "region": usage.context.get("region") or usage.context.get("inference_geo"),
+            "host": _host(self.base_url) if answer is None else answer.request.host,
+            "served": self.served,
+            "billed": usage.billed,
+            "beside": usage.beside,
+            "request_id": None if answer is None else answer.request_id or answer.response_id,
+            "organization": None if answer is None else answer.organization,
+            "project": None if answer is None else answer.project,
+            "chunk_seconds": () if answer is None else answer.chunk_seconds,
+            "event_id": new_event_id(),
+            "started_at": datetime.fromtimestamp(self.started_at, UTC),
+            "ended_at": datetime.fromtimestamp(self.ended_at, UTC),
+        }
 
 
 @shielded
@@ -354,7 +366,7 @@ def _host(url: str | None) -> str | None:
         return None
 
 
-def _deliver(make: Callable[[], UsageRecord], sinks: Sinks) -> None:
+def _deliver(make: EndedCall | Callable[[], UsageRecord], sinks: Sinks) -> None:
     """Give a record to each sink, once; what a sink raises on purpose is raised when all have it."""
     raised: BaseException | None = None
     record: UsageRecord | None = None

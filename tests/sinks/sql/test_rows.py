@@ -4,10 +4,22 @@ from decimal import Decimal
 import pytest
 
 from tests.support.ledgers import NOON, call
-from token_handlers import Usage
+from tests.tracking.test_answers import WHOLE
+from token_handlers import Usage, UsageRecord, track_tokens
+from token_handlers.payloads import ReportedUsage
+from token_handlers.pricing.price import Price
 from token_handlers.sinks.sql.rows import divide_usd, record_of, row_of
 from token_handlers.sinks.sql.schema import COLUMNS
-from token_handlers.usage import CostPart
+from token_handlers.tracking import recorder
+from token_handlers.tracking.call import Call
+from token_handlers.tracking.result import FAILED, CallResult
+from token_handlers.usage import CostPart, checked_counts
+
+COUNTS = {"output_tokens": 20, "input_tokens": 100, "cache_read_tokens": 40, "reasoning_tokens": 0}
+USAGE = ReportedUsage(COUNTS, model="gpt-4o-mini")
+RESULT = CallResult(USAGE)
+LABELS = {"session": "s", "user": "é", "tags": {"team": "x\0", "env": "y"}}
+REGION = {"region": "eu-west-1", "speed": "fast"}
 
 ODD = ("", "é", "x\0y", "\ud800", "\u241b", '"q"', "back\\slash", "line\nbreak", "\x01", '"""', '{}(),"')
 
@@ -66,3 +78,125 @@ def test_more_money_than_a_call_may_cost(cost):
     """A call for a million USD is refused."""
     with pytest.raises(OverflowError, match="1000000 USD or more"):
         divide_usd(Decimal(cost))
+
+
+class Ended:
+    """A sink that keeps what it is given before it is a record."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, record):
+        raise AssertionError
+
+    def defer(self, make):
+        self.calls.append(make)
+
+
+def ended(result, labels=(), **facts):
+    """Return what a sink is given when a call ends so, of which these facts are known."""
+    sink = Ended()
+    with track_tokens(sinks=[sink], **dict(labels)):
+        one = Call()
+        for name, value in {"model": "gpt-4o-mini", "provider": "openai", **facts}.items():
+            setattr(one, name, value)
+        recorder.finish(one, result)
+    return sink.calls[0]
+
+
+ENDS = {
+    "plain": (RESULT, {}, {}),
+    "labelled": (RESULT, LABELS, {"node": "n", "base_url": "https://eu.api.openai.com/v1"}),
+    "estimated": (CallResult(USAGE, "estimated", "tiktoken", requests=3), {}, {}),
+    "cached": (CallResult(USAGE, outcome="cached"), {}, {}),
+    "failed": (FAILED, {}, {}),
+    "unknown": (CallResult(ReportedUsage({})), {}, {}),
+    "unpriced": (CallResult(ReportedUsage(COUNTS, model="no-such-model")), {}, {}),
+    "stated": (CallResult(USAGE._replace(cost=Decimal("0.25"), service_tier="flex")), {}, {}),
+    "doubted": (CallResult(USAGE._replace(context=REGION, doubts=("a search\0",))), {}, {}),
+    "embeddings": (RESULT, {}, {"operation": "embeddings", "served": {"deployment": "d"}}),
+    "answered": (RESULT, {}, {"answers": (WHOLE._replace(request_id="r", organization="o", project="p"),)}),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_call_that_ended_has_the_row_of_its_record(name):
+    """Of a call that just ended no record is made, and its row is the same as that of the record."""
+    result, labels, facts = ENDS[name]
+    call_ended = ended(result, labels, **facts)
+    row = row_of(call_ended)
+
+    assert "record" not in call_ended.made
+    assert None not in row.values()
+    assert row == row_of(call_ended())
+    assert row == row_of(call_ended)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        CallResult(USAGE._replace(billed={"input_tokens": 1})),
+        CallResult(USAGE._replace(beside=(("gpt-4o", {"input_tokens": 1}),))),
+        CallResult(USAGE._replace(model=b"gpt-4o-mini")),
+    ],
+)
+def test_a_call_that_ended_and_needs_a_record(result):
+    """What pydantic converts, or what is told rarely, is written from the record."""
+    call_ended = ended(result)
+    row = row_of(call_ended)
+
+    assert "record" in call_ended.made
+    assert row == row_of(call_ended())
+
+
+@pytest.mark.parametrize(
+    ("counts", "reported"),
+    [
+        ({"input_tokens": True}, None),
+        ({"input_tokens": -1}, None),
+        ({"input_tokens": 1.0}, None),
+        ({"input_tokens": None}, None),
+        ({"no_such_tokens": 1}, None),
+        ({"input_tokens": 1, "cache_read_tokens": 2}, None),
+        ({"cache_write_5m_tokens": 2}, None),
+        ({"input_tokens": 2, "total_tokens": 3}, None),
+        ({"input_tokens": 2, "total_tokens": 2}, {"input_tokens": 2}),
+        ({"input_tokens": 2, "cache_read_tokens": 2, "reasoning_tokens": 0}, "the same"),
+        ({}, "the same"),
+    ],
+)
+def test_counts_of_a_call_that_ended(counts, reported):
+    """Counts of which there can be no Usage are refused with or without a record, and others are the same."""
+    if reported is None:
+        with pytest.raises(ValueError, match="token"):
+            Usage(**counts)
+        with pytest.raises(ValueError, match="token"):
+            row_of(ended(RESULT)._replace(result=CallResult(ReportedUsage(counts)), made={}))
+    else:
+        assert (counts if reported == "the same" else reported) == checked_counts(counts)
+
+
+@pytest.mark.parametrize(
+    ("result", "cost"),
+    [
+        (RESULT, Decimal(-1)),
+        (RESULT, Decimal("NaN")),
+        (CallResult(USAGE, outcome="cached"), Decimal(-1)),
+        (CallResult(USAGE._replace(context={"region": 5})), None),
+        (CallResult(USAGE._replace(model=5)), None),
+        (CallResult(USAGE, requests=10**13), None),
+        (CallResult(ReportedUsage({"input_tokens": 10**13})), None),
+    ],
+)
+def test_a_call_that_ended_with_what_no_ledger_can_hold(result, cost):
+    """What is refused of a record is refused of the call that it would be made of."""
+    price = None if cost is None else Price(cost, "user")
+    for is_made in (True, False):
+        call_ended = ended(RESULT)._replace(result=result, price=price, made={})
+        with pytest.raises((ValueError, ArithmeticError)):
+            row_of(call_ended() if is_made else call_ended)
+
+
+def test_all_fields_of_a_record():
+    """A call that ended names all that a record has."""
+    assert UsageRecord.model_fields.keys() == {"usage", *ended(RESULT).fields()}

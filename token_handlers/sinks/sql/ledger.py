@@ -10,7 +10,7 @@ from decimal import Decimal
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
 
-from token_handlers.counter.listeners import MakeRecord, made
+from token_handlers.counter.listeners import MakeRecord
 from token_handlers.errors import TokenHandlersError
 from token_handlers.lifecycle import BackgroundWriter, Warnings, after_fork, at_exit, not_at_exit
 from token_handlers.pricing.price import Price
@@ -311,11 +311,11 @@ class SQLSink:
             raise TokenHandlersError(f"the ledger {self.place} can't hold this record: {error}") from error
 
     def _write(self, items: Sequence[UsageRecord | MakeRecord | _RollUp]) -> None:
-        records = [identified(made(item)) for item in items if not isinstance(item, _RollUp)]
-        written = self._store.write([row_of(record) for record in records])
-        self._duplicates += len(records) - written.added
+        rows = [row_of(item) for item in items if not isinstance(item, _RollUp)]
+        written = self._store.write(rows)
+        self._duplicates += len(rows) - written.added
         if self._backlog is not None:
-            self._backlog.note([record.event_id for record in records])
+            self._backlog.note([unescaped(str(row["event_id"])) for row in rows])
         if written.has_more and not self._closed:
             self._writer.put(_ROLL_UP)  # behind the records that wait
 

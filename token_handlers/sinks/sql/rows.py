@@ -6,15 +6,19 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from itertools import chain, compress, repeat
+from operator import is_not, itemgetter
+from typing import NamedTuple, Protocol, cast
 
 from pydantic import ValidationError
 
+from token_handlers.counter.listeners import MakeRecord, made
 from token_handlers.counter.totals import known_saving
 from token_handlers.pricing.price import Price
 from token_handlers.sinks.escapes import escaped, unescaped
-from token_handlers.sinks.sql.schema import COUNTS, SUMS, TEXTS
-from token_handlers.usage import EXACT, CostPart, Usage, UsageRecord, UsageTotals
+from token_handlers.sinks.sql.schema import COLUMNS, COUNTS, SUMS, TEXTS
+from token_handlers.tracking.recorder import EndedCall
+from token_handlers.usage import EXACT, CostPart, RecordFields, Usage, UsageRecord, UsageTotals, checked_counts
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -28,11 +32,10 @@ MOST_TOKENS, MOST_USD = 10**12, 10**6
 """What one call may have: a column holds the sum of millions of such."""
 
 _NANO_PER_USD = _ATTO_PER_NANO = 10**9
-_MONEY = (
-    ("cost", "cost_nano", "cost_atto"),
-    ("saved_cost", "saved_nano", "saved_atto"),
-    ("cache_saved_cost", "cache_saved_nano", "cache_saved_atto"),
-)
+_UNKNOWN = None, None
+_OPTIONAL_TEXT, _TEXT = frozenset((str, type(None))), frozenset((str,))
+_NAMES = tuple(name for name in COLUMNS if name not in COUNTS)
+_texts: Callable[[RecordFields], tuple[str | None, ...]] = itemgetter("event_id", *TEXTS)
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 Value = int | str | None
@@ -66,51 +69,65 @@ def identified(record: UsageRecord) -> UsageRecord:
     return record.model_copy(update={"event_id": event_id, "started_at": started})
 
 
-def row_of(record: UsageRecord) -> Row:
-    """Return the values of a record that are not null, in the order of COLUMNS; it has an event id and a time.
+def row_of(call: UsageRecord | MakeRecord) -> Row:
+    """Return the values of a call that are not null; those of a record without an event id or a time get one.
 
-    What no store can hold or give back, such as a time after the year 9999, is an OverflowError.
+    The record of a call that just ended is not made where it would have the same values. What no store can hold or
+    give back, such as a time after the year 9999, is an OverflowError; what no record can have is a ValueError.
     """
-    fields, usage = record.__dict__, record.usage
-    counted, reported = usage.__dict__, usage.model_fields_set
-    counts = {name: counted[name] for name in COUNTS if name in reported}
-    if record.requests > MOST_TOKENS or (counts and max(counts.values()) > MOST_TOKENS):
+    if isinstance(call, EndedCall) and "record" not in call.made:
+        counts, fields = checked_counts(call.result.usage.counts), call.fields()
+        if _is_plain(fields):
+            return _row(fields, counts)
+    record = identified(made(call))
+    counted, reported = record.usage.__dict__, record.usage.model_fields_set
+    return _row(cast("RecordFields", record.__dict__), {name: counted[name] for name in COUNTS if name in reported})
+
+
+def _is_plain(fields: RecordFields) -> bool:
+    """Return whether a record has these fields as they are, so that there is no need to make it."""
+    cost = fields["saved_cost"] if fields["cost"] is None else fields["cost"]
+    return (
+        not (fields["billed"] or fields["beside"])
+        and _OPTIONAL_TEXT.issuperset(map(type, _texts(fields)))
+        and _TEXT.issuperset(map(type, chain(fields["doubts"], *fields["tags"].items(), *fields["served"].items())))
+        and (cost is None or cost >= 0)
+    )
+
+
+def _row(fields: RecordFields, counts: Mapping[str, int]) -> Row:
+    if fields["requests"] > MOST_TOKENS or (counts and max(counts.values()) > MOST_TOKENS):
         raise OverflowError(f"a call of more than {MOST_TOKENS} tokens")
-    row: dict[str, Value] = {
-        "event_id": escaped(record.event_id),
-        "ts_ms": _time("started_at", record.started_at or record.ended_at or datetime.now(UTC)),
-    }
-    if record.ended_at is not None:
-        row["ended_ms"] = _time("ended_at", record.ended_at)
-    if record.tags:
-        row["tags"] = _tags(tuple(record.tags.items()))
-    row["operation"], row["outcome"], row["source"] = record.operation, record.outcome, record.source
-    row["requests"] = record.requests
-    for name, nano, atto in _MONEY:
-        if (money := fields[name]) is not None:
-            row[nano], row[atto] = divide_usd(money)
-    if record.doubts:
-        row["doubts"] = _to_json([escaped(doubt) for doubt in record.doubts])
-    if record.cost_breakdown:
-        row["cost_breakdown"] = _breakdown(record.cost_breakdown)
-    _add_billing(row, record)
-    texts = {name: text for name in TEXTS if (text := fields[name]) is not None}
-    whole = "".join(texts.values())
+    texts = _texts(fields)
+    whole = "".join(filter(None, texts))
     if not whole.isascii() or "\0" in whole:
-        texts = {name: escaped(text) for name, text in texts.items()}
-    row.update(texts)
+        texts = tuple(text and escaped(text) for text in texts)
+    event_id, *others = texts
+    ended, billed = fields["ended_at"], fields["billed"]
+    values = (
+        event_id,
+        _time("started_at", fields["started_at"] or ended or datetime.now(UTC)),
+        None if ended is None else _time("ended_at", ended),
+        _tags(tuple(fields["tags"].items())) if fields["tags"] else None,
+        fields["operation"],
+        fields["outcome"],
+        fields["source"],
+        fields["requests"],
+        *(_UNKNOWN if fields["cost"] is None else divide_usd(fields["cost"])),
+        *(_UNKNOWN if fields["saved_cost"] is None else divide_usd(fields["saved_cost"])),
+        *(_UNKNOWN if fields["cache_saved_cost"] is None else divide_usd(fields["cache_saved_cost"])),
+        _to_json([escaped(doubt) for doubt in fields["doubts"]]) if fields["doubts"] else None,
+        _breakdown(fields["cost_breakdown"]) if fields["cost_breakdown"] else None,
+        _to_json({name: escaped(value) for name, value in fields["served"].items()}) if fields["served"] else None,
+        None if billed is None else _to_json(dict(billed)),
+        _to_json([[model and escaped(model), dict(counts)] for model, counts in fields["beside"]])
+        if fields["beside"]
+        else None,
+        *others,
+    )
+    row = dict(compress(zip(_NAMES, values, strict=True), map(is_not, values, repeat(None))))
     row.update(counts)
     return row
-
-
-def _add_billing(row: dict[str, Value], record: UsageRecord) -> None:
-    """Add what the price of a call depends on beside its counts, tier and place."""
-    if record.served:
-        row["served"] = _to_json({name: escaped(value) for name, value in record.served.items()})
-    if record.billed is not None:
-        row["billed"] = _to_json(dict(record.billed))
-    if record.beside:
-        row["beside"] = _to_json([[model and escaped(model), dict(counts)] for model, counts in record.beside])
 
 
 def record_of(row: StoredRow) -> UsageRecord:
