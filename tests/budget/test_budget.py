@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from langchain_openai import ChatOpenAI
 
-from tests.support.reservations import reserve, spend
+from tests.support.reservations import request, reserve, spend
 from token_handlers import (
     Budget,
     BudgetExceeded,
@@ -20,7 +20,6 @@ from token_handlers import (
     uninstall,
 )
 from token_handlers.budget import Amounts, BudgetWarning, alerts
-from token_handlers.budget.limits import ReservationRequest
 from token_handlers.budget.local_store import LocalStore
 from token_handlers.errors import raise_faults
 from token_handlers.sinks.redis import RedisCounter
@@ -70,9 +69,9 @@ def test_the_error_says_it_all():
     """The error names model, scope, limit, what is spent and held, in its message and as attributes."""
     budget = Budget(max_cost="0.50", scope="team", each="user", per="day")
     spend(budget, 10, "0.20", user="ada")
-    reserve(budget, ReservationRequest(10, Decimal("0.20"), "gpt-4o", user="ada"))
+    reserve(budget, request(10, Decimal("0.20"), "gpt-4o", user="ada"))
     with pytest.raises(BudgetExceeded) as raised:
-        reserve(budget, ReservationRequest(10, Decimal("0.101"), "gpt-4o", user="ada"))
+        reserve(budget, request(10, Decimal("0.101"), "gpt-4o", user="ada"))
 
     scope = "budget 'team' of user 'ada' per day"
     message = (
@@ -530,14 +529,14 @@ def test_nothing_is_kept():
     budget = Budget(max_tokens=1000, max_cost=1, each="user", warn_at=None)
     for number in range(500):
         user = f"u-{number % 5}"
-        reservation = reserve(budget, ReservationRequest(10, None, f"m-{number}", user=user))
+        reservation = reserve(budget, request(10, None, f"m-{number}", user=user))
         budget.release(reservation) if number % 2 else budget.settle(reservation, NOTHING)
         with pytest.raises(BudgetExceeded):
-            reserve(budget, ReservationRequest(1001, user=user))
+            reserve(budget, request(1001, user=user))
     gc.collect()
 
     accounts = cast("LocalStore", budget._store)._accounts
-    assert (5, 0, 0) == (len(accounts), sum(len(one.bounded) for one in accounts.values()), len(budget._refusals))
+    assert (5, 0, 0) == (len(accounts), sum(len(one.under_way) for one in accounts.values()), len(budget._refusals))
 
 
 def test_warnings_are_bounded(monkeypatch):

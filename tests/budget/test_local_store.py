@@ -5,10 +5,9 @@ from typing import cast
 
 import pytest
 
-from tests.support.reservations import reserve, spend
+from tests.support.reservations import request, reserve, spend
 from token_handlers import Budget, BudgetExceeded
 from token_handlers.budget import Amounts, BudgetWarning, local_store, shelf
-from token_handlers.budget.limits import ReservationRequest
 from token_handlers.budget.local_store import LocalStore
 
 NOTHING = Amounts()
@@ -53,10 +52,10 @@ def test_windows(clock, per, later, fresh):
 def test_a_call_over_the_end_of_a_window(clock):
     """A call is booked where it ends, and what it holds goes with it into the next window."""
     budget = Budget(max_tokens=100, per="day")
-    reservation = reserve(budget, ReservationRequest(80))
+    reservation = reserve(budget, request(80))
     clock(2026, 4, 1, 0, 0)
     with pytest.raises(BudgetExceeded):
-        reserve(budget, ReservationRequest(30))
+        reserve(budget, request(30))
     budget.settle(reservation, Amounts(Decimal(0), 50, 1))
 
     assert (50, NOTHING) == (budget.spent().tokens, budget.held())
@@ -97,7 +96,7 @@ def test_many_sessions_under_way(monkeypatch):
     """An account that a call has reserved something in stays, whatever the others do."""
     monkeypatch.setattr(local_store, "MAX_ACCOUNTS", 3)
     budget = Budget(max_requests=1, each="session", warn_at=None)
-    under_way = [reserve(budget, ReservationRequest(session=f"s-{number}")) for number in range(5)]
+    under_way = [reserve(budget, request(session=f"s-{number}")) for number in range(5)]
     for name in ("a", "b", "c"):
         spend(budget, session=name)
     for reservation in under_way:
@@ -111,7 +110,7 @@ def test_many_sessions_in_windows(clock, monkeypatch):
     """Accounts that are out of use have their own windows too."""
     monkeypatch.setattr(local_store, "MAX_ACCOUNTS", 3)
     budget = Budget(max_requests=1, each="session", per="day", warn_at=None)
-    reservation = reserve(budget, ReservationRequest(session="a"))
+    reservation = reserve(budget, request(session="a"))
     for session in ("b", "c", "d", "e"):
         spend(budget, session=session)
     clock(2026, 4, 1)
@@ -222,7 +221,7 @@ def test_a_cost_per_minute(monkeypatch):
     for _ in range(4):
         spend(budget, cost="0.02")
         seconds[0] += 14
-    under_way = reserve(budget, ReservationRequest(cost=Decimal("0.02")))
+    under_way = reserve(budget, request(cost=Decimal("0.02")))
     message = r"max_cost_per_minute=0.10 USD: 0.08 spent in the last minute, 0.02 held .*may take 0.01"
     with pytest.raises(BudgetExceeded, match=message) as raised:
         spend(budget, cost="0.01")

@@ -2,8 +2,8 @@ from decimal import Decimal
 
 import pytest
 
+from tests.support.reservations import request
 from token_handlers import Budget, BudgetExceeded, SQLiteLedger, UsageTotals, record_cost, shared_counter, track_tokens
-from token_handlers.budget.limits import ReservationRequest
 from token_handlers.pricing.recorded import price_again
 
 
@@ -56,7 +56,7 @@ def test_budgets_have_it():
     assert (Decimal("0.02"), 0, 0) == budget.spent("search API")
     assert (Decimal("0.001"), 0, 0) == budget.spent("OCR")
     with pytest.raises(BudgetExceeded, match=r"0\.02 spent"):
-        budget.reserve(budget.open(ReservationRequest(tags={"tool": "search API"})))
+        budget.reserve(request(tags={"tool": "search API"}))
 
 
 def test_a_ledger_keeps_it(tmp_path):

@@ -14,10 +14,6 @@ MAX_GIVEN = 10_000
 """How many alerts are remembered; beyond it the oldest may be given again."""
 
 
-_INFINITE = Decimal("Infinity")
-_NEVER = _INFINITE, _INFINITE, _INFINITE
-
-
 class _Threshold(NamedTuple):
     position: int
     amount: Decimal
@@ -29,7 +25,7 @@ class _Threshold(NamedTuple):
 class Alerts:
     """Gives a BudgetWarning when a share of a limit is spent. Where several shares are passed at once, the largest.
 
-    ``lowest`` are the USD, tokens and requests below which there is nothing to warn of.
+    ``lowest`` has the position of each of Amounts that is watched, and below how much of it there is nothing to say.
     """
 
     def __init__(self, shares: Sequence[Decimal], on_warning: Callable[[BudgetWarning], object] | None) -> None:
@@ -37,7 +33,7 @@ class Alerts:
         self._on_warning = on_warning or log_warning
         self._given: dict[tuple[str, str, str, Decimal], object] = {}
         self._thresholds: tuple[_Threshold, ...] = ()
-        self.lowest = _NEVER
+        self.lowest: tuple[tuple[int, Decimal], ...] = ()
 
     def watch(self, limits: Limits) -> None:
         """Forget what was given, and watch these limits."""
@@ -48,10 +44,8 @@ class Alerts:
             if (maximum := limits.get(limit)) is not None
             for share in reversed(self._shares)
         )
-        lowest = [
-            min((each.amount for each in self._thresholds if each.position == at), default=_INFINITE) for at in range(3)
-        ]
-        self.lowest = lowest[0], lowest[1], lowest[2]
+        # of a limit the largest share is the first here, and its smallest one the last
+        self.lowest = tuple({each.position: each.amount for each in self._thresholds}.items())
 
     def check(self, spent: Amounts, window: str, account: str, title: Callable[[], str]) -> None:
         """Warn of what an account has spent in a window."""

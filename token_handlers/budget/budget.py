@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from decimal import Decimal
+from functools import partial
 from typing import Literal
 
 from token_handlers.budget.alerts import Alerts
@@ -21,7 +22,6 @@ from token_handlers.budget.limits import (
     BudgetWarning,
     Limits,
     Reservation,
-    ReservationRequest,
     ReservationResult,
     Spent,
     Store,
@@ -31,6 +31,7 @@ from token_handlers.budget.limits import (
     checked_each,
     checked_limits,
     checked_shares,
+    checks_of,
     one_of,
     text,
 )
@@ -44,7 +45,7 @@ __all__ = ["Amounts", "Budget", "BudgetWarning", "Spent"]
 
 HOLD_SECONDS = 600.0
 
-_INTERNAL = frozenset({"counts_tokens", "is_shared", "may_overdraw", "open", "prices", "release", "reserve", "settle"})
+_INTERNAL = frozenset({"counts_tokens", "is_shared", "may_overdraw", "prices", "release", "reserve", "settle"})
 _overdrawn: ContextVar[tuple["Budget", ...]] = ContextVar("token_handlers_overdrawn", default=())
 
 
@@ -169,45 +170,42 @@ class Budget:
         """Whether other processes have it too."""
         return not isinstance(self._store, LocalStore)
 
-    def open(self, request: ReservationRequest) -> Reservation:
-        """Return what a call may reserve, which reserves nothing yet: whatever happens, its owner can release it."""
-        if self._each is None:
-            return Reservation(self._account_of_all, None, request)
-        name = self._name(request)
-        return Reservation(self._account(name), name, request)
-
     def reserve(self, reservation: Reservation) -> None:
-        """Reserve what a call may use; raise BudgetExceeded where there is no room for it, and nobody allows it."""
-        request = reservation.request
-        if request.unpriced and self.prices:
-            error = self._unpriced_refusal(reservation)
-            if error is not None and not self._allows(error):
-                raise error
-        store, error = self._store, None
+        """Reserve what a call may use; raise BudgetExceeded where there is no room for it, and nobody allows it.
+
+        Whatever happens, its owner can release it.
+        """
+        store = self._store
+        if self._each is None:
+            reservation.account = self._account_of_all
+        else:
+            self._open(reservation)
+        if reservation.unpriced and self.prices:
+            self._check_price(reservation)
         if isinstance(store, LocalStore):
             try:
-                result = store.reserve(reservation, request.amounts, self._checked)
-                if result.exceeded is not None:
-                    error = self._reserve_estimated(store, reservation, result)
+                result = store.reserve(reservation, self._checks, self._per_minute)
+                if result is None:
+                    return
+                error = self._reserve_estimated(store, reservation, result)
             except StoreUnavailable as outage:
                 error = self._outage(reservation, outage)
         else:
-            reservation.request = request.exact()
+            reservation.amounts = reservation.exact()
             error = self._ask(store, reservation)
         if error is not None:
             if not self._allows(error):
                 raise error
             with suppress(StoreUnavailable):  # it is booked at its end
-                store.reserve(reservation, reservation.request.amounts, {})
+                store.reserve(reservation, {})
 
     def settle(self, reservation: Reservation, amounts: Amounts) -> None:
-        """Book what a call used in place of what it reserved, once."""
+        """Book what a call used in place of what it reserved, if anything, once."""
+        if not reservation.account:
+            self._open(reservation)
         booked = self._store.settle(reservation, amounts)
         if booked is not None:  # asking a fleet's store would take time: reserving does that anyway
-            spent, window = booked
-            cost, tokens, requests = self._alerts.lowest
-            if spent.cost >= cost or spent.tokens >= tokens or spent.requests >= requests:
-                self._alerts.check(spent, window, reservation.account, lambda: self._title(reservation.name))
+            self._alerts.check(*booked, reservation.account, partial(self._title, reservation.name))
 
     def release(self, reservation: Reservation, *, wait: bool = False) -> None:
         """Release what a call reserved that used nothing; with ``wait`` before this returns."""
@@ -225,32 +223,34 @@ class Budget:
     def _use_limits(self, limits: Limits) -> None:
         self._limits = limits
         self._checked = {name: limit for name, limit in limits.items() if limit is not None}
+        self._checks, self._per_minute = checks_of(limits), limits.get(PER_MINUTE)
         self.prices = "max_cost" in self._checked or PER_MINUTE in self._checked
         self.counts_tokens = self.prices or "max_tokens" in self._checked
-        if isinstance(self._store, LocalStore):
-            self._store.minutes = PER_MINUTE in self._checked
         self._alerts.watch(self._checked)
+        if isinstance(self._store, LocalStore):
+            self._store.minutes, self._store.lowest = self._per_minute is not None, self._alerts.lowest
         self._unpriced_models.forget()
 
     def _reserve_estimated(
         self, store: LocalStore, reservation: Reservation, result: ReservationResult
     ) -> BudgetExceeded | None:
         """Reserve what a call is estimated to use, and let the others do so: an upper bound is in the way."""
+        refusal: ReservationResult | None = result
         if result.exceeded != "max_requests":
             store.estimate_bounds(reservation.account)
-            reservation.request = reservation.request.exact()
-            result = store.reserve(reservation, reservation.request.amounts, self._checked)
-        return None if result.exceeded is None else self._exceeded(result.exceeded, result, reservation)
+            reservation.amounts, reservation.is_bound = reservation.exact(), False
+            refusal = store.reserve(reservation, self._checks, self._per_minute)
+        return None if refusal is None else self._exceeded(refusal, reservation)
 
     def _ask(self, store: SharedStore, reservation: Reservation) -> BudgetExceeded | None:
         """Reserve within the limits in a fleet's store."""
         window = current_window(self._per)  # before asking what was spent: in a new one less is
         try:
-            result = store.reserve(reservation, reservation.request.amounts, self._checked)
+            result = store.reserve(reservation, self._checked)
         except StoreUnavailable as error:
             return None if self._fails_open else self._outage(reservation, error)
-        self._alerts.check(result.spent, window, reservation.account, lambda: self._title(reservation.name))
-        return None if result.exceeded is None else self._exceeded(result.exceeded, result, reservation)
+        self._alerts.check(result.spent, window, reservation.account, partial(self._title, reservation.name))
+        return None if result.exceeded is None else self._exceeded(result, reservation)
 
     @shielded
     def _allows(self, error: BudgetExceeded) -> bool:
@@ -263,8 +263,9 @@ class Budget:
             raise TypeError(f"on_exceeded must be an ordinary function, but {self._on_exceeded!r} is asynchronous")
         return bool(answer)
 
-    def _exceeded(self, limit: str, result: ReservationResult, reservation: Reservation) -> BudgetExceeded:
-        spent, held, asked = (one.under(limit) for one in (result.spent, result.reserved, reservation.request.amounts))
+    def _exceeded(self, result: ReservationResult, reservation: Reservation) -> BudgetExceeded:
+        limit = result.exceeded or ""
+        spent, held, asked = (one.under(limit) for one in (result.spent, result.reserved, reservation.amounts))
         maximum = self._limits[limit]
         under_way = f", {text(held)} held by calls under way" if held else ""
         when = " in the last minute" if limit == PER_MINUTE else ""
@@ -285,18 +286,21 @@ class Budget:
         maximum: Decimal | int | None = None,
         spent: Decimal | int | None = None,
     ) -> BudgetExceeded:
-        model, scope = reservation.request.model, self._title(reservation.name)
+        model, scope = reservation.asker.model, self._title(reservation.name)
         message = f"{model or 'the model'} was not called: {reason}"
         error = BudgetExceeded(message, scope=scope, limit=limit, maximum=maximum, spent=spent, model=model)
         self._refusals.add(error)
         return error
 
-    def _unpriced_refusal(self, reservation: Reservation) -> BudgetExceeded | None:
-        model = reservation.request.model
+    def _check_price(self, reservation: Reservation) -> None:
+        """Warn of a model that has no price, or raise BudgetExceeded where that is what the budget is to do."""
+        model = reservation.asker.model
         limit = "max_cost" if self._limits["max_cost"] is not None else PER_MINUTE
         if self._unpriced == "refuse":
             reason = f"it has no price, and {self._title(reservation.name)} has a {limit}: set_price({model!r}, ...)"
-            return self._refusal(reservation, reason, limit, self._limits[limit])
+            error = self._refusal(reservation, reason, limit, self._limits[limit])
+            if not self._allows(error):
+                raise error
         if self._unpriced == "warn":
             self._unpriced_models.warn(
                 model,
@@ -305,14 +309,17 @@ class Budget:
                 self._title(None),
                 model,
             )
-        return None
 
-    def _name(self, request: ReservationRequest) -> str | None:
+    def _open(self, reservation: Reservation) -> None:
+        """Say in which account a call is, which reserves nothing yet."""
+        session, user, tags = reservation.asker.labels
         if self._each == "session":
-            return request.session
-        if self._each == "user":
-            return request.user
-        return None if self._each is None else request.tags.get(self._each)
+            reservation.name = session
+        elif self._each == "user":
+            reservation.name = user
+        elif self._each is not None:
+            reservation.name = tags.get(self._each)
+        reservation.account = self._account(reservation.name)
 
     def _account(self, name: str | None) -> str:
         """Return the name under which the store has the amounts; a fleet's has those of other budgets too."""

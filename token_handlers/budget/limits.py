@@ -10,6 +10,8 @@ from token_handlers.usage import EXACT
 
 Window = Literal["hour", "day", "month"]
 Limits = Mapping[str, Decimal | int | None]
+Labels = tuple[str | None, str | None, Mapping[str, str]]
+"""Session, user and tags."""
 
 LIMITS = {"max_cost": "cost", "max_tokens": "tokens", "max_requests": "requests"}
 """Each limit of a window, and the amount that it is for, in the order in which they are checked."""
@@ -23,6 +25,10 @@ T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., object])
 
 _ZERO = Decimal(0)
+_add = EXACT.add
+
+new_tuple = tuple.__new__
+"""Makes a NamedTuple without the function of Python that it has around this, for what each call makes."""
 
 
 class Amounts(NamedTuple):
@@ -39,7 +45,8 @@ class Amounts(NamedTuple):
 
     def plus(self, other: "Amounts") -> "Amounts":
         """Return the sum."""
-        return Amounts(EXACT.add(self.cost, other.cost), self.tokens + other.tokens, self.requests + other.requests)
+        cost, tokens, requests = self
+        return new_tuple(Amounts, (_add(cost, other[0]), tokens + other[1], requests + other[2]))
 
     def minus(self, other: "Amounts") -> "Amounts":
         """Return the difference."""
@@ -100,58 +107,54 @@ class Store(Protocol):
         """Return what a scope has spent in the window, and what its calls have reserved."""
 
 
-class ReservationRequest:
-    """What a call may use at most, and whose it is.
+class Asker(Protocol):
+    """Whose a reservation is: a call."""
 
-    ``cost`` is USD, None where its model has no price. With ``estimate``, tokens and cost are an upper bound that costs
-    nothing to know, and it returns a request with the estimated ones.
-    """
+    @property
+    def model(self) -> str | None:
+        """The model that is asked."""
 
-    __slots__ = ("_estimate", "_exact", "amounts", "is_exact", "model", "session", "tags", "unpriced", "user")
+    @property
+    def labels(self) -> Labels:
+        """Under which labels it is asked."""
 
-    def __init__(
-        self,
-        tokens: int = 0,
-        cost: Decimal | None = _ZERO,
-        model: str | None = None,
-        session: str | None = None,
-        user: str | None = None,
-        tags: Mapping[str, str] = {},
-        *,
-        estimate: "Callable[[], ReservationRequest] | None" = None,
-    ) -> None:
-        self.amounts = Amounts(cost or _ZERO, tokens, 1)
-        self.unpriced = cost is None
-        self.model = model
-        self.session = session
-        self.user = user
-        self.tags = tags
-        self._estimate = estimate
-        self.is_exact = estimate is None
-        self._exact: ReservationRequest | None = None
 
-    def exact(self) -> "ReservationRequest":
-        """Return the request with estimated amounts, which is this one where it has them."""
-        if self._exact is None and self._estimate is not None:
-            self._exact = self._estimate()
-        return self._exact or self
+class Asked(NamedTuple):
+    """What asks without being a call, such as usage that was counted by hand."""
+
+    model: str | None = None
+    labels: Labels = (None, None, {})
 
 
 class Reservation:
-    """What one call reserves in one account of a budget, until it is booked or released.
+    """What one call may use at most, and reserves in an account of a budget until it is booked or released.
 
-    ``held`` are the amounts that stand reserved, or may, None where there are none; ``id`` names it in a fleet's store.
+    ``account`` is the store's name of the account, "" until it is opened, and ``name`` the session, user or tag whose
+    it is; ``id`` names the reservation in a fleet's store, and ``held`` is whether it may stand reserved there.
+    ``unpriced`` is whether the model has no price. With ``is_bound`` the amounts are an upper bound that costs nothing
+    to know, and `exact` estimates them.
     """
 
-    __slots__ = ("account", "booked", "held", "id", "name", "request")
+    account = ""
+    name: str | None = None
+    id: str | None = None
+    held = False
+    booked = False
+    is_bound = False
 
-    def __init__(self, account: str, name: str | None, request: ReservationRequest) -> None:
-        self.account = account
-        self.name = name
-        self.request = request
-        self.held: Amounts | None = None
-        self.id: str | None = None
-        self.booked = False
+    def __init__(
+        self,
+        asker: Asker,
+        amounts: Amounts,
+        unpriced: bool = False,  # noqa: FBT001, FBT002 (a keyword would cost each call a microsecond)
+    ) -> None:
+        self.asker = asker
+        self.amounts = amounts
+        self.unpriced = unpriced
+
+    def exact(self) -> Amounts:
+        """Return the amounts, estimated where they are an upper bound."""
+        return self.amounts
 
 
 class BudgetWarning(NamedTuple):
@@ -163,13 +166,18 @@ class BudgetWarning(NamedTuple):
     spent: Decimal | int
 
 
-def exceeded_limit(limits: Limits, total: Amounts) -> str | None:
-    """Return the first limit of a window that amounts exceed; limits are inclusive."""
-    for position, name in enumerate(LIMITS):
-        limit = limits.get(name)
-        if limit is not None and total[position] > limit:
-            return name
-    return None
+class Check(NamedTuple):
+    """A limit of a window: how much there may be, inclusive, of the amount at a position of Amounts."""
+
+    limit: str
+    position: int
+    maximum: Decimal | int
+
+
+def checks_of(limits: Limits) -> tuple[Check, ...]:
+    """Return the limits of a window that there are, in the order in which they are checked."""
+    given = ((name, position, limits.get(name)) for position, name in enumerate(LIMITS))
+    return tuple(Check(name, position, maximum) for name, position, maximum in given if maximum is not None)
 
 
 def text(amount: Decimal | int) -> str:

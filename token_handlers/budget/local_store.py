@@ -5,6 +5,7 @@ import logging
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice
@@ -14,10 +15,10 @@ from token_handlers.budget.limits import (
     PER_MINUTE,
     Amounts,
     BudgetState,
-    Limits,
+    Check,
     Reservation,
     ReservationResult,
-    exceeded_limit,
+    new_tuple,
 )
 from token_handlers.budget.shelf import Kept, Shelf
 from token_handlers.errors import StoreUnavailable
@@ -32,6 +33,7 @@ MAX_ACCOUNTS = 10_000
 
 _WINDOWS = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
 _MINUTE = 60.0  # seconds
+_add = EXACT.add
 
 
 def now() -> datetime:
@@ -53,15 +55,15 @@ class _Account:
     """What one session or user, or all of them, have spent and reserved.
 
     ``left`` is the window before this one and what was spent in it: the clock may be set back. ``minute`` has what each
-    of the last sixty seconds cost, ``bounded`` the reservations that are upper bounds.
+    of the last sixty seconds cost, ``held`` is what the reservations ``under_way`` hold together.
     """
 
-    __slots__ = ("bounded", "held", "left", "minute", "spent", "window")
+    __slots__ = ("held", "left", "minute", "spent", "under_way", "window")
 
     def __init__(self, kept: Kept) -> None:
         self.window, self.spent, self.left = kept
         self.held = NOTHING
-        self.bounded: dict[Reservation, None] = {}
+        self.under_way: dict[Reservation, None] = {}
         self.minute: deque[tuple[float, Decimal]] = deque()
 
     def turn_to(self, window: str) -> None:
@@ -77,7 +79,7 @@ class _Account:
             self.minute.popleft()
         total = Decimal(0)
         for _, cost in self.minute:
-            total = EXACT.add(total, cost)
+            total = _add(total, cost)
         return total
 
     def spend_now(self, cost: Decimal) -> None:
@@ -85,21 +87,31 @@ class _Account:
         time = monotonic()
         if self.minute and time - self.minute[-1][0] < 1:
             time, before = self.minute.pop()
-            cost = EXACT.add(before, cost)
+            cost = _add(before, cost)
         self.minute.append((time, cost))
+
+
+def _too_fast(account: _Account, more: Amounts, per_minute: Decimal | int) -> ReservationResult | None:
+    """Return a refusal where what the last minute cost, and what is under way, are more than a minute may cost."""
+    last = account.last_minute()
+    if _add(last, more.cost) <= per_minute:
+        return None
+    return ReservationResult(False, PER_MINUTE, account.spent._replace(cost=last), account.held)
 
 
 class LocalStore:
     """A budget's accounts in this process, by hour, day or month (UTC) or for good; they end with the process.
 
     ``forgets`` says what happens where accounts have no room left, in memory nor on disk: those out of use are
-    forgotten, or new ones are refused with StoreUnavailable.
+    forgotten, or new ones are refused with StoreUnavailable. ``minutes``: what the last minute cost is to be known.
+    ``lowest`` are the positions of Amounts that are watched, and from which amount on `settle` says what is spent.
     """
 
     def __init__(self, per: str | None = None, *, forgets: bool = True, minutes: bool = False) -> None:
         self._per = per
         self._forgets = forgets
         self.minutes = minutes
+        self.lowest: Sequence[tuple[int, Decimal]] = ()
         self._lock = DeferredLock()
         self._accounts: dict[str, _Account] = {}
         self._shelf: Shelf | None = None
@@ -108,50 +120,51 @@ class LocalStore:
         self._full = Warnings()
         _stores.add(self)
 
-    def reserve(self, reservation: Reservation, amounts: Amounts, limits: Limits) -> ReservationResult:
-        """Reserve what a call may use where what is spent and reserved leaves room for it."""
+    def reserve(
+        self, reservation: Reservation, checks: Iterable[Check], per_minute: Decimal | int | None = None
+    ) -> ReservationResult | None:
+        """Reserve what a call may use, and return None; where spent and reserved leave no room for it, return why."""
         lock = self._lock
         with lock.rlock:  # which a signal can't leave taken, as it could a lock in Python
             lock.depth = 1  # and whatever it left here ends here: the store never takes its lock twice
             try:
                 while lock.waiting:
                     lock.waiting.pop(0)()
-                result = self._reserve(reservation, amounts, limits)
+                account = self._accounts.get(reservation.account)
+                if account is None or self._per is not None:
+                    account = self._account(reservation.account, refuses=not self._forgets)
+                spent, held, amounts = account.spent, account.held, reservation.amounts
+                more = amounts if held is NOTHING else held.plus(amounts)
+                refusal = None
+                for limit, position, maximum in checks:
+                    if _add(spent[position], more[position]) > maximum:
+                        refusal = ReservationResult(False, limit, spent, held)
+                        break
+                else:
+                    if per_minute is not None:
+                        refusal = _too_fast(account, more, per_minute)
+                if refusal is None:
+                    # In one statement, in the middle of which no signal and no collector can end it; so below.
+                    account.held, account.under_way[reservation] = more, None
             finally:
                 lock.depth = 0
         if lock.waiting:
             lock.catch_up()
-        return result
-
-    def _reserve(self, reservation: Reservation, amounts: Amounts, limits: Limits) -> ReservationResult:
-        account = self._accounts.get(reservation.account)
-        if account is None or self._per is not None:
-            account = self._account(reservation.account, refuses=not self._forgets)
-        spent, held = account.spent, account.held
-        more = amounts if held is NOTHING else held.plus(amounts)
-        exceeded = exceeded_limit(limits, spent.plus(more))
-        if exceeded is None and PER_MINUTE in limits:
-            last = account.last_minute()
-            if EXACT.add(last, more.cost) > (limits[PER_MINUTE] or 0):
-                exceeded, spent = PER_MINUTE, spent._replace(cost=last)
-        if exceeded is None:
-            if not reservation.request.is_exact:
-                account.bounded[reservation] = None
-            # In one statement, in the middle of which no signal and no collector can end it; so below.
-            account.held, reservation.held = more, amounts
-        return ReservationResult(exceeded is None, exceeded, spent, held)
+        return refusal
 
     def estimate_bounds(self, name: str) -> None:
         """Reserve what the calls of an account are estimated to use, where upper bounds were enough so far."""
         account = self._accounts.get(name)
-        for reservation in tuple(account.bounded) if account is not None else ():
-            amounts = reservation.request.exact().amounts  # which takes time: without the lock
-            self._lock.run_soon(functools.partial(self._restate, reservation, amounts))
+        for reservation in tuple(account.under_way) if account is not None else ():
+            if reservation.is_bound:
+                amounts = reservation.exact()  # which takes time: without the lock
+                self._lock.run_soon(functools.partial(self._restate, reservation, amounts))
 
     def settle(self, reservation: Reservation, amounts: Amounts) -> tuple[Amounts, str] | None:
-        """Book what a call used in place of what it reserved, and return what is spent, and in which window.
+        """Book what a call used in place of what it reserved.
 
-        Never waits: where somebody has the lock, who will book it, that may not be in it yet.
+        Where it is no less than the ``lowest`` amounts, return what is spent, and in which window. Never waits: where
+        somebody has the lock, who will book it, that may not be in it yet.
         """
         lock = self._lock
         if lock.depth or not lock.rlock.acquire(False):
@@ -191,19 +204,28 @@ class LocalStore:
         account.turn_to(current_window(self._per))
         return BudgetState(account.spent, account.held)
 
-    def _book(self, reservation: Reservation, amounts: Amounts) -> tuple[Amounts, str]:
+    def _book(self, reservation: Reservation, amounts: Amounts) -> tuple[Amounts, str] | None:
         account = self._accounts.get(reservation.account)
         if account is None or self._per is not None:
             account = self._account(reservation.account)
         if not reservation.booked:
             if self.minutes and amounts.cost:
                 account.spend_now(amounts.cost)
-            spent, held = account.spent.plus(amounts), account.held
-            if reservation.held is not None:
-                held = NOTHING if held is reservation.held else held.minus(reservation.held)
-            account.spent, account.held, reservation.held, reservation.booked = spent, held, None, True
-            account.bounded.pop(reservation, None)
-        return account.spent, account.window
+            cost, tokens, requests = account.spent
+            spent = new_tuple(Amounts, (_add(cost, amounts[0]), tokens + amounts[1], requests + amounts[2]))
+            if reservation in account.under_way:
+                held, mine = account.held, reservation.amounts
+                held = NOTHING if held is mine else held.minus(mine)
+                # fmt: off
+                account.spent, account.held, reservation.booked = spent, held, True; del account.under_way[reservation]  # noqa: E702
+            # fmt: on
+            else:
+                account.spent, reservation.booked = spent, True
+        spent = account.spent
+        for position, amount in self.lowest:
+            if spent[position] >= amount:
+                return spent, account.window
+        return None
 
     def _release(self, reservation: Reservation) -> None:
         self._restate(reservation, None)
@@ -211,12 +233,15 @@ class LocalStore:
     def _restate(self, reservation: Reservation, amounts: Amounts | None) -> None:
         """Let a call reserve other amounts than it does, if it still reserves any."""
         account = self._accounts.get(reservation.account)
-        if account is not None and reservation.held is not None:
-            held = account.held
-            held = NOTHING if held is reservation.held else held.minus(reservation.held)
-            account.held, reservation.held = held if amounts is None else held.plus(amounts), amounts
-        if account is not None:
-            account.bounded.pop(reservation, None)
+        if account is None or reservation not in account.under_way:
+            return
+        held = NOTHING if account.held is reservation.amounts else account.held.minus(reservation.amounts)
+        # fmt: off
+        if amounts is None:
+            account.held = held; del account.under_way[reservation]  # noqa: E702
+        # fmt: on
+        else:
+            account.held, reservation.amounts, reservation.is_bound = held.plus(amounts), amounts, False
 
     def _account(self, name: str, *, refuses: bool = False) -> _Account:
         account = self._accounts.get(name)

@@ -13,10 +13,11 @@ class SharedStore:
         self._per = per
         self._hold_seconds = hold_seconds
 
-    def reserve(self, reservation: Reservation, amounts: Amounts, limits: Limits) -> ReservationResult:
+    def reserve(self, reservation: Reservation, limits: Limits) -> ReservationResult:
         """Reserve what a call may use where the limits leave room; raise StoreUnavailable where nobody answers."""
+        amounts = reservation.amounts
         reservation.id = reservation.id or new_event_id()
-        reservation.held = amounts  # from before it is asked: whatever interrupts the call, it may be held
+        reservation.held = True  # from before it is asked: whatever interrupts the call, it may be held
         try:
             result = self._store.reserve(
                 reservation.account,
@@ -29,10 +30,10 @@ class SharedStore:
                 ttl=self._hold_seconds,
             )
         except StoreUnavailable:
-            reservation.held = None  # what an answer that was lost holds, the store releases by itself
+            reservation.held = False  # what an answer that was lost holds, the store releases by itself
             raise
         if not result.granted:
-            reservation.held = None
+            reservation.held = False
         return result
 
     def settle(self, reservation: Reservation, amounts: Amounts) -> None:
@@ -41,13 +42,13 @@ class SharedStore:
             cost, tokens, requests = amounts
             name = reservation.id = reservation.id or new_event_id()
             self._store.settle(reservation.account, name, cost=cost, tokens=tokens, requests=requests, wait=False)
-            reservation.booked, reservation.held = True, None
+            reservation.booked, reservation.held = True, False
 
     def release(self, reservation: Reservation, *, wait: bool = False) -> None:
         """Release what a call reserved, if anything; with ``wait`` before this returns."""
-        if reservation.id is not None and reservation.held is not None:
+        if reservation.id is not None and reservation.held:
             self._store.release(reservation.account, reservation.id, wait=wait)
-            reservation.held = None
+            reservation.held = False
 
     def state(self, name: str) -> BudgetState:
         """Return what an account has spent in this window, and what its calls have reserved."""

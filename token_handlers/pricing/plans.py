@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genai_prices import Usage as GenaiUsage
 from genai_prices.data_units import unit_data
@@ -53,11 +53,19 @@ _CACHED = "cache_read_tokens", "cache_write_tokens"
 _SUMS_KEPT = 64
 _QUOTES_KEPT = 1024
 
+_BOTH = "input_tokens", "output_tokens"
+
+SoldAs = tuple[str | None, str | None, str | None]
+"""The model, the provider and the address by which a call that has not been sent is priced."""
+
 Quote = Callable[..., Price | None]
 """Prices the calls of one key whose counts have the same names, given when, the counts, and each of them.
 
-None for what is not as usual: another time, a long prompt, counts that contradict each other or are in doubt.
+None for what is not as usual: another time, another table, a long prompt, counts that contradict each other or are in
+doubt.
 """
+CostQuote = Callable[[float, int, int], Decimal | None]
+"""Returns the cost alone of calls that are given so many input and output tokens and nothing else; None as a quote."""
 
 
 class RateRow(NamedTuple):
@@ -223,24 +231,33 @@ class Plan:
     def _doubtful(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if name in self._sheet.unit_doubts)
 
-    def quote(self, names: tuple[str, ...]) -> Quote:
+    def quote(self, names: tuple[str, ...], book: "PriceBook") -> Quote:
         """Return what prices calls whose counts have these names; what the names alone decide is done beforehand."""
+        saved = "None"
+        if cached := " or ".join(f"n{names.index(name)}" for name in _CACHED if name in names):
+            saved = f"multiply({{saved}}, step) if {cached} else None"
+        price = f"new(Price, (multiply({{cost}}, step) or free, source, doubts, ((plan, counts, None),), {saved}))"
+        return self._quote("at, counts", names, price, book)
+
+    def cost_quote(self, book: "PriceBook") -> CostQuote:
+        """Return what says the cost of calls that have input and output tokens alone."""
+        return self._quote("at", _BOTH, "multiply({cost}, step) or free", book)
+
+    def _quote(self, first: str, names: tuple[str, ...], price: str, book: "PriceBook") -> Callable[..., Any]:
         doubtful = (unit.key for unit in units_of(self._doubtful(names)) if unit)
         formula = cost_formula(self._tiers, self._left_out.union(doubtful), units_of(names))
-        unusual = f"not start <= at < end or {formula.leaves_open()}"
+        unusual = f"snapshot is not get_snapshot() or not start <= at < end or {formula.leaves_open()}"
         long = formula.starts + ([self._sheet.long_prompts[0]] if self._sheet.long_prompts else [])
         if long and formula.input_at is not None:
             unusual += f" or n{formula.input_at} > {min(long)}"
         formula = formula.lowest()
-        unit, saved = formula.common_unit(), "None"
-        if cached := " or ".join(f"n{names.index(name)}" for name in _CACHED if name in names):
-            less = formula.saved([at for at, name in enumerate(names) if _is_of_cache(name)])
-            saved = f"multiply({less.steps(unit)}, step) if {cached} else None"
+        unit, saved = formula.common_unit(), formula.saved([at for at, name in enumerate(names) if _is_of_cache(name)])
         return compiled(
-            ("at", "counts", *_parameters(names)),
-            f"None if {unusual} else new(Price, (multiply({formula.steps(unit)}, step) or free, source, doubts,"
-            f" ((plan, counts, None),), {saved}))",
+            (first, *_parameters(names)),
+            f"None if {unusual} else {price.format(cost=formula.steps(unit), saved=saved.steps(unit))}",
             {
+                "snapshot": book.snapshot,
+                "get_snapshot": book.get_snapshot,
                 "start": self.start,
                 "end": self.end,
                 "new": tuple.__new__,  # without the function that a NamedTuple has around it
@@ -327,6 +344,7 @@ class PriceBook:
     find: Callable[[PlanKey, float], Plan]
     plans: dict[PlanKey, Plan] = field(default_factory=dict)
     quotes: dict[tuple[PlanKey | str, ...], Quote] = field(default_factory=dict)
+    cost_quotes: dict[SoldAs, CostQuote] = field(default_factory=dict)
 
     def plan(self, key: PlanKey, at: float | None) -> Plan | None:
         """Return the plan by which a call is priced, None where there can be none; raises for a time out of range."""
@@ -350,14 +368,28 @@ class PriceBook:
         if at is None:
             at = time.time()
         try:
-            quote = self.quotes.get((key, *counts))
-            if quote is None or self.snapshot is not self.get_snapshot():
-                price = None
-            else:
-                price = quote(at, counts, *counts.values())
-        except TypeError:  # a name that cannot be looked up, a time or a count that is no number
+            price = self.quotes[(key, *counts)](at, counts, *counts.values())
+        except (KeyError, TypeError):  # a name that cannot be looked up, a time or a count that is no number
             price = None
         return self._price(key, counts, at, warns=warns) if price is None else price
+
+    def cost(self, sold: SoldAs, input_tokens: int, output_tokens: int, at: float) -> Decimal | None:
+        """Return the cost of a call that has not been sent, by its model, provider and address, as `price` has it."""
+        try:
+            cost = self.cost_quotes[sold](at, input_tokens, output_tokens)
+        except (KeyError, TypeError):
+            cost = None
+        return self._cost(sold, input_tokens, output_tokens, at) if cost is None else cost
+
+    def _cost(self, sold: SoldAs, input_tokens: int, output_tokens: int, at: float) -> Decimal | None:
+        key: PlanKey = (*sold, None, None, ())
+        price = self.price(key, dict(zip(_BOTH, (input_tokens, output_tokens), strict=True)), at)
+        if price is None:
+            return None
+        plan = self.plans.get(key)
+        if plan is not None and (key, *_BOTH) in self.quotes:  # which says that somebody was warned of its doubts
+            self.cost_quotes[sold] = plan.cost_quote(self)
+        return price.cost
 
     def _price(self, key: PlanKey, counts: Mapping[str, int], at: float, *, warns: bool) -> Price | None:
         """Price a call by its plan, warn of what that is not certain of, and keep the quote for calls like it."""
@@ -384,7 +416,8 @@ class PriceBook:
         if self.plans.get(key) is plan:  # else it is of a newer book
             if len(self.quotes) >= _QUOTES_KEPT:
                 self.quotes.clear()
-            self.quotes[(key, *counts)] = plan.quote(tuple(counts))
+                self.cost_quotes.clear()
+            self.quotes[(key, *counts)] = plan.quote(tuple(counts), self)
 
 
 def _cache_saved(plan: Plan, counts: Mapping[str, int], cost: Decimal) -> Decimal | None:

@@ -115,8 +115,10 @@ class Call:
         self.labels = context.labels
         if activity.get() is not None or (not self.is_labelled_by_run and in_run()):
             self._label()
-        if context.budgets or state.budgets:
+        if state.budgets:
             self.budgets = tuple(dict.fromkeys((*state.budgets, *context.budgets)))
+        elif context.budgets:
+            self.budgets = context.budgets
         if context.stand_ins:
             self.stand_ins = context.stand_ins
         for counter in context.own:
@@ -147,7 +149,7 @@ class Call:
 
     def priced_as(self) -> tuple[str | None, str | None, str | None]:
         """Return the model, the provider and the address by which the call is priced."""
-        sold = self.stand_ins.get(self.model or "")
+        sold = self.stand_ins.get(self.model or "") if self.stand_ins else None
         return (self.model, self.provider, self.base_url) if sold is None else (*sold, None)
 
     def progress(self) -> int:

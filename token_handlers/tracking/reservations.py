@@ -1,12 +1,13 @@
 """What calls reserve of their budgets while they are under way, and book at their end."""
 
-import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from decimal import Decimal
+from functools import partial
+from operator import attrgetter
 
 from token_handlers.budget.budget import Budget
-from token_handlers.budget.limits import Amounts, Reservation, ReservationRequest
+from token_handlers.budget.limits import NOTHING, Amounts, Asked, Reservation, new_tuple
 from token_handlers.budget.tool_fees import AllowedFees
 from token_handlers.errors import BudgetExceeded, absorb, shielded
 from token_handlers.pricing.calculator import current_book, price_call, price_state
@@ -15,6 +16,27 @@ from token_handlers.tracking.call import Call
 from token_handlers.tracking.result import CallResult
 
 _NOTHING = Decimal(0)
+_BOOKING = "booking what a call used in a budget"
+_NONE: Mapping[Budget, Reservation] = {}
+_PRICES, _COUNTS_TOKENS = attrgetter("prices"), attrgetter("counts_tokens")
+_ONE_REQUEST = Amounts(requests=1)
+
+
+class BoundReservation(Reservation):
+    """Reserves what a call can't exceed; its prompt is estimated where that is in the way of another."""
+
+    asker: Call
+    is_bound = True
+    first: "BoundReservation | None" = None  # that of the call's first budget, which knows the estimate
+    _estimate: Amounts | None = None
+
+    def exact(self) -> Amounts:
+        """Return what the call is estimated to use."""
+        if self.first is not None:
+            return self.first.exact()
+        if self._estimate is None:
+            self._estimate = _estimated(self.asker).amounts
+        return self._estimate
 
 
 def reserve(call: Call) -> None:
@@ -26,9 +48,9 @@ def reserve(call: Call) -> None:
     reservations: dict[Budget, Reservation] = {}
     call.reservations = reservations
     try:
-        request = requested(call)
+        first = requested(call)
         for budget in call.budgets:
-            reservation = reservations[budget] = budget.open(request)
+            reservation = reservations[budget] = _another(first) if reservations else first
             budget.reserve(reservation)
     except BudgetExceeded:
         if not shielded(call.is_cached)():
@@ -37,6 +59,14 @@ def reserve(call: Call) -> None:
         call.reservations = {}
     except Exception as error:  # noqa: BLE001 - as `shielded`, without its frames
         absorb(error, "reserving in a budget")
+
+
+def _another(first: Reservation) -> Reservation:
+    """Return a reservation of the same in another budget."""
+    other = type(first)(first.asker, first.amounts, first.unpriced)
+    if isinstance(first, BoundReservation) and isinstance(other, BoundReservation):
+        other.first = first
+    return other
 
 
 def release(call: Call, *, wait: bool = False) -> None:
@@ -49,33 +79,27 @@ def release(call: Call, *, wait: bool = False) -> None:
     call.reservations = None
 
 
-def requested(call: Call) -> ReservationRequest:
+def requested(call: Call) -> Reservation:
     """Return what a call that is about to be sent may use, as far as its budgets want to know."""
     call.describe()
-    counts_tokens = prices = False
-    for budget in call.budgets:
-        counts_tokens = counts_tokens or budget.counts_tokens
-        prices = prices or budget.prices
-    if not counts_tokens:
-        return ReservationRequest(0, _NOTHING, call.model, *call.labels)
+    prices = any(map(_PRICES, call.budgets))
+    if not prices and not any(map(_COUNTS_TOKENS, call.budgets)):
+        return Reservation(call, _ONE_REQUEST)
     bound = call.prompt_bound()
     if bound is None:
-        return _estimated(call, prices=prices)
+        return _estimated(call)
     output = call.max_output()
     cost: Decimal | None = _NOTHING
     if prices:
-        counts = {"input_tokens": bound, "output_tokens": output}
         book = price_state.book or current_book()
-        price = book.price((*call.priced_as(), None, None, ()), counts, call.started_at)
-        cost = None if price is None else price.cost
-    estimate = functools.partial(_estimated, call, prices=prices)
-    return ReservationRequest(bound + output, cost, call.model, *call.labels, estimate=estimate)
+        cost = book.cost(call.priced_as(), bound, output, call.started_at)
+    return BoundReservation(call, new_tuple(Amounts, (cost or _NOTHING, bound + output, 1)), cost is None)
 
 
-def _estimated(call: Call, *, prices: bool) -> ReservationRequest:
+def _estimated(call: Call) -> Reservation:
     tokens = {"input_tokens": call.estimate_prompt(), "output_tokens": call.max_output()}
-    cost = _NOTHING if not prices else _cost(call, tokens, call.allowed_fees())
-    return ReservationRequest(sum(tokens.values()), cost, call.model, *call.labels)
+    cost = _cost(call, tokens, call.allowed_fees()) if any(map(_PRICES, call.budgets)) else _NOTHING
+    return Reservation(call, Amounts(cost or _NOTHING, sum(tokens.values()), 1), cost is None)
 
 
 def _cost(call: Call, tokens: Mapping[str, int], fees: AllowedFees) -> Decimal | None:
@@ -96,7 +120,7 @@ def foreseen_price(
     warns: bool = True,
 ) -> Price | None:
     """Return the price of a call that uses so much; fees without a rate are left to its end."""
-    price = functools.partial(
+    price = partial(
         price_call, model=model, provider=provider, base_url=base_url, service_tier=service_tier, at=at, warns=warns
     )
     found = price({**tokens, **fees.counts}, context=fees.context) if fees.counts else None
@@ -105,23 +129,39 @@ def foreseen_price(
 
 def settle(call: Call, result: CallResult, cost: Decimal | None) -> None:
     """Book what a call used in its budgets; a rejected one was sent all the same, one from a cache was not."""
-    if result.outcome == "cached":
+    outcome, counts = result.outcome, result.usage.counts
+    if outcome == "cached":
         release(call)
         return
-    counts = result.usage.counts
+    if cost is None:
+        cost = _foreseen(call) if outcome == "success" else _NOTHING
     tokens = counts.get("input_tokens", 0) + counts.get("output_tokens", 0)
-    amounts = Amounts(_NOTHING if cost is None else cost, tokens, result.requests)
-    reservations = call.reservations or {}
-    if cost is None and result.outcome == "success":
-        amounts = amounts._replace(cost=_foreseen(reservations.values()))
+    amounts = new_tuple(Amounts, (cost, tokens, result.requests))
+    reservations = call.reservations or _NONE
     try:
         for budget in call.budgets:
-            book(budget, amounts, *call.labels, reservation=reservations.get(budget))
-    except BaseException:  # such as Ctrl-C in the middle: the call was made, and each budget books it once
-        for budget in call.budgets:
-            book(budget, amounts, *call.labels, reservation=reservations.get(budget))
-        raise
+            budget.settle(reservations.get(budget) or _reservation(call, budget), amounts)
+    except BaseException as error:  # also Ctrl-C in the middle: the call was made, and each budget books it once
+        _settle_again({budget: _reservation(call, budget) for budget in call.budgets}, amounts)
+        if not isinstance(error, Exception):
+            raise
+        absorb(error, _BOOKING)
     call.reservations = None
+
+
+def _reservation(call: Call, budget: Budget) -> Reservation:
+    """Return what a call has reserved in a budget, which may be nothing."""
+    reserved = call.reservations or _NONE
+    if budget not in reserved:
+        reserved = call.reservations = {**reserved, budget: Reservation(call, NOTHING)}
+    return reserved[budget]
+
+
+def _settle_again(reservations: Mapping[Budget, Reservation], amounts: Amounts) -> None:
+    """Book what was not, after a fault: what failed once may not fail again, and what is booked is not booked twice."""
+    for budget, reservation in reservations.items():
+        with suppress(Exception):
+            budget.settle(reservation, amounts)
 
 
 def clear(call: Call, *, was_sent: bool) -> None:
@@ -135,13 +175,13 @@ def clear(call: Call, *, was_sent: bool) -> None:
 def book_reserved(call: Call) -> None:
     """Book what a call reserved: it was made, and what it used will not be known."""
     for budget, reservation in (call.reservations or {}).items():
-        book(budget, reservation.request.exact().amounts, *call.labels, reservation=reservation)
+        book(budget, reservation.exact(), *call.labels, reservation=reservation)
     call.reservations = None
 
 
-def _foreseen(reservations: Iterable[Reservation]) -> Decimal:
+def _foreseen(call: Call) -> Decimal:
     """Return the cost that was reserved for a call, for one that turned out to have no price."""
-    return max((reservation.request.exact().amounts.cost for reservation in reservations), default=_NOTHING)
+    return max((reservation.exact().cost for reservation in (call.reservations or _NONE).values()), default=_NOTHING)
 
 
 def book(
@@ -155,10 +195,9 @@ def book(
 ) -> None:
     """Book what was used in a budget, once, in place of what was reserved where anything was."""
     if reservation is None:
-        reservation = budget.open(ReservationRequest(session=session, user=user, tags=tags))
+        reservation = Reservation(Asked(labels=(session, user, tags)), NOTHING)
     try:
         budget.settle(reservation, amounts)
     except Exception as error:  # noqa: BLE001 - as `shielded`, without its frames
-        with suppress(Exception):  # what failed once may not fail again, and what is booked is not booked twice
-            budget.settle(reservation, amounts)
-        absorb(error, "booking what a call used in a budget")
+        _settle_again({budget: reservation}, amounts)
+        absorb(error, _BOOKING)

@@ -65,7 +65,7 @@ class Block(NamedTuple):
         return Block(
             self.labels.merged(block.labels),
             (*self.sinks, *block.sinks),
-            (*self.budgets, *block.budgets),
+            tuple(dict.fromkeys((*self.budgets, *block.budgets))),
             {**self.stand_ins, **block.stand_ins},
             block.sdk_calls,
             (*block.outer, *others),
