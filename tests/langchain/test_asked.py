@@ -12,7 +12,7 @@ from token_handlers.langchain.asked import with_asked
 from token_handlers.langchain.calls import Run
 from token_handlers.payloads import ReportedUsage
 from token_handlers.pricing import price_call
-from token_handlers.tracking.call import CallContext, open_calls
+from token_handlers.tracking.call import open_calls, process_context
 
 SAID = {"input_tokens": 1000, "output_tokens": 100}
 WRITTEN = {**SAID, "input_token_details": {"cache_creation": 1000}}
@@ -120,7 +120,7 @@ def test_vertex_ais_traffic_is_an_estimate(made, doubts):
 
 def described(provider, made, prompt="hello", asked=None):
     """Return a run of a client that was made so, as it is when it ends."""
-    run = Run(CallContext(()), uuid4(), [[HumanMessage(prompt)]], {"kwargs": made}, invocation=asked or {})
+    run = Run(process_context, uuid4(), [[HumanMessage(prompt)]], {"kwargs": made}, invocation=asked or {})
     run.metadata = {"ls_provider": provider}
     run.describe()
     open_calls.pop(run)

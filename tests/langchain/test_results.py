@@ -12,7 +12,7 @@ from token_handlers import BudgetExceeded
 from token_handlers.langchain.calls import Batch, Run
 from token_handlers.langchain.results import read_decision, read_end, read_error
 from token_handlers.payloads import ReportedUsage
-from token_handlers.tracking.call import CallContext, open_calls
+from token_handlers.tracking.call import open_calls, process_context
 from token_handlers.tracking.result import DISCARD, FAILED, NOTHING_REPORTED, CallResult, Incomplete
 
 STATED = {"input_tokens": 9, "output_tokens": 5, "total_tokens": 14}
@@ -26,7 +26,7 @@ LEFT_OUT = "its server or client leaves the usage out"
 @pytest.fixture
 def run():
     """Return a ChatOpenAI run of one prompt, in no block, that has neither chunks nor children."""
-    made = Run(CallContext(()), uuid4(), [[HumanMessage("hi")]], metadata={"ls_provider": "openai"})
+    made = Run(process_context, uuid4(), [[HumanMessage("hi")]], metadata={"ls_provider": "openai"})
     yield made
     open_calls.pop(made)
 
@@ -117,7 +117,7 @@ def test_a_model_that_asks_another(run):
 
 def test_a_legacy_model_ended():
     """The first of its prompts has the usage of them all, in as many requests as it sends; the others have none."""
-    runs = [Run(CallContext(()), uuid4(), [text], {"kwargs": {"batch_size": 2}}) for text in ("a", "b", "c")]
+    runs = [Run(process_context, uuid4(), [text], {"kwargs": {"batch_size": 2}}) for text in ("a", "b", "c")]
     batch = Batch()
     for run in runs:
         run.batch = batch

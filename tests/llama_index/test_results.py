@@ -9,7 +9,7 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, Completi
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.results import read_end, read_error
 from token_handlers.payloads import ReportedUsage
-from token_handlers.tracking.call import CallContext, open_calls
+from token_handlers.tracking.call import open_calls, process_context
 from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Incomplete
 
 RAW = {"model": "gpt-4o-mini", "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}}
@@ -24,7 +24,7 @@ EMPTY = {"model": "gpt-4o-mini", "usage": {"prompt_tokens": 0, "completion_token
 @pytest.fixture
 def call():
     """Return a call of OpenAI's class, in no block."""
-    made = ModelCall(CallContext(()))
+    made = ModelCall(process_context)
     made.model_dict = {"class_name": "openai_llm"}
     yield made
     open_calls.pop(made)

@@ -3,8 +3,8 @@ import pytest
 from token_handlers import Budget, TokenCounter, shared_counter, track_tokens
 from token_handlers.tracking import call as calls
 from token_handlers.tracking import recorder
-from token_handlers.tracking.call import Call, CallContext, current_context, open_calls
-from token_handlers.tracking.scopes import NO_LABELS
+from token_handlers.tracking.call import Call, current_context, open_calls
+from token_handlers.tracking.scopes import NO_LABELS, JointContext
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_shared_counter_in_a_block():
 
 def test_one_more_counter():
     """A handler's counter is added once, whatever it is, and the context for it is made once."""
-    context, counter = CallContext(()), TokenCounter()
+    context, counter = JointContext(shared_counter(), ()), TokenCounter()
     more = context.plus(counter)
 
     assert (shared_counter(), counter) == more.counters

@@ -15,9 +15,10 @@ from token_handlers.langchain.cache import has_answer
 from token_handlers.langchain.labels import INTERNAL_KEYS, LS_KEYS, with_metadata, with_run_name
 from token_handlers.langchain.text import message_pairs, message_text
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
-from token_handlers.tracking.call import Call, CallContext, bound_tokens, open_calls, watch_task
+from token_handlers.tracking.call import Call, bound_tokens, open_calls, watch_task
 from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import task_ended
+from token_handlers.tracking.scopes import CallContext
 
 _BASE_URLS = ("openai_api_base", "base_url", "azure_endpoint", "anthropic_api_url", "endpoint", "endpoint_url",
               "api_base", "xai_api_base")  # fmt: skip # in this order

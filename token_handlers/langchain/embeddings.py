@@ -13,10 +13,11 @@ from token_handlers.errors import BudgetExceeded, shielded
 from token_handlers.http import ProviderRequest
 from token_handlers.tokenizer.estimates import estimate_tokens, prepare
 from token_handlers.tracking import recorder
-from token_handlers.tracking.call import Call, CallContext, current_context, parent_finders, watch_task
+from token_handlers.tracking.call import Call, current_context, parent_finders, watch_task
 from token_handlers.tracking.failures import was_rejected
 from token_handlers.tracking.reservations import release
 from token_handlers.tracking.result import DISCARD, FAILED, UNREAD, Verdict
+from token_handlers.tracking.scopes import CallContext
 from token_handlers.tracking.sdk_calls import SDKCall
 from token_handlers.tracking.state import state, watch_frameworks
 
@@ -104,7 +105,7 @@ tracked_embeddings: ContextVar[EmbeddingCall | None] = ContextVar("token_handler
 def open_embedding_call(model: object, request: ProviderRequest, arguments: Mapping[str, Any]) -> Call | None:
     """Return a new call for a request of embeddings or a reranker, None where LangChain is not tracked here."""
     context, outer = current_context(), tracked_embeddings.get()
-    if outer is None and not context.scopes and "langchain" not in state.automatic:
+    if outer is None and not context.in_blocks and "langchain" not in state.automatic:
         return None
     texts = next((arguments[name] for name in _TEXTS if name in arguments), ())
     texts = [texts] if isinstance(texts, str) else texts

@@ -63,7 +63,7 @@ class RunRecorder(BaseCallbackHandler):
         """
         try:
             counter, context = self._counter, current_context()
-            if counter is None and not context.scopes and "langchain" not in state.automatic:
+            if counter is None and not context.in_blocks and "langchain" not in state.automatic:
                 return
             other = open_runs.get(run_id.int)
             run = None if other is None else calls.same_start(other, messages, invocation_params)

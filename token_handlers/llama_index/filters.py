@@ -11,9 +11,9 @@ from types import FrameType
 from typing import Any
 from weakref import ref
 
-from token_handlers.tracking.call import CallContext, current_context, open_calls
+from token_handlers.tracking.call import current_context, open_calls
 from token_handlers.tracking.frames import callers
-from token_handlers.tracking.scopes import any_living, any_scope
+from token_handlers.tracking.scopes import CallContext, any_living, any_scope
 from token_handlers.tracking.state import state
 
 _STREAMING = ("StreamingResponse", "AsyncStreamingResponse")
@@ -52,7 +52,7 @@ _unread: list[_Unread] = []
 def tracked_context() -> CallContext | None:
     """Return the context of a call that starts here, or None where it is only recorded for its own handler."""
     context = (_context_of_query() if _unread else None) or current_context()
-    return context if context.scopes or "llamaindex" in state.automatic else None
+    return context if context.in_blocks or "llamaindex" in state.automatic else None
 
 
 def may_be_tracked() -> bool:
@@ -75,7 +75,7 @@ def watch(result: Any) -> None:
     if type(result).__name__ in _STREAMING:
         context = tracked_context()
         stream = result.response_gen
-        if context is not None and context.scopes and (isgenerator(stream) or isasyncgen(stream)):
+        if context is not None and context.in_blocks and (isgenerator(stream) or isasyncgen(stream)):
             _Unread(stream, context)
 
 
@@ -100,7 +100,7 @@ def _context_of_query() -> CallContext | None:
     if found is not None:
         return found
     running = list(_running())
-    return running[0].context if len(running) == 1 and not current_context().scopes else None
+    return running[0].context if len(running) == 1 and not current_context().in_blocks else None
 
 
 def _running() -> Iterator[_Unread]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from token_handlers.llama_index import calls
 from token_handlers.llama_index.calls import ModelCall
-from token_handlers.tracking.call import Call, CallContext, open_calls, parent_finders
+from token_handlers.tracking.call import Call, open_calls, parent_finders
 from token_handlers.tracking.recorder import evict_oldest
+from token_handlers.tracking.scopes import CallContext
 
 _NONE: list[Call] = []
 _EMBEDDING_METHODS = ("get_", "aget_")

@@ -21,8 +21,9 @@ from weakref import ref
 from token_handlers.budget.budget import Amounts
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import WHY, shielded
-from token_handlers.tracking.call import CallContext, current_context
+from token_handlers.tracking.call import current_context
 from token_handlers.tracking.reservations import book
+from token_handlers.tracking.scopes import CallContext
 from token_handlers.tracking.state import state
 from token_handlers.usage import UsageRecord
 

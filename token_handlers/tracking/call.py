@@ -1,4 +1,4 @@
-"""Calls that have started, until they end, and what the calls that start in the same blocks have in common."""
+"""Calls that have started, until they end."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from token_handlers.http import ProviderAnswer
 from token_handlers.payloads import NO_CONTEXT
 from token_handlers.pricing.sellers import NO_STAND_INS, Sold
 from token_handlers.tokenizer import estimates
-from token_handlers.tracking.scopes import NO_LABELS, Budgets, Labels, Scope, active, active_scopes, unusual
+from token_handlers.tracking.scopes import Budgets, CallContext, JointContext, Labels, active, active_scopes, unusual
 from token_handlers.tracking.state import state
 from token_handlers.tracking.surroundings import activity, in_run, labels_here, labels_in_run
 from token_handlers.usage import Operation
@@ -25,55 +25,23 @@ open_calls: "dict[Call, bool]" = {}
 """The calls that have started and not yet ended, the oldest first. Whoever takes a call out is the one to record it."""
 
 
-class CallContext:
-    """The counters, labels, sinks, budgets and stand-ins of the calls that start in the same blocks."""
+process_context = JointContext(state.counter, ())
+"""The context of calls that start outside of all blocks."""
 
-    __slots__ = ("_extended", "budgets", "counters", "labels", "own", "scopes", "sinks", "stand_ins")
-
-    def __init__(self, scopes: tuple[Scope, ...], *more: TokenCounter) -> None:
-        self.scopes = scopes
-        self._extended: CallContext | None = None
-        shared = state.counter
-        if len(scopes) == 1 and not more:  # one block, as nearly always
-            (scope,) = scopes
-            counter = scope.counter
-            if counter is not shared:
-                self.own: tuple[TokenCounter, ...] = (counter,)
-                self.counters: tuple[TokenCounter, ...] = (shared, counter)
-                self.labels, self.sinks, self.budgets = scope.labels, scope.sinks, scope.budgets
-                self.stand_ins = scope.stand_ins
-                return
-        counters = dict.fromkeys((*(scope.counter for scope in scopes), *more))
-        counters.pop(shared, None)
-        self.own = tuple(counters)
-        self.counters = (shared, *self.own)
-        self.labels = scopes[-1].labels if scopes else NO_LABELS
-        self.sinks = tuple(sink for scope in scopes for sink in scope.sinks)
-        self.budgets = tuple(dict.fromkeys(budget for scope in scopes for budget in scope.budgets))
-        self.stand_ins = {name: sold for scope in scopes for name, sold in scope.stand_ins.items()}
-
-    def plus(self, counter: TokenCounter) -> "CallContext":
-        """Return the context of calls that one more counter counts."""
-        if counter in self.counters:
-            return self
-        if self._extended is None or self._extended.own[-1] is not counter:
-            self._extended = CallContext(self.scopes, *self.own, counter)
-        return self._extended
-
-
-_process_context = CallContext(())
 state.counter.open_calls = open_calls  # every call reaches the shared counter
 
 
 def current_context() -> CallContext:
     """Return the context of a call that starts here."""
     scopes = active_scopes() if unusual else active.get()
+    if len(scopes) == 1:
+        return scopes[0]
     if not scopes:
-        return _process_context
-    context: CallContext | None = scopes[-1].context
-    if context is None or (context.scopes is not scopes and context.scopes != scopes):
-        context = scopes[-1].context = CallContext(scopes)
-    return context
+        return process_context
+    innermost = scopes[-1]
+    if innermost.joint is None or not innermost.joint.is_of(scopes):
+        innermost.joint = JointContext(state.counter, scopes)
+    return innermost.joint
 
 
 class Call:

@@ -75,24 +75,86 @@ class Block(NamedTuple):
 NOTHING_GIVEN = Block()
 
 
-class Scope:
-    """One entered block."""
+class CallContext:
+    """The counters, labels, sinks, budgets and stand-ins of the calls that start in the same blocks.
+
+    ``counters`` are the shared one and after it ``own``, those of the blocks and handlers.
+    """
 
     # Class attributes are the defaults: a block is opened in the application's time, and most of them stay as they are.
-    counter: TokenCounter
+    counters: tuple[TokenCounter, ...]
+    own: tuple[TokenCounter, ...] = ()
     labels = NO_LABELS
     sinks: Sinks = ()
     budgets: Budgets = ()
     stand_ins: Mapping[str, Sold] = NO_STAND_INS
+    in_blocks = True
+
+    @property
+    def scopes(self) -> "tuple[Scope, ...]":
+        """The blocks, outermost first."""
+        raise NotImplementedError
+
+    def plus(self, counter: TokenCounter) -> "CallContext":
+        """Return the context of calls that one more counter counts."""
+        if counter in self.counters:
+            return self
+        return JointContext(self.counters[0], self.scopes, *self.own, counter)
+
+
+class Scope(CallContext):
+    """One entered block, which is the context of the calls that start in it alone."""
+
+    counter: TokenCounter
     sdk_calls = True
     outer: "tuple[Scope, ...]" = ()
-    context: Any = None  # what a call that starts here needs, which `call` alone knows; made with the first one
+    joint: "JointContext | None" = None  # of calls that start in this block and others around it; made with the first
     recorder: Any = None  # a framework's own handler for this block, which the framework's package alone knows
     left_in: tuple[int, int | None] | None = None
     closed = False
     frame: FrameType | None = None
     flow: tuple[int, int | None] | None = None
     token: "Token[tuple[Scope, ...]] | None" = None  # while it is entered
+
+    @property
+    def scopes(self) -> "tuple[Scope, ...]":
+        """This block alone."""
+        return (self,)
+
+
+class JointContext(CallContext):
+    """The context of calls that start in no block, in several, or that a handler counts as well."""
+
+    def __init__(self, shared: TokenCounter, scopes: tuple[Scope, ...], *more: TokenCounter) -> None:
+        counters = dict.fromkeys((*(scope.counter for scope in scopes), *more))
+        counters.pop(shared, None)
+        self.own = tuple(counters)
+        self.counters = (shared, *self.own)
+        self.in_blocks = bool(scopes)
+        if scopes:
+            self.labels = scopes[-1].labels
+            self.sinks = tuple(sink for scope in scopes for sink in scope.sinks)
+            self.budgets = tuple(dict.fromkeys(budget for scope in scopes for budget in scope.budgets))
+            self.stand_ins = {name: sold for scope in scopes for name, sold in scope.stand_ins.items()}
+        self._scopes = scopes
+        self._extended: JointContext | None = None
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """The blocks, outermost first."""
+        return self._scopes
+
+    def plus(self, counter: TokenCounter) -> CallContext:
+        """Return the context of calls that one more counter counts, the same one each time."""
+        if counter in self.counters:
+            return self
+        if self._extended is None or self._extended.own[-1] is not counter:
+            self._extended = JointContext(self.counters[0], self._scopes, *self.own, counter)
+        return self._extended
+
+    def is_of(self, scopes: tuple[Scope, ...]) -> bool:
+        """Return whether it is the context of these blocks."""
+        return self._scopes is scopes or self._scopes == scopes
 
 
 active: ContextVar[tuple[Scope, ...]] = ContextVar("token_handlers_scopes", default=())
@@ -155,7 +217,7 @@ def enter(scope: Scope, caller: FrameType) -> None:
 
 def leave(scope: Scope) -> None:
     """Undo `enter`, in whatever order and context the blocks are left."""
-    scope.context = None
+    scope.joint = None
     if scope.frame is not None:
         _forget_frame(scope, scope.frame)
         unusual.discard(scope)

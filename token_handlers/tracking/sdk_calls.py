@@ -8,8 +8,9 @@ from token_handlers.lifecycle import Warnings
 from token_handlers.payloads import ReportedUsage, is_empty, is_whole
 from token_handlers.tracking import recorder
 from token_handlers.tracking.answers import sdk_owner
-from token_handlers.tracking.call import Call, CallContext, current_context
+from token_handlers.tracking.call import Call, current_context
 from token_handlers.tracking.result import DISCARD, FAILED, CallResult, Incomplete, Verdict
+from token_handlers.tracking.scopes import CallContext
 from token_handlers.tracking.state import state
 
 SDK = "sdk"
@@ -116,7 +117,7 @@ class SDKCall(Call):
 def open_sdk_call(request: ProviderRequest) -> Call | None:
     """Return a new call for a request that no framework's call sends, None where SDKs' calls are not tracked."""
     context = current_context()
-    if context.scopes:
+    if context.in_blocks:
         if not context.scopes[-1].sdk_calls:
             left_out.warn("sdk", "a call of %s in a block is not counted: track_tokens(sdk_calls=False)", request.host)
             return None

@@ -70,6 +70,7 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
     ) -> None:
         if budget is not None:
             check_budget(budget)
+            check_budgets()
         is_labelled = session is not None or user is not None or tags
         if is_labelled or budget is not None or sinks or price_as is not None or not sdk_calls:
             self._given = Block(
@@ -101,12 +102,11 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
             counter.block = given
         elif isinstance(before, Block):
             given = before.again(given)
-        scope = Scope()
+        scope, shared = Scope(), state.counter
         scope.counter = counter
+        scope.own, scope.counters = ((), (shared,)) if counter is shared else ((counter,), (shared, counter))
         if given is not NOTHING_GIVEN:
             scope.labels, scope.sinks, scope.budgets, scope.stand_ins, scope.sdk_calls, scope.outer = given
-            if given.budgets and not state.checked:
-                check_budgets()
         if self._recorder is not None:
             scope.recorder = self._recorder
         self._entered.append(scope)
