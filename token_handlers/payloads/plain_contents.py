@@ -1,0 +1,76 @@
+"""Whether what an answer says besides its usage is plain: its text and the caller's own tools, which have no fees.
+
+What is told by its type's name is an SDK's own object, whose fields can be asked for without running anybody's code.
+"""
+
+from typing import Any
+
+_BLOCKS = frozenset({"text", "tool_use", "thinking", "redacted_thinking", "reasoning", "refusal", "function_call",
+                     "tool_call", "TextBlock", "ToolUseBlock", "ThinkingBlock", "RedactedThinkingBlock"})  # fmt: skip
+
+_sdk_types: set[type] = set()
+"""The types of the SDKs that were met, of which there are a few."""
+
+
+def is_of_sdk(kind: type) -> bool:
+    """Whether a type is one of OpenAI's or Anthropic's clients."""
+    if kind in _sdk_types:
+        return True
+    if not kind.__module__.startswith(("openai.", "anthropic.")):
+        return False
+    _sdk_types.add(kind)
+    return True
+
+
+def fields_of(value: Any, names: frozenset[str]) -> dict[str, Any] | None:
+    """The fields of an SDK's object whose type has one of these names, None of another thing or with unknown fields."""
+    kind = type(value)
+    if (kind not in _sdk_types and not is_of_sdk(kind)) or kind.__name__ not in names or value.__pydantic_extra__:
+        return None
+    fields: dict[str, Any] = value.__dict__
+    return fields
+
+
+def are_plain_blocks(content: Any) -> bool:
+    """Whether an answer is text, or its blocks show neither a tool that is billed nor an image."""
+    if content is None or type(content) is str:
+        return True
+    if type(content) is not list:
+        return False
+    for block in content:
+        kind = type(block)
+        name = block.get("type") if kind is dict else kind.__name__
+        if kind is not str and (type(name) is not str or name not in _BLOCKS):
+            return False
+    return True
+
+
+def are_plain_choices(choices: list[Any]) -> bool:
+    """Whether the choices of a chat completion show neither citations nor tools that its provider ran."""
+    for choice in choices:
+        fields = choice if type(choice) is dict else _fields(choice)
+        message: Any = fields["message"] if "message" in fields else fields.get("delta")
+        fields = message if type(message) is dict else _fields(message)
+        if not fields or "executed_tools" in (fields if fields is message else message.__pydantic_extra__ or ()):
+            return False
+        notes, calls = fields.get("annotations"), fields.get("tool_calls")
+        if notes is not None and (type(notes) is not list or notes):
+            return False
+        if calls is not None and not _are_callers_own(calls):
+            return False
+    return True
+
+
+def _are_callers_own(calls: Any) -> bool:
+    """Whether no tool call is a provider's: its built-in tools have names of their own."""
+    if type(calls) is not list:
+        return False
+    names = [_fields(_fields(call).get("function")).get("name") for call in calls]
+    return all(type(name) is str and not name.startswith("$") for name in names)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    if type(value) is dict:
+        return value
+    fields: dict[str, Any] = value.__dict__ if type(value).__module__.startswith("openai.") else {}
+    return fields
