@@ -453,6 +453,7 @@ def test_a_bound_is_no_less_than_the_estimate(model, messages):
         ([AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])], {}),
         ([HumanMessage("hi")], {"tools": [{"type": "function", "function": {"name": "f"}}]}),
         ([HumanMessage("hi")], {"functions": [{"name": "f"}]}),
+        ([], {}),
     ],
 )
 def test_tools_and_images_have_no_bound(messages, invocation):

@@ -2,10 +2,17 @@ import random
 from decimal import Decimal
 
 import pytest
-from genai_prices.data_snapshot import get_snapshot
+from genai_prices.data_snapshot import DataSnapshot, get_snapshot, set_custom_snapshot
 
 from tests.support.prices import CACHED_CALL, CALL, epoch, random_counts, random_moment
-from token_handlers.pricing.calculator import find_plan, price_call, price_state, set_price
+from token_handlers.pricing.calculator import (
+    current_book,
+    find_plan,
+    price_call,
+    price_state,
+    reset_prices,
+    set_price,
+)
 from token_handlers.pricing.price import Price
 
 MODELS = [(provider.id, model.id) for provider in get_snapshot().providers for model in provider.models][::3]
@@ -101,8 +108,49 @@ def test_a_doubt_of_every_call_is_said_by_the_first_that_warns(caplog):
     assert 1 == len(caplog.messages)
 
 
+def test_a_quote_is_made_once():
+    """Calls that it cannot price, such as those with searches that are in doubt, make no other one."""
+    counts = {**CALL, "web_searches": 1}
+    made = []
+    for _ in range(3):
+        assert price_call(counts, "gemini-2.5-flash", "google").doubts
+        made.append(price_state.book.quotes[("gemini-2.5-flash", "google", None, None, None, ()), *counts])
+
+    assert made[0] is made[1] is made[2]
+
+
 def test_quotes_are_bounded():
     """However many names counts have."""
     for number in range(1100):
         price_call({**CALL, f"x{number}": 1}, "gpt-4o", "openai")
     assert len(price_state.book.quotes) <= 1024
+
+
+def test_what_a_call_may_cost():
+    """The cost of input and output tokens alone is that of a price, for every model, at any time, in any order."""
+    draw = random.Random(3).choice
+    wrong = []
+    for provider, model in MODELS:
+        moments = [random_moment(draw) for _ in range(2)] * 2
+        for at, tokens in zip(moments, (10, 999, 200_001, 10**30), strict=True):
+            price = price_call({"input_tokens": tokens, "output_tokens": 7}, model, provider, at=at, warns=False)
+            cost = current_book().cost((model, provider, None), tokens, 7, at)
+            if str(cost) != str(price and price.cost):
+                wrong.append((model, provider, at, tokens))
+
+    assert [] == wrong
+    assert len(current_book().cost_quotes) > len(MODELS) // 2
+
+
+def test_what_a_call_may_cost_follows_the_prices():
+    """One that is set, and a table that is replaced, hold for the next call."""
+    sold = "gpt-4o", "openai", None
+    costs = [current_book().cost(sold, 10**6, 0, epoch(2026, 11, 20)) for _ in range(2)]
+    set_price("gpt-4o", input_mtok=7)
+    costs.append(current_book().cost(sold, 10**6, 0, epoch(2026, 11, 20)))
+    book = current_book()
+    set_custom_snapshot(DataSnapshot(providers=[], from_auto_update=True))
+    reset_prices()
+
+    assert [Decimal("2.5"), Decimal("2.5"), Decimal(7)] == costs
+    assert None is book.cost(sold, 10**6, 0, epoch(2026, 11, 20))

@@ -17,7 +17,9 @@ def request(
     tags: Mapping[str, str] = {},
 ) -> Reservation:
     """Return what one call may use; no cost is that of a model without a price."""
-    return Reservation(Asked(model, (session, user, tags)), Amounts(Decimal(cost or 0), tokens, 1), cost is None)
+    asked = Reservation(Asked(model, (session, user, tags)), Amounts(Decimal(cost or 0), tokens, 1))
+    asked.unpriced = cost is None
+    return asked
 
 
 def reserve(budget: Budget, asked: Reservation) -> Reservation:

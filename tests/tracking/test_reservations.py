@@ -91,6 +91,29 @@ def test_near_a_limit_estimates_decide(limit):
     assert (NOTHING, NOTHING) == (budget.held(), budget.spent())
 
 
+def test_two_budgets_have_one_estimate():
+    """A call is estimated once, for whichever budget asks, and holds the same in both."""
+    outer, inner = Budget(max_tokens=1000), Budget(max_tokens=50)
+    with track_tokens(budget=outer):
+        call = opened(inner)
+
+    assert (30, 30) == (inner.held().tokens, outer.held().tokens)
+    assert 1 == call.estimates
+    recorder.finish(call, used(7))
+    assert [(7, NOTHING)] * 2 == [(budget.spent().tokens, budget.held()) for budget in (outer, inner)]
+
+
+def test_what_was_not_reserved_is_booked():
+    """A call that could reserve in one of its budgets alone, by our fault, is booked in both, once."""
+    first, second = Budget(max_tokens=1000), Budget(max_tokens=1000, each="user")
+    call = opened(first)
+    call.budgets = (first, second)
+    recorder.finish(call, used(7))
+    recorder.finish(call, used(7))
+
+    assert [(7, 1)] * 2 == [(budget.spent().tokens, budget.spent().requests) for budget in (first, second)]
+
+
 def test_a_number_of_requests_needs_no_estimate():
     """A budget of requests alone never estimates, nor does a refusal by their number."""
     budget = Budget(max_requests=1, max_tokens=10**6)

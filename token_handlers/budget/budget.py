@@ -45,7 +45,7 @@ __all__ = ["Amounts", "Budget", "BudgetWarning", "Spent"]
 
 HOLD_SECONDS = 600.0
 
-_INTERNAL = frozenset({"counts_tokens", "is_shared", "may_overdraw", "prices", "release", "reserve", "settle"})
+_INTERNAL = frozenset({"counts_tokens", "is_shared", "may_overdraw", "open", "prices", "release", "reserve", "settle"})
 _overdrawn: ContextVar[tuple["Budget", ...]] = ContextVar("token_handlers_overdrawn", default=())
 
 
@@ -170,6 +170,18 @@ class Budget:
         """Whether other processes have it too."""
         return not isinstance(self._store, LocalStore)
 
+    def open(self, reservation: Reservation) -> Reservation:
+        """Return a reservation that knows its account, and reserves nothing yet."""
+        session, user, tags = reservation.asker.labels
+        if self._each == "session":
+            reservation.name = session
+        elif self._each == "user":
+            reservation.name = user
+        elif self._each is not None:
+            reservation.name = tags.get(self._each)
+        reservation.account = self._account(reservation.name)
+        return reservation
+
     def reserve(self, reservation: Reservation) -> None:
         """Reserve what a call may use; raise BudgetExceeded where there is no room for it, and nobody allows it.
 
@@ -179,7 +191,7 @@ class Budget:
         if self._each is None:
             reservation.account = self._account_of_all
         else:
-            self._open(reservation)
+            self.open(reservation)
         if reservation.unpriced and self.prices:
             self._check_price(reservation)
         if isinstance(store, LocalStore):
@@ -200,9 +212,7 @@ class Budget:
                 store.reserve(reservation, {})
 
     def settle(self, reservation: Reservation, amounts: Amounts) -> None:
-        """Book what a call used in place of what it reserved, if anything, once."""
-        if not reservation.account:
-            self._open(reservation)
+        """Book what a call used in place of what it reserved, once; what reserved nothing is opened before."""
         booked = self._store.settle(reservation, amounts)
         if booked is not None:  # asking a fleet's store would take time: reserving does that anyway
             self._alerts.check(*booked, reservation.account, partial(self._title, reservation.name))
@@ -309,17 +319,6 @@ class Budget:
                 self._title(None),
                 model,
             )
-
-    def _open(self, reservation: Reservation) -> None:
-        """Say in which account a call is, which reserves nothing yet."""
-        session, user, tags = reservation.asker.labels
-        if self._each == "session":
-            reservation.name = session
-        elif self._each == "user":
-            reservation.name = user
-        elif self._each is not None:
-            reservation.name = tags.get(self._each)
-        reservation.account = self._account(reservation.name)
 
     def _account(self, name: str | None) -> str:
         """Return the name under which the store has the amounts; a fleet's has those of other budgets too."""

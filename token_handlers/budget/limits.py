@@ -140,17 +140,12 @@ class Reservation:
     id: str | None = None
     held = False
     booked = False
+    unpriced = False
     is_bound = False
 
-    def __init__(
-        self,
-        asker: Asker,
-        amounts: Amounts,
-        unpriced: bool = False,  # noqa: FBT001, FBT002 (a keyword would cost each call a microsecond)
-    ) -> None:
+    def __init__(self, asker: Asker, amounts: Amounts) -> None:
         self.asker = asker
         self.amounts = amounts
-        self.unpriced = unpriced
 
     def exact(self) -> Amounts:
         """Return the amounts, estimated where they are an upper bound."""

@@ -133,8 +133,8 @@ class LocalStore:
                 account = self._accounts.get(reservation.account)
                 if account is None or self._per is not None:
                     account = self._account(reservation.account, refuses=not self._forgets)
-                spent, held, amounts = account.spent, account.held, reservation.amounts
-                more = amounts if held is NOTHING else held.plus(amounts)
+                spent, held = account.spent, account.held
+                more = reservation.amounts if held is NOTHING else held.plus(reservation.amounts)
                 refusal = None
                 for limit, position, maximum in checks:
                     if _add(spent[position], more[position]) > maximum:
@@ -208,7 +208,9 @@ class LocalStore:
         account = self._accounts.get(reservation.account)
         if account is None or self._per is not None:
             account = self._account(reservation.account)
-        if not reservation.booked:
+        if reservation.booked:
+            spent = account.spent
+        else:
             if self.minutes and amounts.cost:
                 account.spend_now(amounts.cost)
             cost, tokens, requests = account.spent
@@ -221,7 +223,6 @@ class LocalStore:
             # fmt: on
             else:
                 account.spent, reservation.booked = spent, True
-        spent = account.spent
         for position, amount in self.lowest:
             if spent[position] >= amount:
                 return spent, account.window

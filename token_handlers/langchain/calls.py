@@ -28,7 +28,6 @@ _MAX_TOKENS = dict.fromkeys(
     ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
 ).keys()
 _TOOLS = frozenset({"tools", "functions"})
-_NOTHING: Mapping[str, Any] = {}
 _ANSWERS = frozenset({"n", "best_of"})
 _content, _tool_calls = itemgetter("content"), methodcaller("get", "tool_calls")
 ENDS = frozenset({"finish_reason", "stop_reason", "stopReason", "done_reason"})
@@ -170,16 +169,16 @@ class Run(Call):
 
     def prompt_bound(self) -> int | None:
         """Return what a prompt of plain text can't exceed; None with tools or images."""
-        invocation, first = self.invocation, self.prompt[0] if self.prompt else ""
+        invocation = self.invocation
         if invocation and not _TOOLS.isdisjoint(invocation) and any(map(invocation.get, _TOOLS)):
             return None
         try:
-            messages = [*map(vars, first)]  # pydantic takes long to say that a message has no attribute
+            messages = [*map(vars, self.prompt[0])]  # pydantic takes long to say that a message has no attribute
             if not messages or any(map(_tool_calls, messages)):
                 return None
             return bound_tokens([*map(_content, messages)])
-        except TypeError:  # a legacy LLM's prompt, or parts of a content, such as images
-            return bound_tokens([first]) if isinstance(first, str) else None
+        except TypeError:  # a legacy LLM's prompt, or the parts of a content, such as images
+            return bound_tokens(self.prompt[:1]) if self.operation == "text_completion" else None
 
     def allowed_fees(self) -> AllowedFees:
         """Return what the bound tools may be billed for."""
@@ -189,9 +188,9 @@ class Run(Call):
 
     def max_output(self) -> int:
         """Return the most output tokens that the call allows, of all its answers; 0 where it does not say."""
-        invocation, metadata = self.invocation or _NOTHING, self.metadata or _NOTHING
-        if _MAX_TOKENS.isdisjoint(invocation) and "ls_max_tokens" not in metadata:
+        if _MAX_TOKENS.isdisjoint(self.invocation or ()) and "ls_max_tokens" not in (self.metadata or ()):
             return 0
+        invocation, metadata = self.invocation or {}, self.metadata or {}
         most = next((stated for name in _MAX_TOKENS if (stated := _positive(invocation.get(name)))), 0)
         most = most or _positive(metadata.get("ls_max_tokens"))
         if most and not _ANSWERS.isdisjoint(invocation):

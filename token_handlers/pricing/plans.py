@@ -99,8 +99,10 @@ class Plan:
 
     __slots__ = (
         "_compiled",
+        "_cost_quote",
         "_left_out",
         "_model_price",
+        "_quotes",
         "_sheet",
         "_tiers",
         "_unrated",
@@ -124,6 +126,8 @@ class Plan:
         self._tiers = compile_rates(sheet.rates)
         self._left_out = left_out | self._tiers.uneven
         self._compiled: dict[tuple[str, ...], _Compiled] = {}
+        self._quotes: dict[tuple[str, ...], Quote] = {}
+        self._cost_quote: CostQuote | None = None
         self._weights: dict[tuple[str, ...], tuple[tuple[Unit, _Weights], ...]] = {}
 
     @property
@@ -233,15 +237,23 @@ class Plan:
 
     def quote(self, names: tuple[str, ...], book: "PriceBook") -> Quote:
         """Return what prices calls whose counts have these names; what the names alone decide is done beforehand."""
+        kept = self._quotes.get(names)
+        if kept is not None:
+            return kept
+        if len(self._quotes) >= _SUMS_KEPT:
+            self._quotes.clear()
         saved = "None"
         if cached := " or ".join(f"n{names.index(name)}" for name in _CACHED if name in names):
             saved = f"multiply({{saved}}, step) if {cached} else None"
         price = f"new(Price, (multiply({{cost}}, step) or free, source, doubts, ((plan, counts, None),), {saved}))"
-        return self._quote("at, counts", names, price, book)
+        made = self._quotes[names] = self._quote("at, counts", names, price, book)
+        return made
 
     def cost_quote(self, book: "PriceBook") -> CostQuote:
         """Return what says the cost of calls that have input and output tokens alone."""
-        return self._quote("at", _BOTH, "multiply({cost}, step) or free", book)
+        if self._cost_quote is None:
+            self._cost_quote = self._quote("at", _BOTH, "multiply({cost}, step) or free", book)
+        return self._cost_quote
 
     def _quote(self, first: str, names: tuple[str, ...], price: str, book: "PriceBook") -> Callable[..., Any]:
         doubtful = (unit.key for unit in units_of(self._doubtful(names)) if unit)

@@ -117,8 +117,9 @@ class Call:
 
     def priced_as(self) -> tuple[str | None, str | None, str | None]:
         """Return the model, the provider and the address by which the call is priced."""
-        sold = self.stand_ins.get(self.model or "") if self.stand_ins else None
-        return (self.model, self.provider, self.base_url) if sold is None else (*sold, None)
+        if self.stand_ins and (sold := self.stand_ins.get(self.model or "")) is not None:
+            return *sold, None
+        return self.model, self.provider, self.base_url
 
     def progress(self) -> int:
         """Return a number that grows with what was received, so that an estimate is made again."""

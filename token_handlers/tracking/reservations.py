@@ -63,7 +63,8 @@ def reserve(call: Call) -> None:
 
 def _another(first: Reservation) -> Reservation:
     """Return a reservation of the same in another budget."""
-    other = type(first)(first.asker, first.amounts, first.unpriced)
+    other = type(first)(first.asker, first.amounts)
+    other.unpriced = first.unpriced
     if isinstance(first, BoundReservation) and isinstance(other, BoundReservation):
         other.first = first
     return other
@@ -93,13 +94,18 @@ def requested(call: Call) -> Reservation:
     if prices:
         book = price_state.book or current_book()
         cost = book.cost(call.priced_as(), bound, output, call.started_at)
-    return BoundReservation(call, new_tuple(Amounts, (cost or _NOTHING, bound + output, 1)), cost is None)
+    reservation = BoundReservation(call, new_tuple(Amounts, (cost or _NOTHING, bound + output, 1)))
+    if cost is None:
+        reservation.unpriced = True
+    return reservation
 
 
 def _estimated(call: Call) -> Reservation:
     tokens = {"input_tokens": call.estimate_prompt(), "output_tokens": call.max_output()}
     cost = _cost(call, tokens, call.allowed_fees()) if any(map(_PRICES, call.budgets)) else _NOTHING
-    return Reservation(call, Amounts(cost or _NOTHING, sum(tokens.values()), 1), cost is None)
+    reservation = Reservation(call, Amounts(cost or _NOTHING, sum(tokens.values()), 1))
+    reservation.unpriced = cost is None
+    return reservation
 
 
 def _cost(call: Call, tokens: Mapping[str, int], fees: AllowedFees) -> Decimal | None:
@@ -129,12 +135,12 @@ def foreseen_price(
 
 def settle(call: Call, result: CallResult, cost: Decimal | None) -> None:
     """Book what a call used in its budgets; a rejected one was sent all the same, one from a cache was not."""
-    outcome, counts = result.outcome, result.usage.counts
-    if outcome == "cached":
+    if result.outcome == "cached":
         release(call)
         return
     if cost is None:
-        cost = _foreseen(call) if outcome == "success" else _NOTHING
+        cost = _foreseen(call) if result.outcome == "success" else _NOTHING
+    counts = result.usage.counts
     tokens = counts.get("input_tokens", 0) + counts.get("output_tokens", 0)
     amounts = new_tuple(Amounts, (cost, tokens, result.requests))
     reservations = call.reservations or _NONE
@@ -153,7 +159,7 @@ def _reservation(call: Call, budget: Budget) -> Reservation:
     """Return what a call has reserved in a budget, which may be nothing."""
     reserved = call.reservations or _NONE
     if budget not in reserved:
-        reserved = call.reservations = {**reserved, budget: Reservation(call, NOTHING)}
+        reserved = call.reservations = {**reserved, budget: budget.open(Reservation(call, NOTHING))}
     return reserved[budget]
 
 
@@ -195,7 +201,7 @@ def book(
 ) -> None:
     """Book what was used in a budget, once, in place of what was reserved where anything was."""
     if reservation is None:
-        reservation = Reservation(Asked(labels=(session, user, tags)), NOTHING)
+        reservation = budget.open(Reservation(Asked(labels=(session, user, tags)), NOTHING))
     try:
         budget.settle(reservation, amounts)
     except Exception as error:  # noqa: BLE001 - as `shielded`, without its frames
