@@ -480,6 +480,15 @@ def test_fault_of_ours_does_not_reach_the_client(watcher, answers, monkeypatch, 
     assert 1 == len([record for record in caplog.records if "MemoryError" in record.getMessage()])
 
 
+@pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda library: library.__name__)
+def test_headers_are_known_by_any_case(watcher, answers, library):
+    """HTTP/1 servers send them as they like."""
+    answers.answer(body(CHAT, X_Request_ID="r1", OpenAI_Organization="o1", Server_Timing="a"))
+    library.post(answers.url + PATH, json=ASKED)
+
+    assert [("r1", "o1", None)] == [(each.request_id, each.organization, each.project) for each in watcher.answers]
+
+
 def test_error_whose_body_a_hook_has_taken(watcher, answers):
     """A hook of the client's may take the body piece by piece, and nothing is left to read."""
     answers.answer(body({"error": {"message": "no"}}, status=500))

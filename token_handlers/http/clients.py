@@ -12,6 +12,7 @@ from urllib.parse import quote, urljoin
 
 from token_handlers.http.completion import Headers
 from token_handlers.http.exchange import (
+    READ_HEADERS,
     Exchange,
     RawAnswer,
     contain,
@@ -91,15 +92,15 @@ def _in_lower_case(headers: Mapping[str, str]) -> Headers:
     return {name.lower(): value for name, value in headers.items()}
 
 
+_READ_HEADERS = frozenset(name.encode() for name in READ_HEADERS)
+
+
 def _headers(headers: Any) -> Headers:
-    """Return httpx's headers, read all at once: it goes through all of them for each name that it is asked for."""
+    """Return those of httpx's headers that are read: it goes through all of them for each name that it is asked for."""
     listed = getattr(headers, "_list", None)  # name, name in lower case, value
     if listed is None:
         listed = [(name, name.lower(), value) for name, value in headers.raw]
-    if not listed:
-        return {}
-    _, names, values = map(b"\0".join, zip(*listed, strict=True))  # a NUL is in neither
-    return dict(zip(names.decode("latin-1").split("\0"), values.decode("latin-1").split("\0"), strict=False))
+    return {name.decode(): value.decode("latin-1") for _, name, value in listed if name in _READ_HEADERS}
 
 
 def _taking(response: Any, exchange: Exchange) -> Callable[[bytes], None]:

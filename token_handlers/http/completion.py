@@ -17,7 +17,7 @@ _CACHES: dict[str | None, tuple[str, ...]] = {
 """Headers of gateways, by whose host it is: HIT says that the gateway's own cache has answered."""
 _TIERS = {"google": "x-gemini-service-tier", "invoke": "x-amzn-bedrock-service-tier"}  # by provider or API
 _LATENCY = "x-amzn-bedrock-performanceconfig-latency"
-_TELLING = frozenset(
+TELLING = frozenset(
     {_FROM_LITELLMS_CACHE, *(name for names in _CACHES.values() for name in names), *_TIERS.values(), _LATENCY}
 )
 """Headers without which only the request can say more."""
@@ -31,7 +31,7 @@ def completed(usage: ReportedUsage, request: ProviderRequest, headers: Headers) 
 
     The body comes first. A tier that was asked for need not be the one that served: the usage has a doubt.
     """
-    is_plain = _TELLING.isdisjoint(headers)
+    is_plain = TELLING.isdisjoint(headers)
     if not is_plain and (headers.get(_FROM_LITELLMS_CACHE) or _is_from_a_cache(request, headers)):
         return usage._replace(cost=Decimal(0))
     if usage.cost is not None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from weakref import ref
 
 from token_handlers.errors import BudgetExceeded, TokenHandlersError, absorb
-from token_handlers.http.completion import Headers, completed
+from token_handlers.http.completion import TELLING, Headers, completed
 from token_handlers.http.requests import ProviderRequest
 from token_handlers.http.responses import AnswerReading, ResponseUsage, read_body
 from token_handlers.payloads import ReportedUsage, read_payload
@@ -373,13 +373,20 @@ _OTHER_REQUEST_IDS = ("x-request-id", "apim-request-id", "request-id")
 _OPENAIS = (None, "openai", "azure")
 _ORGANIZATIONS = {**dict.fromkeys(_OPENAIS, "openai-organization"), "anthropic": "anthropic-organization-id"}
 _PROJECTS = dict.fromkeys(_OPENAIS, "openai-project")
-_COUNTS = ("input", "output", "cache-read-input", "cache-write-input")
+_COUNTS = tuple(
+    f"x-amzn-bedrock-{name}-token-count" for name in ("input", "output", "cache-read-input", "cache-write-input")
+)
+
+READ_HEADERS = frozenset({
+    "content-type", *TELLING, *_COUNTS, *_OTHER_REQUEST_IDS, *_ORGANIZATIONS.values(), *_PROJECTS.values(),
+    *(name for names in _REQUEST_IDS.values() for name in names),
+})  # fmt: skip
+"""The headers of an answer that are read, in lower case; a client may leave the others out."""
 
 
 def _counted_in_headers(headers: Headers) -> ReportedUsage | None:
     """Return what Bedrock's InvokeModel counts in headers, which for some models is all that it says."""
-    names = (f"x-amzn-bedrock-{name}-token-count" for name in _COUNTS)
-    found = {name: value for name in names if (value := headers.get(name)) is not None}
+    found = {name: value for name in _COUNTS if (value := headers.get(name)) is not None}
     return read_payload(found) if found else None
 
 

@@ -444,7 +444,7 @@ def read_body(api: str, provider: str | None, content_type: str | None, body: by
 def read_answer(answer: Event, provider: str | None, *, is_cut: bool = False) -> AnswerReading:
     """Return what an answer of one JSON value says, which states its usage in whatever shape."""
     facts, model, response_id = answer, answer.get("model"), answer.get("id")
-    if not (model and response_id and type(model) is type(response_id) is str):  # nearly all have both
+    if not (model and response_id and type(model) is type(response_id) is str):  # few do not have both
         facts = {}
         _note_facts(facts, answer)
         model, response_id = facts.get("model"), facts.get("id")
