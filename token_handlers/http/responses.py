@@ -382,6 +382,7 @@ def _dicts(value: object) -> list[Event]:
 
 
 _PLAIN_BLOCKS = {"text", "thinking", "redacted_thinking", "tool_use"}
+_SHOWN = frozenset({"annotations", "executed_tools", "tool_calls"})
 
 
 def _shown_fees(event: Event) -> Event | None:
@@ -389,12 +390,15 @@ def _shown_fees(event: Event) -> Event | None:
     if event.get("type") == "content_block_start":
         block = event.get("content_block") or {}
         return None if block.get("type") in _PLAIN_BLOCKS else {**event, "content_block": _without_text(block)}
-    grounded = [{"groundingMetadata": each["groundingMetadata"]}
-                for each in _dicts(event.get("candidates")) if each.get("groundingMetadata")]  # fmt: skip
-    if grounded:
-        return {"candidates": grounded, "modelVersion": event.get("modelVersion")}
+    if "candidates" in event:
+        grounded = [{"groundingMetadata": each["groundingMetadata"]}
+                    for each in _dicts(event["candidates"]) if each.get("groundingMetadata")]  # fmt: skip
+        if grounded:
+            return {"candidates": grounded, "modelVersion": event.get("modelVersion")}
     for choice in _dicts(event.get("choices")):
         delta = choice.get("delta") or {}
+        if _SHOWN.isdisjoint(delta):
+            continue
         shown = {key: delta[key] for key in ("annotations", "executed_tools") if delta.get(key)}
         called = [{"function": {"name": name}} for each in _dicts(delta.get("tool_calls"))
                   if str(name := (each.get("function") or {}).get("name")).startswith("$")]  # fmt: skip
@@ -474,24 +478,22 @@ def _named(usage: ReportedUsage, facts: Mapping[str, Any], doubts: tuple[str, ..
 
 
 class Events:
-    """What an answer's events say of its bill: the last of each type that states a usage, and what came after it."""
+    """What an answer's events say of its bill: the last of each type that states a usage, and what came after it.
+
+    ``is_curious`` is whether even an event that says nothing of the bill is wanted: the first, and all after a usage.
+    """
 
     def __init__(self) -> None:
         self.facts: dict[str, str] = {}
         self.ended = False
         self.is_cut = False
         self.whole: Event | None = None  # an answer of one JSON value, which then is all there is
-        self._has_begun = False
+        self.is_curious = True
         self._kept: dict[str, Event] = {}
         self._fees: list[Event] = []
         self._sums = StatedIncrements()
         self._stating: Event | None = None  # the last event with a usage of the answer so far
         self._is_outdated = False
-
-    @property
-    def is_curious(self) -> bool:
-        """Whether even an event that says nothing of the bill is wanted: the first, and all after a usage."""
-        return self._stating is not None or not self._has_begun
 
     def add(self, event: Event | list[Any]) -> None:
         """Take the next event."""
@@ -500,8 +502,9 @@ class Events:
                 if isinstance(each, dict):
                     self.add(each)
             return
-        self._has_begun = True
-        _note_facts(self.facts, event)
+        self.is_curious = self._stating is not None
+        if "model" not in self.facts or "id" not in self.facts:
+            _note_facts(self.facts, event)
         self._keep_fees(event)
         usage = stated_usage(event)
         kind = event_type(event)
@@ -513,7 +516,7 @@ class Events:
             if "choices" in event and isinstance(usage, Mapping):
                 self._sums.add(usage)
             self._keep(kind, event)
-            self._stating, self._is_outdated = event, False
+            self._stating, self._is_outdated, self.is_curious = event, False, True
 
     def _note_rest(self, event: Event) -> None:
         stating = self._stating
