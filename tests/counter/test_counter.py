@@ -1,12 +1,15 @@
+import copy
 import decimal
+import pickle
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
 
 from token_handlers import TokenCounter, Usage, UsageRecord, UsageTotals
-from token_handlers.counter.totals import MAX_VALUES, OTHER
+from token_handlers.counter.totals import MAX_VALUES, OTHER, CallLabels, increment
 
 
 def record(sent=17, received=12, cost="0.0000015", **fields):
@@ -184,6 +187,99 @@ def test_exact_under_threads():
     assert (64_000 * 17, 64_000 * 12) == (counter.prompt_tokens, counter.completion_tokens)
     assert 64_000 == counter.successful_requests == counter.by_session["s"].successful_requests
     assert 64_000 * Decimal("0.0000015") == counter.cost
+
+
+@pytest.mark.usefixtures("_restless")
+def test_readings_are_whole():
+    """While threads add calls of ever new sessions, each reading has whole ones, and all that were there before."""
+    counter = TokenCounter()
+    done = threading.Event()
+
+    def add(name):
+        for number in range(500):
+            counter.add(record(session=f"{name} {number}"))
+
+    def read():
+        seen = []
+        while not done.is_set():
+            seen.append(counter.successful_requests)
+            totals = counter.snapshot()
+            seen.append(totals.successful_requests)
+            assert (17 * seen[-1], seen[-1] * Decimal("0.0000015")) == (totals.prompt_tokens, totals.cost)
+            seen.append(sum(each.successful_requests for each in counter.by_session.values()))
+        return seen
+
+    adders = [threading.Thread(target=add, args=(name,)) for name in range(4)]
+    readers = ThreadPoolExecutor(2)
+    reading = [readers.submit(read) for _ in range(2)]
+    for thread in adders:
+        thread.start()
+    for thread in adders:
+        thread.join()
+    done.set()
+    for each in reading:
+        assert sorted(each.result()) == each.result()
+
+    assert 2_000 == counter.successful_requests == len(counter.by_session)
+    assert {1} == {each.successful_requests for each in counter.by_session.values()}
+
+
+class Called:
+    """An open call that does something where a counter asks, in its lock, whether it is settled."""
+
+    def __init__(self, action):
+        self._action = action
+
+    @property
+    def settled(self):
+        self._action()
+        return False
+
+
+def test_who_settles_a_call_reads_it_settled():
+    """Where another thread has the lock as a call ends, whoever ended it still reads the exact numbers."""
+    counter = TokenCounter()
+    estimate, exact = increment({"output_tokens": 9}, source="estimated"), increment({"output_tokens": 5})
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait():
+        inside.set()
+        go_on.wait()
+
+    counter.show("call", estimate)
+    holder = threading.Thread(target=counter.show, args=(Called(wait), estimate))
+    holder.start()
+    inside.wait()
+    counter.settle("call", exact)
+    threading.Timer(0.05, go_on.set).start()
+
+    assert 5 + 9 == counter.completion_tokens
+    holder.join()
+
+
+def test_a_finalizer_in_the_middle():
+    """What the garbage collector ends while the same thread has the lock is added, and may read totals there."""
+    counter = TokenCounter()
+    one, seen = increment({"output_tokens": 1}, labels=CallLabels("m")), []
+
+    def finalize():
+        for _ in range(20):
+            counter.apply(one)
+        seen.append((counter.completion_tokens, counter.by_model["m"].completion_tokens))
+
+    for _ in range(20):
+        counter.apply(one)
+    counter.show(Called(finalize), one)
+
+    assert [(40, 40)] == seen
+    assert 41 == counter.completion_tokens == counter.by_model["m"].completion_tokens
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_counters_are_not_copied(copied):
+    """A copy, which no call would reach, is refused: also before the first call."""
+    with pytest.raises(TypeError, match="TokenCounter"):
+        copied(TokenCounter())
 
 
 def test_reset_and_snapshot_are_atomic():

@@ -1,5 +1,6 @@
 """What a call adds to a counter, and the sums of that, in all and by label."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
@@ -101,6 +102,9 @@ class Increment(NamedTuple):
 
 NOTHING = Increment({})
 
+Tables = defaultdict[str, dict[str, Increment]]
+"""Sums by a label and its value."""
+
 
 def summed(increments: Sequence[Increment], labels: CallLabels | None = None) -> Increment:
     """Return the exact sum of increments, as one that has these labels."""
@@ -201,7 +205,7 @@ class LabelSums:
         self._lock = DeferredLock()
         self._waiting = waiting
         self._apart: dict[CallLabels | None, Increment] = {}  # None: what has no labels, or is in the tables
-        self._tables: dict[str, dict[str, Increment]] = {}
+        self._tables: Tables = defaultdict(dict)
         self._shown: dict[object, Increment] = {}
         self._resets = 0
 
@@ -237,13 +241,13 @@ class LabelSums:
     def by(self, label: str) -> dict[str, Increment]:
         """Return the sums by a label's values."""
         with self._lock:
-            tables = {label: {**self._tables.get(label, {})}}
+            tables = defaultdict(dict, {label: {**self._tables.get(label, {})}})
             _add_to_tables(tables, [*self._apart.values(), *self._waiting])
         return tables[label]
 
     def names(self) -> set[str]:
         """Return the names of all labels."""
-        apart: dict[str, dict[str, Increment]] = {}
+        apart: Tables = defaultdict(dict)
         _add_to_tables(apart, self.parts())
         return {*apart, *self._tables}
 
@@ -252,7 +256,7 @@ class LabelSums:
         with self._lock:
             waiting, shown = [*self._waiting], [*self._shown.values()]
             removed = [*self._apart.values(), *waiting, *(estimate.negated() for estimate in shown)]
-            self._apart, self._tables, self._waiting[: len(waiting)] = {}, {}, shown
+            self._apart, self._tables, self._waiting[: len(waiting)] = {}, defaultdict(dict), shown
             self._resets += 1
         return summed(removed)
 
@@ -293,18 +297,18 @@ class LabelSums:
         _add_to_tables(self._tables, oldest)
 
 
-def _add_to_tables(tables: dict[str, dict[str, Increment]], parts: Iterable[Increment]) -> None:
+def _add_to_tables(tables: Tables, parts: Iterable[Increment]) -> None:
     """Add parts to the sums of their labels' values; these do not keep the parts' labels."""
-    repeated: dict[tuple[str, str], list[Increment]] = {}
+    repeated: defaultdict[tuple[str, str], list[Increment]] = defaultdict(list)
     for numbers, cost, saved, labels, cache_saved, priced in parts:
         part = new_tuple(Increment, (numbers, cost, saved, None, cache_saved, priced))
         for label, value in () if labels is None else labels.pairs():
-            sums = tables.setdefault(label, {})
+            sums = tables[label]
             if value in sums:
-                repeated.setdefault((label, value), []).append(part)
+                repeated[label, value].append(part)
             elif len(sums) < MAX_VALUES:
                 sums[value] = part
             else:
-                repeated.setdefault((label, OTHER), []).append(part)
+                repeated[label, OTHER].append(part)
     for (label, value), more in repeated.items():
         tables[label][value] = summed((tables[label].get(value, NOTHING), *more))

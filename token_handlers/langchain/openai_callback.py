@@ -21,8 +21,9 @@ class get_openai_callback(track_tokens):  # noqa: N801 (used like a function)
 
     def _enter_handler(self, caller: FrameType) -> LangChainTokenHandler:
         handler = LangChainTokenHandler()
-        self._counter, self._recorder = handler.counter, handler
+        self._counter = handler.counter
         super().__enter__(caller)
+        self._entered[-1].recorder = handler
         return handler
 
 

@@ -204,15 +204,18 @@ def is_entered_here(scope: Scope) -> bool:
 
 def enter(scope: Scope, caller: FrameType) -> None:
     """Make a scope active in this context, and in the caller's frame where that is a generator's."""
+    if caller.f_code.co_flags & _GENERATOR:
+        frame = _stepped_generator(caller)
+        if frame is not None:
+            scope.frame, scope.flow = frame, _flow()
+            _in_generators.setdefault(frame, []).append(scope)
+            unusual.add(scope)
+    scopes: tuple[Scope, ...] = (scope,)
     if scope.outer:
         scope.labels = scope.outer[-1].labels.merged(scope.labels)
-    frame = _stepped_generator(caller) if caller.f_code.co_flags & _GENERATOR else None
-    if frame is not None:
-        scope.frame, scope.flow = frame, _flow()
-        _in_generators.setdefault(frame, []).append(scope)
-        unusual.add(scope)
+        scopes = (*scope.outer, scope)
     _living.add(ref(scope, _living.discard))  # a method in C: it may be called at any time, and takes none
-    scope.token = active.set((*scope.outer, scope))
+    scope.token = active.set(scopes)
 
 
 def leave(scope: Scope) -> None:

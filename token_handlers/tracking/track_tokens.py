@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from token_handlers.budget.budget import Budget, check_budget
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.counter.totals import BARE
+from token_handlers.counter.totals import BARE, new_tuple
 from token_handlers.pricing.sellers import NO_STAND_INS, checked_stand_ins
 from token_handlers.tracking import gates as _gates  # noqa: F401 (they register themselves)
 from token_handlers.tracking import threads as _threads  # noqa: F401 (as above)
@@ -54,7 +54,6 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
     # Class attributes are the defaults: a block is made in the application's time, and most of them stay as they are.
     _given = NOTHING_GIVEN
     _counter: TokenCounter | None = None
-    _recorder: object = None  # see Scope
 
     def __init__(
         self,
@@ -68,18 +67,19 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         sdk_calls: bool = True,
         price_as: Mapping[str, str] | None = None,
     ) -> None:
+        labels = NO_LABELS
+        if session is not None or user is not None or tags:
+            # An id may be a number or a UUID, and an empty one is none.
+            session = None if session is None else str(session) or None
+            user = None if user is None else str(user) or None
+            labels = new_tuple(Labels, (session, user, {} if tags is None else _tags(tags)))
         if budget is not None:
             check_budget(budget)
             check_budgets()
-        is_labelled = session is not None or user is not None or tags
-        if is_labelled or budget is not None or sinks or price_as is not None or not sdk_calls:
-            self._given = Block(
-                Labels(_name(session), _name(user), {} if tags is None else _tags(tags)) if is_labelled else NO_LABELS,
-                tuple(sinks),
-                () if budget is None else (budget,),
-                NO_STAND_INS if price_as is None else checked_stand_ins(price_as),
-                sdk_calls,
-            )
+        if labels is not NO_LABELS or budget is not None or sinks or price_as is not None or not sdk_calls:
+            budgets = () if budget is None else (budget,)
+            stand_ins = NO_STAND_INS if price_as is None else checked_stand_ins(price_as)
+            self._given = new_tuple(Block, (labels, tuple(sinks), budgets, stand_ins, sdk_calls, ()))
         if counter is not None:
             if not isinstance(counter, TokenCounter):
                 raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
@@ -107,8 +107,6 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
         scope.own, scope.counters = ((), (shared,)) if counter is shared else ((counter,), (shared, counter))
         if given is not NOTHING_GIVEN:
             scope.labels, scope.sinks, scope.budgets, scope.stand_ins, scope.sdk_calls, scope.outer = given
-        if self._recorder is not None:
-            scope.recorder = self._recorder
         self._entered.append(scope)
         enter(scope, caller)
         if not state.watched:  # a framework's handlers began to rest before they could know of this block
@@ -172,11 +170,6 @@ def _wrap(function: Callable[..., Any], block: Callable[[], track_tokens]) -> Ca
     if inspect.iscoroutinefunction(function):
         return awaited
     return stepped if inspect.isgeneratorfunction(function) else called
-
-
-def _name(value: object) -> str | None:
-    """Return a label's text, None where there is none: an id may be a number or a UUID."""
-    return None if value is None else str(value) or None
 
 
 def _tags(tags: Mapping[str, object] | Iterable[str]) -> Mapping[str, str]:
