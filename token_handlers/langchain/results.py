@@ -1,8 +1,8 @@
 """The end of an LLM run -> a verdict: what it used where anything reports it, else what is to be estimated."""
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 from token_handlers.errors import BudgetExceeded
@@ -14,13 +14,14 @@ from token_handlers.payloads import (
     ReportedUsage,
     add_usage_metadata,
     is_empty,
-    read_message,
     read_payload,
     read_usage_metadata,
     states_no_output,
 )
 from token_handlers.payloads.google import UNFINISHED
 from token_handlers.payloads.plain import read_plain_message
+from token_handlers.payloads.reported import hint_of
+from token_handlers.payloads.search import read_any_message
 from token_handlers.tracking.answers import is_billed_by_answer
 from token_handlers.tracking.failures import was_rejected
 from token_handlers.tracking.result import BY_ANSWER, DISCARD, FAILED, NOTHING_REPORTED, CallResult, Incomplete, Verdict
@@ -31,6 +32,10 @@ _ASKABLE = ("openai", "azure", "deepseek", "xai")
 _REPORT = "report_stream_usage(model) makes it exact where the server can"
 _LEFT_OUT = "its server or client leaves the usage out"
 
+
+_REPORTED = CallResult(NOTHING_REPORTED)[1:]
+_call_result: Callable[[tuple[object, ...]], CallResult] = partial(tuple.__new__, CallResult)
+"""CallResult's constructor, which is a Python function, in one step."""
 
 _LOSSY = frozenset({"amazon_bedrock", "cohere", "google_genai", "google_vertexai", "litellm"})
 """Providers whose clients leave out what prices a call."""
@@ -58,12 +63,13 @@ def _read_message(run: Run, message: Any, generations: Sequence[Any], output: Ma
     metadata = message.response_metadata or {}
     if not run.described:
         run.describe()
-    stated = add_usage_metadata(_chunks(run)) if len(run.usages) > 1 else message.usage_metadata
+    several = run.usages and len(run.usages) > 1
+    stated = add_usage_metadata(_chunks(run)) if several else message.usage_metadata
     said = metadata if "token_usage" in metadata or "usage" in metadata else {**output, **metadata}
     content, more = message.content, message.additional_kwargs
     usage = read_plain_message(stated, said, run.provider, content, more)
     if usage is None:
-        usage = read_message(stated, said, run.provider, content=content, additional_kwargs=more)
+        usage = read_any_message(stated, said, hint_of(run.provider), content, more)
     elif (
         (run.chunk is None and run.provider not in _LOSSY)
         and usage.counts["output_tokens"]
@@ -71,7 +77,7 @@ def _read_message(run: Run, message: Any, generations: Sequence[Any], output: Ma
         and NOTABLE.isdisjoint(run.invocation or ())
         and (usage.model or NOTABLE.isdisjoint((run.serialized or {}).get("kwargs") or ()))
     ):
-        return CallResult(usage)  # as nearly always, and in a few steps
+        return _call_result((usage, *_REPORTED))  # as nearly always, and in a few steps
     model = _model_name(run, metadata, output)
     if usage is not None and is_empty(usage) and message_text(message)[0]:
         usage = None  # nobody generates text out of no tokens
