@@ -213,8 +213,9 @@ class LocalStore:
         else:
             if self.minutes and amounts.cost:
                 account.spend_now(amounts.cost)
-            cost, tokens, requests = account.spent
-            spent = new_tuple(Amounts, (_add(cost, amounts[0]), tokens + amounts[1], requests + amounts[2]))
+            cost, tokens, requests = amounts
+            spent_cost, spent_tokens, spent_requests = account.spent
+            spent = new_tuple(Amounts, (_add(spent_cost, cost), spent_tokens + tokens, spent_requests + requests))
             if reservation in account.under_way:
                 held, mine = account.held, reservation.amounts
                 held = NOTHING if held is mine else held.minus(mine)

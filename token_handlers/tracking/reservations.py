@@ -40,15 +40,30 @@ class BoundReservation(Reservation):
 
 
 def reserve(call: Call) -> None:
-    """Reserve what a call may use in each of its budgets; BudgetExceeded where one has no room for it.
+    """Reserve what a call may use in each of its budgets, as far as they want to know it.
 
-    What a cache answers is not sent, and so is not refused. Whoever calls this releases the reservations where it
-    raises: the call has each before it reserves anything.
+    Raises BudgetExceeded where one has no room for it. What a cache answers is not sent, and so is not refused. Whoever
+    calls this releases the reservations where it raises: the call has each before it reserves anything.
     """
     reservations: dict[Budget, Reservation] = {}
     call.reservations = reservations
     try:
-        first = requested(call)
+        call.describe()
+        prices = any(map(_PRICES, call.budgets))
+        first: Reservation
+        if not prices and not any(map(_COUNTS_TOKENS, call.budgets)):
+            first = Reservation(call, _ONE_REQUEST)
+        elif (bound := call.prompt_bound()) is None:
+            first = _estimated(call)
+        else:
+            output = call.max_output()
+            cost: Decimal | None = _NOTHING
+            if prices:
+                book = price_state.book or current_book()
+                cost = book.cost(call.priced_as(), bound, output, call.started_at)
+            first = BoundReservation(call, new_tuple(Amounts, (cost or _NOTHING, bound + output, 1)))
+            if cost is None:
+                first.unpriced = True
         for budget in call.budgets:
             reservation = reservations[budget] = _another(first) if reservations else first
             budget.reserve(reservation)
@@ -78,26 +93,6 @@ def release(call: Call, *, wait: bool = False) -> None:
         except Exception as error:  # noqa: BLE001 - as `shielded`, without its frames
             absorb(error, "releasing a reservation")
     call.reservations = None
-
-
-def requested(call: Call) -> Reservation:
-    """Return what a call that is about to be sent may use, as far as its budgets want to know."""
-    call.describe()
-    prices = any(map(_PRICES, call.budgets))
-    if not prices and not any(map(_COUNTS_TOKENS, call.budgets)):
-        return Reservation(call, _ONE_REQUEST)
-    bound = call.prompt_bound()
-    if bound is None:
-        return _estimated(call)
-    output = call.max_output()
-    cost: Decimal | None = _NOTHING
-    if prices:
-        book = price_state.book or current_book()
-        cost = book.cost(call.priced_as(), bound, output, call.started_at)
-    reservation = BoundReservation(call, new_tuple(Amounts, (cost or _NOTHING, bound + output, 1)))
-    if cost is None:
-        reservation.unpriced = True
-    return reservation
 
 
 def _estimated(call: Call) -> Reservation:
