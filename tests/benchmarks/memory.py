@@ -179,7 +179,7 @@ def limit_tables(size: int) -> None:
 def rows(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[int], None], int, int]]:
     """Yield what is measured: a name, the work, and how often for the warm-up and for the measurement."""
     # a counter keeps some combinations of labels apart before they are in its tables
-    warm, full = min(1_000, given.calls), given.tables * 11 // 10 + 100
+    warm, full = min(1_000, given.calls), given.tables * 11 // 10 + 1_000
     yield "LangChain calls", in_one_block(call), warm, given.calls
     yield "LlamaIndex calls", in_one_block(index_call), warm, given.calls
     yield "blocks", blocks, warm, given.blocks

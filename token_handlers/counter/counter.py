@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn
 
 from token_handlers.counter.listeners import BackgroundListener
 from token_handlers.counter.tables import html_table, summary_lines, usd
-from token_handlers.counter.totals import MOST_WAITING, Increment, LabelSums, increment_of, summed
+from token_handlers.counter.totals import MOST_PARTS, Increment, LabelSums, increment_of, summed
 from token_handlers.errors import WHY, NoLangChainHandler, absorb, shielded
 from token_handlers.lifecycle import Warnings
 from token_handlers.usage import Measures, UsageRecord, UsageTotals
@@ -52,7 +52,7 @@ class TokenCounter(Measures):
     run_inline = raise_error = NoLangChainHandler()
 
     def __init__(self) -> None:
-        self._waiting: list[Increment] = []
+        self._parts: list[Increment] = []  # of the totals: what was added before as one sum, and what came since
         self.open_calls: dict[Any, bool] = {}  # that have started and not yet ended; tracking alone writes it
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -92,14 +92,14 @@ class TokenCounter(Measures):
     @property
     def _sums(self) -> LabelSums:
         """The sums, made when they are first needed; of those that several threads make at once, all get the same."""
-        return self._made_sums or self.__dict__.setdefault("_made_sums", LabelSums(self._waiting))
+        return self._made_sums or self.__dict__.setdefault("_made_sums", LabelSums(self._parts))
 
     def apply(self, increment: Increment) -> None:
-        """Add an increment; where too many wait, they are summed first."""
-        waiting = self._waiting
-        if len(waiting) >= MOST_WAITING:
+        """Add an increment; where too many are there, they are summed first."""
+        parts = self._parts
+        if len(parts) > MOST_PARTS:
             self._sums.catch_up()
-        waiting.append(increment)  # at the end: what raises before has added nothing
+        parts.append(increment)  # at the end: what raises before has added nothing
 
     def show(self, call: object, estimate: Increment) -> None:
         """Add what a call that is still open is estimated to be, until it is settled or hidden."""
@@ -118,13 +118,13 @@ class TokenCounter(Measures):
         if self._made_sums is not None:
             self._made_sums.renew_lock()
 
-    def _parts(self) -> list[Increment]:
-        """Return what the totals are the sum of, with estimates of the open calls."""
-        waiting = [*self._waiting]
-        if self._made_sums is None and not self.open_calls:  # nobody has taken away what waited
-            return waiting
-        self._show_open()
-        return self._sums.parts()
+    def _all_parts(self) -> list[Increment]:
+        """Return what the totals are the sum of, as of one moment, with estimates of the open calls."""
+        if self.open_calls:
+            self._show_open()
+        if self._made_sums is not None:
+            self._made_sums.await_settled()
+        return [*self._parts]
 
     def _show_open(self) -> None:
         if self.open_calls:
@@ -132,7 +132,7 @@ class TokenCounter(Measures):
 
     def _measure(self, unit: str) -> int:
         number = 0
-        for part in self._parts():
+        for part in self._all_parts():
             number += part.numbers.get(unit, 0)
         return number
 
@@ -140,7 +140,7 @@ class TokenCounter(Measures):
     def total_tokens(self) -> int:
         """Prompt plus completion tokens, without embeddings."""
         tokens = 0
-        for part in self._parts():
+        for part in self._all_parts():
             tokens += part.numbers.get("input_tokens", 0) + part.numbers.get("output_tokens", 0)
         return tokens
 
@@ -157,7 +157,7 @@ class TokenCounter(Measures):
     @property
     def cost(self) -> Decimal | None:
         """USD, exact; None when there were requests and none could be priced."""
-        parts = self._parts()
+        parts = self._all_parts()
         return (parts[0] if len(parts) == 1 else summed(parts)).known_cost()
 
     @property
@@ -221,7 +221,7 @@ class TokenCounter(Measures):
 
     def snapshot(self) -> UsageTotals:
         """Return all totals as of one moment."""
-        return summed(self._parts()).totals()
+        return summed(self._all_parts()).totals()
 
     def reset(self) -> UsageTotals:
         """Set everything to zero, and return what it was: no call is lost or counted twice between the two.

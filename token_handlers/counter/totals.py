@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
+from itertools import islice
 from typing import NamedTuple
 
 from token_handlers.locks import DeferredLock
@@ -20,11 +21,11 @@ MAX_VALUES = 10_000
 
 OTHER = "(other)"
 
-_MAX_APART = 64
+_MAX_APART = 1_000
 """How many combinations of labels are summed apart; beyond it the oldest are added to the sums of their labels."""
 
-MOST_WAITING = 8
-"""How many increments wait before they are summed."""
+MOST_PARTS = 8
+"""How many parts of a total stay as they are."""
 
 _ZERO = Decimal(0)
 _WITHOUT_OUTPUT = ("embeddings", "rerank")
@@ -193,24 +194,26 @@ def labels_of(record: UsageRecord) -> CallLabels:
 
 
 class LabelSums:
-    """Sums of increments, in all and by label, that several threads and the garbage collector may add to at once.
+    """Sums of increments by label, that several threads and the garbage collector may add to at once.
 
-    What a counter has ``waiting`` is added to the sum of its combination of labels alone; of too many combinations, the
-    oldest are added to the tables of their labels. Estimates of open calls are taken back when these end.
+    ``parts`` are a counter's: whoever adds appends to it, whoever reads the total copies it, and neither takes a lock,
+    as each is one operation of a list, which is atomic. Too many are replaced by their sum, in one operation as well,
+    and added to the sums of their combinations of labels; these are added to the tables of their labels when somebody
+    reads one, or when there are too many. Estimates of open calls are taken back when these end.
     """
 
-    __slots__ = ("_apart", "_lock", "_resets", "_shown", "_tables", "_waiting")
+    __slots__ = ("_apart", "_lock", "_parts", "_resets", "_shown", "_tables")
 
-    def __init__(self, waiting: list[Increment]) -> None:
+    def __init__(self, parts: list[Increment]) -> None:
         self._lock = DeferredLock()
-        self._waiting = waiting
-        self._apart: dict[CallLabels | None, Increment] = {}  # None: what has no labels, or is in the tables
+        self._parts = parts
+        self._apart: dict[CallLabels | None, Increment] = {}
         self._tables: Tables = defaultdict(dict)
         self._shown: dict[object, Increment] = {}
         self._resets = 0
 
     def catch_up(self) -> None:
-        """Add what waits, or leave it to whoever has the lock."""
+        """Sum up too many parts, or leave it to whoever has the lock."""
         self._lock.run_soon(self._catch_up)
 
     def show(self, call: object, estimate: Increment) -> None:
@@ -225,40 +228,45 @@ class LabelSums:
         """Subtract the estimate of a call that was never sent, or that another one includes."""
         self._lock.run_soon(lambda: self._replace(call))
 
+    def await_settled(self) -> None:
+        """Wait until all that this thread has settled is in the parts, where another one that has the lock does it."""
+        if self._lock.depth or self._lock.waiting:
+            with self._lock:
+                pass
+
     def renew_lock(self) -> None:
         """Replace the lock: for a forked child, in which a thread that held it does not exist."""
         self._lock.renew()
 
-    def parts(self) -> list[Increment]:
-        """Return what the total is the sum of, as of one moment."""
-        return self.reading()[0]
-
     def reading(self) -> tuple[list[Increment], int]:
-        """Return what `parts` does, and how many times it was cleared before."""
+        """Return the parts as of one moment, and how many times they were cleared before."""
         with self._lock:
-            return [*self._apart.values(), *self._waiting], self._resets
+            return [*self._parts], self._resets
 
     def by(self, label: str) -> dict[str, Increment]:
         """Return the sums by a label's values."""
         with self._lock:
+            if self._lock.depth == 1:  # not in the middle of the same, in which the garbage collector asks
+                self._sum_up()
+                self._add_to_tables(len(self._apart))
             tables = defaultdict(dict, {label: {**self._tables.get(label, {})}})
-            _add_to_tables(tables, [*self._apart.values(), *self._waiting])
+            _add_to_tables(tables, [*self._apart.values(), *self._parts])
         return tables[label]
 
     def names(self) -> set[str]:
         """Return the names of all labels."""
         apart: Tables = defaultdict(dict)
-        _add_to_tables(apart, self.parts())
-        return {*apart, *self._tables}
+        with self._lock:
+            _add_to_tables(apart, [*self._apart.values(), *self._parts])
+            return {*apart, *self._tables}
 
     def clear(self) -> Increment:
         """Remove all but the estimates of open calls, and return the sum of what was removed."""
         with self._lock:
-            waiting, shown = [*self._waiting], [*self._shown.values()]
-            removed = [*self._apart.values(), *waiting, *(estimate.negated() for estimate in shown)]
-            self._apart, self._tables, self._waiting[: len(waiting)] = {}, defaultdict(dict), shown
+            parts, shown = [*self._parts], [*self._shown.values()]
+            self._apart, self._tables, self._parts[: len(parts)] = {}, defaultdict(dict), shown
             self._resets += 1
-        return summed(removed)
+        return summed([*parts, *(estimate.negated() for estimate in shown)])
 
     def _show(self, call: object, estimate: Increment) -> None:
         if getattr(call, "settled", False):
@@ -270,30 +278,34 @@ class LabelSums:
         """Add increments in place of a call's estimate, where there is one."""
         self._catch_up()
         estimate = self._shown.pop(call, None)
-        self._waiting.extend(increments if estimate is None else (estimate.negated(), *increments))
+        self._parts.extend(increments if estimate is None else (estimate.negated(), *increments))
 
     def _catch_up(self) -> None:
-        waiting = [*self._waiting]
-        if len(waiting) < MOST_WAITING:
-            return
-        alike: dict[CallLabels | None, list[Increment]] = {}
-        for part in waiting:
-            alike.setdefault(part.labels, []).append(part)
-        sums = {}
-        for labels, parts in alike.items():
-            if labels in self._apart:
-                parts.append(self._apart[labels])
-            sums[labels] = parts[0] if len(parts) == 1 else summed(parts, labels)
-        self._apart.update(sums)
-        del self._waiting[: len(waiting)]
-        if len(self._apart) > _MAX_APART:
-            self._add_oldest_to_tables()
+        if len(self._parts) > MOST_PARTS:
+            self._sum_up()
+            if len(self._apart) > _MAX_APART:
+                self._add_to_tables(len(self._apart) - _MAX_APART)
 
-    def _add_oldest_to_tables(self) -> None:
-        apart = {**self._apart}
-        whole = apart.pop(None, NOTHING)
-        oldest = [apart.pop(labels) for labels in [*apart][: len(apart) + 1 - _MAX_APART]]
-        self._apart = {None: summed((whole, *oldest)), **apart}
+    def _sum_up(self) -> None:
+        parts = [*self._parts]
+        alike: defaultdict[CallLabels | None, list[Increment]] = defaultdict(list)
+        for part in parts:
+            alike[part.labels].append(part)
+        if len(alike) == 1:  # such as a handler's of one model: their sum keeps the labels
+            self._parts[: len(parts)] = [summed(parts, parts[0].labels)]
+            return
+        alike.pop(None, None)
+        sums = {}
+        for labels, added in alike.items():
+            if labels in self._apart:
+                added.append(self._apart[labels])
+            sums[labels] = added[0] if len(added) == 1 else summed(added, labels)
+        self._apart.update(sums)
+        self._parts[: len(parts)] = [summed(parts)]
+
+    def _add_to_tables(self, number: int) -> None:
+        """Add the oldest sums of combinations to the tables of their labels."""
+        oldest = [self._apart.pop(labels) for labels in [*islice(self._apart, number)]]
         _add_to_tables(self._tables, oldest)
 
 
