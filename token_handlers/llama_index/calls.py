@@ -59,14 +59,15 @@ class ModelCall(Call):
         """
         instance, facts = self.instance, self.model_dict or {}
         model = self.kwargs.get("model") if self.kwargs else None
-        self.model = model if isinstance(model, str) and model else model_name(facts, instance)
-        provider = facts.get("class_name")
-        self.provider = provider = provider if isinstance(provider, str) else None
+        self.model = model if model and isinstance(model, str) else model_name(facts, instance)
         self.base_url = base_url(instance)
-        if provider is not None and "edrock" in provider:
-            region = getattr(instance, "region_name", None)
-            if isinstance(region, str):
-                self.served = {"region": region}
+        provider = facts.get("class_name")
+        if isinstance(provider, str):
+            self.provider = provider
+            if "edrock" in provider:
+                region = getattr(instance, "region_name", None)
+                if isinstance(region, str):
+                    self.served = {"region": region}
 
     def model_asked(self) -> str | None:
         """Return the model that was asked for."""

@@ -232,12 +232,11 @@ def _leave(span_id: str) -> ModelSpan | None:
         span = span.outer
     if span is None:
         return None
-    span.closed = True
+    token, span.token = span.token, None
     try:
-        current.reset(span.token)  # type: ignore[arg-type]  # set by span_enter
+        current.reset(token)  # type: ignore[arg-type]  # set by span_enter
     except ValueError:  # left in another context than entered
         current.set(span.outer)
-    span.token = None
     return span
 
 

@@ -107,7 +107,8 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
 
     def count(self, call: Call) -> None:
         """Count a call, hold it to this handler's budget, and have its estimate made by this handler's tokenizer."""
-        super().count(call)
+        if self.counts_embeddings if call.operation == "embeddings" else self.counts_llms:
+            call.count_for(self.counter)
         if self._stand_ins:
             call.stand_ins = {**call.stand_ins, **self._stand_ins}
         if self._budget is not None and call.operation != "embeddings" and self._budget not in call.budgets:

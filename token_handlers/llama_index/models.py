@@ -17,9 +17,8 @@ class CountsCalls(UsageAttributes):
     counts_embeddings = True
 
     def count(self, call: Call) -> None:
-        """Count a call."""
-        if self.counts_embeddings if call.operation == "embeddings" else self.counts_llms:
-            call.count_for(self.counter)
+        """Count a call, unless its kind is ignored."""
+        raise NotImplementedError
 
 
 def is_counted(instance: Any) -> bool:

@@ -29,7 +29,6 @@ class ModelSpan:
     call: ModelCall | None = None
     streaming: ModelCall | None = None
     seen = False
-    closed = False
     error: BaseException | None = None
     passes_on = False
     covered = 0
@@ -45,6 +44,11 @@ class ModelSpan:
         self.instance = instance
         self.arguments = arguments
         self.outer = outer
+
+    @property
+    def closed(self) -> bool:
+        """Whether the method has returned or raised."""
+        return self.token is None
 
     @property
     def method(self) -> str:

@@ -76,9 +76,10 @@ def rest(fall_asleep: Callable[[], object], wake: Callable[[], object], is_neede
 
     Whoever begins to track something notes that first, which ``is_needed`` then sees, and asks ``watched`` after it.
     """
-    if is_needed():
+    lock = _watching
+    if is_needed() or not lock.acquire(blocking=False):  # it can wait, and no call of the application's has to
         return
-    with _watching:
+    try:
         if not (state.watched or _resting):  # they were taken away altogether
             return
         state.watched = False
@@ -90,6 +91,8 @@ def rest(fall_asleep: Callable[[], object], wake: Callable[[], object], is_neede
         wake()
         _resting.clear()
         state.watched = True
+    finally:
+        lock.release()
 
 
 watchers: list[tuple[Callable[[], object], Callable[[], object]]] = []
