@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import cached_property, lru_cache
+from itertools import compress
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypedDict, overload
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, create_model, model_validator
@@ -96,12 +97,12 @@ class Usage(BaseModel):
         return self
 
 
-_NAMES = frozenset(Usage.model_fields)
+_NAMES, _INTEGERS = frozenset(Usage.model_fields), frozenset((int,))
 
 
 def check_parts(counts: Mapping[str, int]) -> None:
     """Raise ValueError where a part is above its whole; what is absent is 0."""
-    for parts, whole in _rules_for(tuple([name for name, number in counts.items() if number])):
+    for parts, whole in _rules_for(tuple(compress(counts, counts.values()))):
         total, limit = 0, counts.get(whole, 0)
         for part in parts:  # not by sum(), since each record is checked twice
             total += counts.get(part, 0)
@@ -120,7 +121,7 @@ def checked_counts(counts: Mapping[str, int]) -> Mapping[str, int]:
     """Return the counts that a Usage of them would have; where there can be none, raise ValueError as it does."""
     if (
         counts.keys() <= _NAMES
-        and {int}.issuperset(map(type, counts.values()))
+        and _INTEGERS.issuperset(map(type, counts.values()))
         and min(counts.values(), default=0) >= 0
     ):
         check_parts(counts)
@@ -152,12 +153,13 @@ class CostPart(NamedTuple):
 def new_event_id() -> str:
     """Return an id that no other record has: the process's own random prefix and a running number.
 
-    Not from ``random``, which a seeded program repeats; a forked child begins again under a prefix of its own.
+    Not from ``random``, which a seeded program repeats; a forked child begins again under a prefix of its own. The
+    numbers have a width, so that the ids of a process are sorted: a store's index of them grows at its end.
     """
     global _process_ids  # noqa: PLW0603 (the one that there is)
     if _process_ids.process != os.getpid():
         _process_ids = _ProcessIds()
-    return f"{_process_ids.prefix}{next(_process_ids.numbers):x}"
+    return f"{_process_ids.prefix}{next(_process_ids.numbers):06x}"
 
 
 class _ProcessIds:

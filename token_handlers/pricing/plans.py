@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
+from itertools import compress
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +30,7 @@ from token_handlers.pricing.rates import (
     PER_CALL,
     UNITS,
     USAGE_UNITS,
+    Rate,
     Rates,
     RateSheet,
     Unit,
@@ -79,8 +81,18 @@ class RateRow(NamedTuple):
     doubt: str = ""
 
 
-_Weights = tuple[tuple[int, int], ...]
-"""The places of counts of which a unit's number is made, and how many times each is in it."""
+class _RatedUnit(NamedTuple):
+    """A unit's name, USD for so many of it, and which rate that is.
+
+    A call has ``number`` of it, and besides each of some counts so many times.
+    """
+
+    name: str
+    rate: Rate
+    per: int
+    note: str
+    number: int
+    counts: tuple[tuple[str, int], ...]
 
 
 class _Compiled(NamedTuple):
@@ -103,10 +115,10 @@ class Plan:
         "_left_out",
         "_model_price",
         "_quotes",
+        "_rated",
         "_sheet",
         "_tiers",
         "_unrated",
-        "_weights",
         "end",
         "source",
         "start",
@@ -128,7 +140,7 @@ class Plan:
         self._compiled: dict[tuple[str, ...], _Compiled] = {}
         self._quotes: dict[tuple[str, ...], Quote] = {}
         self._cost_quote: CostQuote | None = None
-        self._weights: dict[tuple[str, ...], tuple[tuple[Unit, _Weights], ...]] = {}
+        self._rated: dict[tuple[str, ...], tuple[_RatedUnit, ...]] = {}
 
     @property
     def priced(self) -> bool:
@@ -186,39 +198,39 @@ class Plan:
 
     def parts(self, counts: Mapping[str, int], model: str | None = None) -> tuple[CostPart, ...]:
         """Return what each counted unit cost and by which rate; together that is the cost."""
-        names = tuple(counts)
-        weighted = self._weights.get(names)
-        if weighted is None:
-            weighted = self._weigh(names)
-        tokens, values, found = counts.get("input_tokens", 0), tuple(counts.values()), []
-        for unit, weights in weighted:
-            number = 0
-            for index, weight in weights:
-                number += weight * values[index]
+        names = tuple(compress(counts, counts.values()))  # what is 0 costs nothing
+        found = []
+        for name, rate, per, note, number, weights in self._rated.get(names) or self._rate(names):
+            for counted, weight in weights:
+                number += weight * counts[counted]  # noqa: PLW2901 (what it begins with)
             if number:
-                found.append(self._part(unit, number, tokens, model))
-        if PER_CALL.price_key in self._sheet.rates:
-            found.append(self._part(PER_CALL, 1, tokens, model))
+                usd = rate if type(rate) is Decimal else rate_at(rate, counts.get("input_tokens", 0))
+                cost = CONTEXT.divide(CONTEXT.multiply(number, usd), per)
+                found.append(CostPart(name, number, usd, per, cost, note, model))
         return tuple(found)
 
-    def _weigh(self, names: tuple[str, ...]) -> tuple[tuple[Unit, _Weights], ...]:
-        """Return the rated units in the order of Usage's fields, each as so many times some of the counts."""
-        if len(self._weights) >= _SUMS_KEPT:
-            self._weights.clear()
-        units = [UNITS.get(GENAI_NAMES.get(name, name)) for name in names]
+    def _rate(self, names: tuple[str, ...]) -> tuple[_RatedUnit, ...]:
+        """Return what is paid for where these counts are not 0, in the order of Usage's fields, and the request."""
+        if len(self._rated) >= _SUMS_KEPT:
+            self._rated.clear()
         order = [*USAGE_UNITS.values()]
-        rests = rests_of(self._sheet_units(), units).items()
-        made = self._weights[names] = tuple(
-            (unit, tuple((index, weight) for index, weight in enumerate(weights) if weight))
-            for unit, weights in sorted(rests, key=lambda rest: order.index(rest[0]))
+        rests = rests_of(self._sheet_units(), units_of(names)).items()
+        units = [(unit, 0, weights) for unit, weights in sorted(rests, key=lambda rest: order.index(rest[0]))]
+        if PER_CALL.price_key in self._sheet.rates:
+            units.append((PER_CALL, 1, []))
+        made = self._rated[names] = tuple(
+            _RatedUnit(
+                NAMES.get(unit.key, unit.key),
+                self._sheet.rates[unit.price_key],
+                unit.per,
+                self._sheet.notes.get(unit.price_key, ""),
+                number,
+                tuple((name, weight) for name, weight in zip(names, weights, strict=False) if weight),
+            )
+            for unit, number, weights in units
+            if number or any(weights)
         )
         return made
-
-    def _part(self, unit: Unit, number: int, tokens: int, model: str | None) -> CostPart:
-        rate = rate_at(self._sheet.rates[unit.price_key], tokens)
-        cost = CONTEXT.divide(CONTEXT.multiply(number, rate), unit.per)
-        note = self._sheet.notes.get(unit.price_key, "")
-        return CostPart(NAMES.get(unit.key, unit.key), number, rate, unit.per, cost, note, model)
 
     def _sheet_units(self) -> list[Unit]:
         units = [BY_PRICE_KEY[key] for key in self._sheet.rates if key in BY_PRICE_KEY]

@@ -56,7 +56,7 @@ class Price(NamedTuple):
     @property
     def parts(self) -> tuple[CostPart, ...]:
         """What each unit cost and by which rate; together that is the cost, but for one that a provider stated."""
-        return tuple(part for plan, counts, model in self.priced for part in plan.parts(counts, model))
+        return tuple([part for plan, counts, model in self.priced for part in plan.parts(counts, model)])
 
 
 def warn_unpriced(model: str | None, provider: str | None, why: str) -> None:

@@ -330,7 +330,7 @@ class EndedCall(NamedTuple):
             "method": result.method,
             "session": labels.session,
             "user": labels.user,
-            "tags": dict(labels.tags),
+            "tags": labels.tags,
             "node": self.node,
             "cost": None if cached else cost,
             "cost_source": cost_source,

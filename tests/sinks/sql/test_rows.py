@@ -26,7 +26,7 @@ ODD = ("", "é", "x\0y", "\ud800", "\u241b", '"q"', "back\\slash", "line\nbreak"
 
 @pytest.mark.parametrize("text", ODD)
 def test_a_record_of_odd_texts(text):
-    """A row has its columns in the order of COLUMNS, none of them null, and gives back the record it was made of."""
+    """A row has columns of COLUMNS, none of them null, and gives back the record it was made of."""
     record = call(
         "a" + text,
         usage=Usage(input_tokens=5, output_tokens=3, cache_read_tokens=2, web_searches=1),
@@ -46,7 +46,7 @@ def test_a_record_of_odd_texts(text):
     )
     row = row_of(record)
 
-    assert [name for name in COLUMNS if name in row] == list(row)
+    assert set(row) <= set(COLUMNS)
     assert None not in row.values()
     assert not any("\0" in value for value in row.values() if isinstance(value, str))
     assert record == record_of(dict.fromkeys(COLUMNS) | dict(row))
@@ -101,7 +101,7 @@ def ended(result, labels=(), **facts):
         for name, value in {"model": "gpt-4o-mini", "provider": "openai", **facts}.items():
             setattr(one, name, value)
         recorder.finish(one, result)
-    return sink.calls[0]
+    return sink.calls[0]._replace(made={})  # whatever other sinks have made of it
 
 
 ENDS = {
@@ -171,7 +171,7 @@ def test_counts_of_a_call_that_ended(counts, reported):
         with pytest.raises(ValueError, match="token"):
             Usage(**counts)
         with pytest.raises(ValueError, match="token"):
-            row_of(ended(RESULT)._replace(result=CallResult(ReportedUsage(counts)), made={}))
+            row_of(ended(RESULT)._replace(result=CallResult(ReportedUsage(counts))))
     else:
         assert (counts if reported == "the same" else reported) == checked_counts(counts)
 
@@ -192,7 +192,7 @@ def test_a_call_that_ended_with_what_no_ledger_can_hold(result, cost):
     """What is refused of a record is refused of the call that it would be made of."""
     price = None if cost is None else Price(cost, "user")
     for is_made in (True, False):
-        call_ended = ended(RESULT)._replace(result=result, price=price, made={})
+        call_ended = ended(RESULT)._replace(result=result, price=price)
         with pytest.raises((ValueError, ArithmeticError)):
             row_of(call_ended() if is_made else call_ended)
 

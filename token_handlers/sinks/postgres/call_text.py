@@ -17,18 +17,14 @@ SEPARATOR = '"""'
 
 def text_of(calls: Iterable[Row]) -> str:
     """Return calls as the text that the function write_calls takes."""
-    text = "\0\0\0".join([_form(tuple(call)) % tuple(call.values()) for call in calls])
+    text = "\0\0\0".join([_form(tuple(call)) % call for call in calls])
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\0", '"')
 
 
 @functools.lru_cache(1024)
 def _form(columns: tuple[str, ...]) -> str:
-    """Return the row of a call that has these columns, in the order of COLUMNS; the others are null."""
-    given = iter((*columns, ""))
-    column, parts = next(given), []
-    for name, kind in COLUMNS.items():
-        parts.append("" if name != column else "%s" if kind.startswith("INTEGER") else "\0%s\0")
-        column = next(given) if name == column else column
-    if column:
-        raise ValueError(f"{column} is no column, or not in the order of COLUMNS")
-    return f"({','.join(parts)})"
+    """Return the row of a call that has these columns; the others are null."""
+    if unknown := set(columns) - COLUMNS.keys():
+        raise ValueError(f"{', '.join(unknown)} is no column")
+    places = {name: "%({})s" if kind.startswith("INTEGER") else "\0%({})s\0" for name, kind in COLUMNS.items()}
+    return f"({','.join(place.format(name) if name in columns else '' for name, place in places.items())})"

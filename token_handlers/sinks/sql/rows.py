@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import chain, compress, repeat
-from operator import is_not, itemgetter
-from typing import NamedTuple, Protocol, cast
+from itertools import chain
+from operator import itemgetter
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from pydantic import ValidationError
 
@@ -16,7 +16,7 @@ from token_handlers.counter.listeners import MakeRecord, made
 from token_handlers.counter.totals import known_saving
 from token_handlers.pricing.price import Price
 from token_handlers.sinks.escapes import escaped, unescaped
-from token_handlers.sinks.sql.schema import COLUMNS, COUNTS, SUMS, TEXTS
+from token_handlers.sinks.sql.schema import COUNTS, SUMS, TEXTS
 from token_handlers.tracking.recorder import EndedCall
 from token_handlers.usage import EXACT, CostPart, RecordFields, Usage, UsageRecord, UsageTotals, checked_counts
 
@@ -31,15 +31,25 @@ NAMELESS = "ledger:"
 MOST_TOKENS, MOST_USD = 10**12, 10**6
 """What one call may have: a column holds the sum of millions of such."""
 
+_TOO_MUCH = f"a call of more than {MOST_TOKENS} tokens"
+
 _NANO_PER_USD = _ATTO_PER_NANO = 10**9
-_UNKNOWN = None, None
+_MONEY: tuple[tuple[Literal["cost", "saved_cost", "cache_saved_cost"], str, str], ...] = (
+    ("cost", "cost_nano", "cost_atto"),
+    ("saved_cost", "saved_nano", "saved_atto"),
+    ("cache_saved_cost", "cache_saved_nano", "cache_saved_atto"),
+)
 _OPTIONAL_TEXT, _TEXT = frozenset((str, type(None))), frozenset((str,))
-_NAMES = tuple(name for name in COLUMNS if name not in COUNTS)
-_texts: Callable[[RecordFields], tuple[str | None, ...]] = itemgetter("event_id", *TEXTS)
+_OWN_TEXTS: tuple[Literal["session", "user", "request_id"], ...] = ("session", "user", "request_id")
+"""The texts that may be another one for each call."""
+_COMMON = ("requests", "operation", "outcome", "source", *(name for name in TEXTS if name not in _OWN_TEXTS))
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 Value = int | str | None
 Row = Mapping[str, Value]
+
+_texts: Callable[[RecordFields], tuple[str | None, ...]] = itemgetter(*TEXTS)
+_kind: Callable[[RecordFields], tuple[Any, ...]] = itemgetter(*_COMMON)
 
 
 class NewCost(NamedTuple):
@@ -76,58 +86,72 @@ def row_of(call: UsageRecord | MakeRecord) -> Row:
     give back, such as a time after the year 9999, is an OverflowError; what no record can have is a ValueError.
     """
     if isinstance(call, EndedCall) and "record" not in call.made:
-        counts, fields = checked_counts(call.result.usage.counts), call.fields()
+        fields = call.fields()
         if _is_plain(fields):
-            return _row(fields, counts)
+            return _row(fields, checked_counts(call.result.usage.counts))
     record = identified(made(call))
     counted, reported = record.usage.__dict__, record.usage.model_fields_set
-    return _row(cast("RecordFields", record.__dict__), {name: counted[name] for name in COUNTS if name in reported})
+    counts = {name: counted[name] for name in COUNTS if name in reported}
+    return _row(cast("RecordFields", record.__dict__), counts)
 
 
 def _is_plain(fields: RecordFields) -> bool:
     """Return whether a record has these fields as they are, so that there is no need to make it."""
     cost = fields["saved_cost"] if fields["cost"] is None else fields["cost"]
+    texts = chain(fields["doubts"], *fields["tags"].items(), *fields["served"].items())
     return (
         not (fields["billed"] or fields["beside"])
         and _OPTIONAL_TEXT.issuperset(map(type, _texts(fields)))
-        and _TEXT.issuperset(map(type, chain(fields["doubts"], *fields["tags"].items(), *fields["served"].items())))
+        and _TEXT.issuperset(map(type, texts))
         and (cost is None or cost >= 0)
     )
 
 
 def _row(fields: RecordFields, counts: Mapping[str, int]) -> Row:
-    if fields["requests"] > MOST_TOKENS or (counts and max(counts.values()) > MOST_TOKENS):
-        raise OverflowError(f"a call of more than {MOST_TOKENS} tokens")
-    texts = _texts(fields)
-    whole = "".join(filter(None, texts))
-    if not whole.isascii() or "\0" in whole:
-        texts = tuple(text and escaped(text) for text in texts)
-    event_id, *others = texts
-    ended, billed = fields["ended_at"], fields["billed"]
-    values = (
-        event_id,
-        _time("started_at", fields["started_at"] or ended or datetime.now(UTC)),
-        None if ended is None else _time("ended_at", ended),
-        _tags(tuple(fields["tags"].items())) if fields["tags"] else None,
-        fields["operation"],
-        fields["outcome"],
-        fields["source"],
-        fields["requests"],
-        *(_UNKNOWN if fields["cost"] is None else divide_usd(fields["cost"])),
-        *(_UNKNOWN if fields["saved_cost"] is None else divide_usd(fields["saved_cost"])),
-        *(_UNKNOWN if fields["cache_saved_cost"] is None else divide_usd(fields["cache_saved_cost"])),
-        _to_json([escaped(doubt) for doubt in fields["doubts"]]) if fields["doubts"] else None,
-        _breakdown(fields["cost_breakdown"]) if fields["cost_breakdown"] else None,
-        _to_json({name: escaped(value) for name, value in fields["served"].items()}) if fields["served"] else None,
-        None if billed is None else _to_json(dict(billed)),
-        _to_json([[model and escaped(model), dict(counts)] for model, counts in fields["beside"]])
-        if fields["beside"]
-        else None,
-        *others,
-    )
-    row = dict(compress(zip(_NAMES, values, strict=True), map(is_not, values, repeat(None))))
-    row.update(counts)
+    if counts and max(counts.values()) > MOST_TOKENS:
+        raise OverflowError(_TOO_MUCH)
+    started, ended = fields["started_at"], fields["ended_at"]
+    row: dict[str, Value] = {
+        "event_id": escaped(fields["event_id"]),
+        "ts_ms": _time("started_at", started or ended or datetime.now(UTC)),
+        **_common(*_kind(fields)),
+        **counts,
+    }
+    if ended is not None:
+        row["ended_ms"] = _time("ended_at", ended)
+    for name in _OWN_TEXTS:
+        if (text := fields[name]) is not None:
+            row[name] = escaped(text)
+    for kind, nano, atto in _MONEY:
+        if (money := fields[kind]) is not None:
+            row[nano], row[atto] = divide_usd(money)
+    if fields["cost_breakdown"]:
+        row["cost_breakdown"] = _breakdown(fields["cost_breakdown"])
+    _add_lists(row, fields)
     return row
+
+
+@functools.lru_cache(1024)
+def _common(requests: int, *values: str | None) -> Mapping[str, Value]:
+    """Return the columns that many calls have in common."""
+    if requests > MOST_TOKENS:
+        raise OverflowError(_TOO_MUCH)
+    texts = zip(_COMMON[1:], values, strict=True)
+    return {"requests": requests, **{name: escaped(text) for name, text in texts if text is not None}}
+
+
+def _add_lists(row: dict[str, Value], fields: RecordFields) -> None:
+    """Add what is JSON, of which most calls have none."""
+    if fields["tags"]:
+        row["tags"] = _tags(tuple(fields["tags"].items()))
+    if fields["doubts"]:
+        row["doubts"] = _to_json([escaped(doubt) for doubt in fields["doubts"]])
+    if fields["served"]:
+        row["served"] = _to_json({name: escaped(value) for name, value in fields["served"].items()})
+    if fields["billed"] is not None:
+        row["billed"] = _to_json(dict(fields["billed"]))
+    if fields["beside"]:
+        row["beside"] = _to_json([[model and escaped(model), dict(counts)] for model, counts in fields["beside"]])
 
 
 def record_of(row: StoredRow) -> UsageRecord:

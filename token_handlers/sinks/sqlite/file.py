@@ -249,7 +249,9 @@ class WriteLock:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         with contextlib.suppress(OSError):  # the name is for people; the lock holds without it, on a full disk too
-            os.pwrite(file, f"{os.getpid():<{_WIDTH}}\n".encode(), 0)
+            holder = f"{os.getpid():<{_WIDTH}}\n".encode()
+            if os.pread(file, len(holder), 0) != holder:  # a write costs more than a read
+                os.pwrite(file, holder, 0)
 
     def note_file(self) -> None:
         """Note which file is in the ledger's place, as its log will be beside it: for who has the lock."""

@@ -22,20 +22,18 @@ DIALECT = Dialect(
     between=lambda column, first, end: f"{column} IN (SELECT value FROM json_each('{list(range(first, end))}'))",  # noqa: S608 (numbers)
 )
 
-_ADD_UNSENT = f"""
-INSERT INTO usage_outbox SELECT id FROM usage_event
-WHERE id > ? AND event_id NOT GLOB '{NAMELESS}*' AND EXISTS (SELECT 1 FROM usage_outbox WHERE id = 0)
-"""  # noqa: S608 (constants)
+_BEFORE = "SELECT coalesce(max(id), 0), EXISTS (SELECT 1 FROM usage_outbox WHERE id = 0) FROM usage_event"
+_ADD_UNSENT = f"INSERT INTO usage_outbox SELECT id FROM usage_event WHERE id > ? AND event_id NOT GLOB '{NAMELESS}*'"  # noqa: S608 (constants)
 _STATE = "SELECT rolled, used, (SELECT coalesce(max(id), 0) FROM usage_event) FROM rollup_state"
 
 
 def append(connection: sqlite3.Connection, rows: Iterable[Row]) -> int:
     """Add calls that are not yet in the ledger, and return how many those were; the caller has begun a transaction."""
-    (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM usage_event").fetchone()
+    last, is_backlog = connection.execute(_BEFORE).fetchone()
     added = 0
     for columns, alike in itertools.groupby(rows, key=tuple):  # a null would cost as much as a value
         added += connection.executemany(_insert(columns), [tuple(row.values()) for row in alike]).rowcount
-    if added:
+    if added and is_backlog:
         connection.execute(_ADD_UNSENT, (last,))
     return added
 
