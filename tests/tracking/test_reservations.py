@@ -280,7 +280,7 @@ def test_a_fault_at_any_line(error):
         for call in list(open_calls):
             recorder.discard(call)
 
-    assert position > 300
+    assert position > 200
     assert ([], []) == (left, unbooked)
 
 
