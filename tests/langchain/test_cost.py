@@ -135,18 +135,18 @@ def measured(work):
 
 
 def test_a_call_in_a_block_of_its_own():
-    """Opening a block, one call in it and reading its total make at most 60 calls of our functions."""
-    assert len(measured(in_a_block_of_its_own)) <= 60
+    """Opening a block, one call in it and reading its total make at most 35 calls of our functions."""
+    assert len(measured(in_a_block_of_its_own)) <= 35
 
 
 def test_a_call_in_an_open_block():
-    """One more call in a block makes at most 40 calls of our functions."""
-    assert len(measured(calls_of_an_invoke)) <= 40
+    """One more call in a block makes at most 25 calls of our functions."""
+    assert len(measured(calls_of_an_invoke)) <= 25
 
 
 def test_a_call_with_a_budget():
-    """A block with a budget, one call in it that reserves and settles there, and its total make at most 80."""
-    assert len(measured(with_a_budget)) <= 80
+    """A block with a budget, one call in it that reserves and settles there, and its total make at most 55."""
+    assert len(measured(with_a_budget)) <= 55
 
 
 def test_a_call_without_a_block_or_handler():
