@@ -330,9 +330,11 @@ def _same(one: object, other: object) -> bool:
 
 def remove(call: ModelCall) -> None:
     """Take a call out of the tables."""
-    if call.frame is not None:
-        streams.pop(call.frame, None)
-        call.frame = None
+    if call.stream is not None:
+        call.stream = None  # it would hold the call for as long as the stream is kept
+        if call.frame is not None:
+            streams.pop(call.frame, None)
+            call.frame = None
     span_id = call.span_id
     other = by_span.get(span_id)
     if other is call:
