@@ -19,7 +19,7 @@ Parts = Sequence[Mapping[str, Any] | None]
 """An answer's dicts: what is around its usages, these, and their details; None where one is missing."""
 
 Reader = Callable[..., ReportedUsage | None]
-"""Reads the values of all parts, in their order, and of what was told besides; None where they are not plain."""
+"""Reads an answer of the shape that it was made for; None for one of another shape, or whose values aren't plain."""
 
 
 class NotPlain(Exception):
@@ -27,7 +27,7 @@ class NotPlain(Exception):
 
 
 class _Value(NamedTuple):
-    """A value of an answer: the reader's parameter, and the type that its shape gives it."""
+    """A value of an answer: the name that it has in the reader, and the type that its shape gives it."""
 
     name: str
     kind: type  # object: any
@@ -176,7 +176,7 @@ class _Answer(NamedTuple):
 
 
 AnswerKind = Callable[[str | None, Parts, Sequence[Any]], _Answer]
-"""Tells from a provider's answer how all of its shape are read; raises `NotPlain`."""
+"""Says of a provider's answer, by its parts and what is told besides, how all of its shape are read; see `NotPlain`."""
 
 
 def make_reader(kind: AnswerKind, provider: str | None, parts: Parts, told: Sequence[Any]) -> Reader | None:
@@ -279,7 +279,10 @@ _GLOBALS: Mapping[str, Any] = {
 
 
 def of_message(provider: str | None, parts: Parts, told: Sequence[Any]) -> _Answer:
-    """LangChain's: response_metadata (of no other than METADATA_KEYS), usage_metadata, raw usage, their details."""
+    """A message of LangChain's: response_metadata, usage_metadata, raw usage, their details; additional_kwargs is told.
+
+    The metadata has no other keys than METADATA_KEYS.
+    """
     stated_usage = parts[2]
     form = None if stated_usage is None else _form_of(stated_usage, provider)
     if form is None and (provider or "").lower().startswith(_LOSSY):
@@ -383,7 +386,7 @@ def _form_of(usage: Mapping[str, Any], provider: str | None) -> _Form:
 
 _READ = frozenset({"token_usage", "usage", "service_tier", "model_name", "model", "stop_reason", "grounding_metadata",
                    "choices", "content", "type"})  # fmt: skip
-"""What is read of an answer, beside its usages: the rest may be of any type."""
+"""What is read of what is around the usages: the rest may be of any type."""
 _UNTYPED = frozenset({"content", "queue_time", "prompt_time", "completion_time", "total_time"})
 _KINDS = frozenset({NoneType, bool, int, float, str, list, tuple, dict})
 
