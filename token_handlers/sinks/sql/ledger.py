@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol, Self, get_args
 
 from token_handlers.counter.listeners import MakeRecord
 from token_handlers.errors import TokenHandlersError
@@ -132,8 +132,10 @@ class SQLSink:
         """Keep one call whose record the ledger's thread makes; it returns the same one each time it is called."""
         if self._sync:
             self(make_record())
-        else:
-            self._put(make_record)
+        elif self._closed or self._read_only:
+            self._refuse_to_take()
+        elif not self._writer.put(make_record):
+            self._overflow()
 
     @property
     def place(self) -> str:
@@ -289,9 +291,12 @@ class SQLSink:
         if self._backlog is not None:
             self._backlog.restart()
 
-    def _put(self, record: UsageRecord | MakeRecord) -> None:
+    def _refuse_to_take(self) -> NoReturn:
+        raise ValueError(f"the ledger {self.place} is {'closed' if self._closed else 'opened to be read'}")
+
+    def _put(self, record: UsageRecord) -> None:
         if self._closed or self._read_only:
-            raise ValueError(f"the ledger {self.place} is {'closed' if self._closed else 'opened to be read'}")
+            self._refuse_to_take()
         taken = self._writer.put(record)
         if not taken:
             self._overflow()
