@@ -230,7 +230,7 @@ class LabelSums:
 
     def await_settled(self) -> None:
         """Wait until all that this thread has settled is in the parts, where another one that has the lock does it."""
-        if self._lock.depth or self._lock.waiting:
+        if self._lock.waiting or self._lock.depth:  # in this order: what no longer waits is done at some depth
             with self._lock:
                 pass
 
