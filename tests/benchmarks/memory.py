@@ -169,10 +169,10 @@ def measure(work: Callable[[int], None], warm: int, number: int) -> tuple[int, i
 
 
 def limit_tables(size: int) -> None:
-    """Make the tables smaller that have a limit: of open calls, and of the values of a label."""
+    """Make the tables smaller that have a limit: of open calls, the values of a label, and its combinations."""
     for name, module in list(sys.modules.items()):
         if name.startswith("token_handlers."):
-            for limit in {"MAX_OPEN_CALLS", "MAX_VALUES"}.intersection(vars(module)):
+            for limit in {"MAX_APART", "MAX_OPEN_CALLS", "MAX_VALUES"}.intersection(vars(module)):
                 setattr(module, limit, size)
 
 

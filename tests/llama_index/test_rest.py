@@ -6,6 +6,7 @@ import pytest
 from llama_index.core.callbacks import CallbackManager
 from llama_index_instrumentation import root_dispatcher
 
+from tests.support.bills import forget_open_calls
 from tests.support.llama_index_clients import MESSAGES, Answering, answer, no_swallowed_faults
 from token_handlers import Budget, LlamaIndexTokenHandler, install, shared_counter, track_tokens, uninstall
 from token_handlers.llama_index import filters
@@ -19,6 +20,7 @@ def _alone():
     """No fault is swallowed by LlamaIndex's dispatcher, and nothing that other tests left keeps handlers awake."""
     uninstall()
     watch_frameworks()
+    forget_open_calls()
     gc.collect()
     left = dict(filters.listening), set(scopes._living)
     filters.listening.clear()

@@ -21,7 +21,7 @@ MAX_VALUES = 10_000
 
 OTHER = "(other)"
 
-_MAX_APART = 1_000
+MAX_APART = 1_000
 """How many combinations of labels are summed apart; beyond it the oldest are added to the sums of their labels."""
 
 MOST_PARTS = 8
@@ -283,8 +283,8 @@ class LabelSums:
     def _catch_up(self) -> None:
         if len(self._parts) > MOST_PARTS:
             self._sum_up()
-            if len(self._apart) > _MAX_APART:
-                self._add_to_tables(len(self._apart) - _MAX_APART)
+            if len(self._apart) > MAX_APART:
+                self._add_to_tables(len(self._apart) - MAX_APART)
 
     def _sum_up(self) -> None:
         parts = [*self._parts]
