@@ -244,6 +244,7 @@ class BackgroundWriter(Generic[T]):
                     return self._retire()
             if self._linger:
                 _wait(self._nudged, self._linger)
+            _clear(self._arrived)  # whoever has put these has put items before, or has a flush that waits
             self._empty()
         return None
 
@@ -332,6 +333,14 @@ def _wait(signal: "SimpleQueue[None]", seconds: float) -> None:
     """Wait until a signal or the time is up, and take all signals."""
     try:
         signal.get(timeout=seconds)
+    except Empty:
+        return
+    _clear(signal)
+
+
+def _clear(signal: "SimpleQueue[None]") -> None:
+    """Take all signals that are there."""
+    try:
         while True:
             signal.get_nowait()
     except Empty:

@@ -1,9 +1,9 @@
 """The one place that every call passes through at its end: its record, for counters, budgets and sinks."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from time import time
 from typing import NamedTuple, TypedDict
 from urllib.parse import urlsplit
 
@@ -297,10 +297,12 @@ class EndedCall(NamedTuple):
     @classmethod
     def of(cls, call: Call, result: CallResult, price: Price | None) -> "EndedCall":
         """Return what is known of a call."""
-        facts = call.operation, call.provider, call.base_url, call.model, call.node, call.labels
         answer = call.answers[-1] if call.answers else None
-        served = {**call.served, **result.usage.context}
-        return cls(*facts, result, price, answer, served, call.started_at, time.time(), {})
+        served, context = call.served, result.usage.context
+        if context:
+            served = {**served, **context}
+        facts = call.operation, call.provider, call.base_url, call.model, call.node, call.labels
+        return new_tuple(cls, (*facts, result, price, answer, served, call.started_at, time(), {}))
 
     def __call__(self) -> UsageRecord:
         """Return the record, the same one each time."""
