@@ -63,7 +63,11 @@ class RunRecorder(BaseCallbackHandler):
         """
         try:
             counter, context = self._counter, current_context()
-            if counter is None and not context.in_blocks and "langchain" not in state.automatic:
+            if counter is not None:
+                if not state.watched:  # since uninstall()
+                    watch_frameworks()
+                context = context.plus(counter)
+            elif not context.in_blocks and "langchain" not in state.automatic:
                 return
             other = open_runs.get(run_id.int)
             run = None if other is None else calls.same_start(other, messages, invocation_params)
@@ -79,10 +83,8 @@ class RunRecorder(BaseCallbackHandler):
                 last_run.set(run)
             else:
                 run.handlers.append(self)
-            if counter is not None:
-                if not state.watched:  # since uninstall()
-                    watch_frameworks()
-                run.count_for(counter)
+                if counter is not None:
+                    run.count_for(counter)
             if run.budgets and run.reservations is None:
                 _reserve(run)
         except Exception as error:  # noqa: BLE001 - as `shielded`, whose wrapper costs more than some of these events
