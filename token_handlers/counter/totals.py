@@ -24,7 +24,7 @@ OTHER = "(other)"
 MAX_APART = 1_000
 """How many combinations of labels are summed apart; beyond it the oldest are added to the sums of their labels."""
 
-MOST_PARTS = 16
+MOST_PARTS = 8
 """How many parts of a total stay as they are."""
 
 _ZERO = Decimal(0)
