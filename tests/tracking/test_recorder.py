@@ -77,6 +77,33 @@ def test_verdicts(verdict, requests, failed, cached, estimated, unpriced, tokens
     assert ("estimated" if isinstance(verdict, Incomplete) else "reported") == record.source
 
 
+@pytest.mark.parametrize("labels", [{}, {"session": "s", "user": "ada", "tags": ["beta"]}], ids=["bare", "labelled"])
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        CallResult(USAGE),
+        CallResult(USAGE._replace(counts={**COUNTS, "cache_read_tokens": 40})),
+        CallResult(USAGE._replace(counts={**COUNTS, "cache_read_tokens": 40}, model="gpt-4")),
+        CallResult(STATED._replace(counts={**COUNTS, "cache_read_tokens": 40})),
+        CallResult(USAGE, requests=2),
+        CallResult(USAGE, outcome="cached"),
+        CallResult(DOUBTED),
+        CallResult(UNKNOWN),
+        FAILED,
+        Incomplete(PARTIAL),
+    ],
+)
+def test_a_counter_has_what_the_record_adds(verdict, labels):
+    """What a call adds to a counter, in however few steps, is what its record adds to another one."""
+    counter, (record,) = ended(verdict, **labels)
+    other = TokenCounter()
+    other.add(record)
+
+    assert other.snapshot() == counter.snapshot()
+    for label in ("model", "session", "user", "tag"):
+        assert other.by(label) == counter.by(label)
+
+
 def test_discarded():
     """A call that was never sent is nothing."""
     counter, records = ended(DISCARD)
