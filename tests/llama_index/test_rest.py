@@ -22,13 +22,15 @@ def _alone():
     watch_frameworks()
     forget_open_calls()
     gc.collect()
-    left = dict(filters.listening), set(scopes._living)
+    left = dict(filters.listening), set(scopes._living), scopes.active.set(())
     filters.listening.clear()
     scopes._living.clear()
+    assert not (filters.are_handlers_needed() or filters.may_be_tracked())
     with no_swallowed_faults():
         yield
     filters.listening.update(left[0])
     scopes._living.update(left[1])
+    scopes.active.reset(left[2])
 
 
 def make_llm():
