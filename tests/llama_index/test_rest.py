@@ -25,7 +25,7 @@ def _alone():
     left = dict(filters.listening), set(scopes._living), scopes.active.set(())
     filters.listening.clear()
     scopes._living.clear()
-    assert not (filters.are_handlers_needed() or filters.may_be_tracked())
+    assert [False, False] == [filters.are_handlers_needed(), filters.may_be_tracked()]
     with no_swallowed_faults():
         yield
     filters.listening.update(left[0])
