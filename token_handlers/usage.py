@@ -133,6 +133,9 @@ def checked_counts(counts: Mapping[str, int]) -> Mapping[str, int]:
 EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 """In which money is added up: a user's own decimal context may round to six digits."""
 
+new_tuple = tuple.__new__
+"""Makes a NamedTuple of all its fields: its own __new__ is a function in Python, which takes as long as some calls."""
+
 
 class CostPart(NamedTuple):
     """One part of a call's cost: ``number`` of a unit (Usage's field, or "requests"), and what they cost together.

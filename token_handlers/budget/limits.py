@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
-from token_handlers.usage import EXACT
+from token_handlers.usage import EXACT, new_tuple
 
 Window = Literal["hour", "day", "month"]
 Limits = Mapping[str, Decimal | int | None]
@@ -26,9 +26,6 @@ C = TypeVar("C", bound=Callable[..., object])
 
 _ZERO = Decimal(0)
 _add = EXACT.add
-
-new_tuple = tuple.__new__
-"""Makes a NamedTuple without the function of Python that it has around this, for what each call makes."""
 
 
 class Amounts(NamedTuple):

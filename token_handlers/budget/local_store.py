@@ -18,13 +18,12 @@ from token_handlers.budget.limits import (
     Check,
     Reservation,
     ReservationResult,
-    new_tuple,
 )
 from token_handlers.budget.shelf import Kept, Shelf
 from token_handlers.errors import StoreUnavailable
 from token_handlers.lifecycle import Warnings, after_fork, after_fork_in_parent, before_fork
 from token_handlers.locks import DeferredLock
-from token_handlers.usage import EXACT
+from token_handlers.usage import EXACT, new_tuple
 
 logger = logging.getLogger("token_handlers")
 
@@ -103,7 +102,7 @@ class LocalStore:
     """A budget's accounts in this process, by hour, day or month (UTC) or for good; they end with the process.
 
     ``forgets`` says what happens where accounts have no room left, in memory nor on disk: those out of use are
-    forgotten, or new ones are refused with StoreUnavailable. ``minutes``: what the last minute cost is to be known.
+    forgotten, or new ones are refused with StoreUnavailable. ``minutes`` is whether it keeps what the last minute cost.
     ``lowest`` are the positions of Amounts that are watched, and from which amount on `settle` says what is spent.
     """
 

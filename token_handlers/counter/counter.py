@@ -91,7 +91,7 @@ class TokenCounter(Measures):
 
     @property
     def _sums(self) -> LabelSums:
-        """The sums, made when they are first needed; of those that several threads make at once, all get the same."""
+        """The sums, made when they are first needed; threads that need them at the same time get the same ones."""
         return self._made_sums or self.__dict__.setdefault("_made_sums", LabelSums(self._parts))
 
     def apply(self, increment: Increment) -> None:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from token_handlers.locks import DeferredLock
-from token_handlers.usage import EXACT, MEASURES, Operation, Outcome, Source, UsageRecord, UsageTotals
+from token_handlers.usage import EXACT, MEASURES, Operation, Outcome, Source, UsageRecord, UsageTotals, new_tuple
 
 UNKNOWN_MODEL = "(unknown)"
 SESSION_MODEL = "\0session"
@@ -29,9 +29,6 @@ MOST_PARTS = 8
 
 _ZERO = Decimal(0)
 _WITHOUT_OUTPUT = ("embeddings", "rerank")
-
-new_tuple = tuple.__new__
-"""Makes a NamedTuple of all its fields: its own __new__ is a function in Python, which takes as long as some calls."""
 
 
 class CallLabels(NamedTuple):

@@ -88,7 +88,7 @@ def _follow_httpx(response: Any, exchange: Exchange, library: ModuleType, *, is_
 
 
 def _in_lower_case(headers: Mapping[str, str]) -> Headers:
-    """Return the headers of a library with a mapping of its own."""
+    """Return the headers of any library by their names in lower case."""
     return {name.lower(): value for name, value in headers.items()}
 
 

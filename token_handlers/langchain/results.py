@@ -1,8 +1,8 @@
 """The end of an LLM run -> a verdict: what it used where anything reports it, else what is to be estimated."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from token_handlers.errors import BudgetExceeded
@@ -24,7 +24,17 @@ from token_handlers.payloads.reported import hint_of
 from token_handlers.payloads.search import read_any_message
 from token_handlers.tracking.answers import is_billed_by_answer
 from token_handlers.tracking.failures import was_rejected
-from token_handlers.tracking.result import BY_ANSWER, DISCARD, FAILED, NOTHING_REPORTED, CallResult, Incomplete, Verdict
+from token_handlers.tracking.result import (
+    AS_REPORTED,
+    BY_ANSWER,
+    DISCARD,
+    FAILED,
+    NOTHING_REPORTED,
+    CallResult,
+    Incomplete,
+    Verdict,
+)
+from token_handlers.usage import new_tuple
 
 # Providers whose clients have a switch for usage in streams, which report_stream_usage turns on.
 _ASKABLE = ("openai", "azure", "deepseek", "xai")
@@ -32,10 +42,6 @@ _ASKABLE = ("openai", "azure", "deepseek", "xai")
 _REPORT = "report_stream_usage(model) makes it exact where the server can"
 _LEFT_OUT = "its server or client leaves the usage out"
 
-
-_REPORTED = CallResult(NOTHING_REPORTED)[1:]
-_call_result: Callable[[tuple[object, ...]], CallResult] = partial(tuple.__new__, CallResult)
-"""CallResult's constructor, which is a Python function, in one step."""
 
 _LOSSY = frozenset({"amazon_bedrock", "cohere", "google_genai", "google_vertexai", "litellm"})
 """Providers whose clients leave out what prices a call."""
@@ -77,7 +83,7 @@ def _read_message(run: Run, message: Any, generations: Sequence[Any], output: Ma
         and NOTABLE.isdisjoint(run.invocation or ())
         and (usage.model or NOTABLE.isdisjoint((run.serialized or {}).get("kwargs") or ()))
     ):
-        return _call_result((usage, *_REPORTED))  # as nearly always, and in a few steps
+        return new_tuple(CallResult, (usage, *AS_REPORTED))  # as nearly always, and in a few steps
     model = _model_name(run, metadata, output)
     if usage is not None and is_empty(usage) and message_text(message)[0]:
         usage = None  # nobody generates text out of no tokens

@@ -299,7 +299,7 @@ def read_here() -> list[ModelCall]:
 
 
 class Stated(NamedTuple):
-    """Which attributes the LLMs of a class may have of those that say what is sent with a request."""
+    """The names of the attributes in which the LLMs of a class may say what they send with a request."""
 
     settings: tuple[str, ...]
     tools: tuple[str, ...]

@@ -1,6 +1,6 @@
 """Whether what an answer says besides its usage is plain: its text and the caller's own tools, which have no fees.
 
-What is told by its type's name is an SDK's own object, whose fields can be asked for without running anybody's code.
+An SDK's own object is told by the name of its type: its fields can be asked for without running anybody's code.
 """
 
 from typing import Any

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from token_handlers.payloads.plain_contents import are_plain_blocks, are_plain_choices, is_of_sdk
 from token_handlers.payloads.reported import MOST_TOKENS, ReportedUsage
-from token_handlers.usage import PARTS
+from token_handlers.usage import PARTS, new_tuple
 
 Parts = Sequence[Mapping[str, Any] | None]
 """An answer's dicts: what is around its usages, these, and their details; None where one is missing."""
@@ -272,7 +272,7 @@ _GLOBALS: Mapping[str, Any] = {
     "__builtins__": {},
     **{each.__name__: each for each in (type, map, len, min, str, KeyError, ReportedUsage)},
     **{each.__name__: each for each in (are_plain_blocks, are_plain_choices)},
-    "new": tuple.__new__,  # a NamedTuple's own is a Python function
+    "new": new_tuple,
     "REST": ReportedUsage({})[4:],
     "SHOWING_FEES": frozenset({"tool_outputs", "annotations", "executed_tools", "groundingMetadata"}),
 }

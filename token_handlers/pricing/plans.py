@@ -45,7 +45,7 @@ from token_handlers.pricing.rates import (
     units_of,
     with_wholes_and_overlaps,
 )
-from token_handlers.usage import EXACT, CostPart
+from token_handlers.usage import EXACT, CostPart, new_tuple
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
@@ -284,7 +284,7 @@ class Plan:
                 "get_snapshot": book.get_snapshot,
                 "start": self.start,
                 "end": self.end,
-                "new": tuple.__new__,  # without the function that a NamedTuple has around it
+                "new": new_tuple,
                 "Price": Price,
                 "multiply": CONTEXT.multiply,
                 "step": CONTEXT.multiply(unit, self._tiers.step),

@@ -15,7 +15,7 @@ def callers_named(names: Container[str], *, beyond: int = 0) -> Iterator[FrameTy
 
 
 def callers_among(names: Container[str], frames: Container[FrameType]) -> Iterator[FrameType]:
-    """As `callers_named`, also those that are among these frames."""
+    """Yield those of `callers` that are of functions with one of these names, or that are among these frames."""
     return (frame for frame in callers(sys._getframe(1)) if frame.f_code.co_name in names or frame in frames)  # noqa: SLF001
 
 

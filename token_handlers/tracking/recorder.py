@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from token_handlers.budget.limits import Amounts
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.counter.totals import CallLabels, Increment, increment, increment_of, new_tuple
+from token_handlers.counter.totals import CallLabels, Increment, increment, increment_of
 from token_handlers.errors import WHY, BudgetExceeded, absorb, shielded
 from token_handlers.http import ProviderAnswer
 from token_handlers.lifecycle import Warnings, after_fork, at_exit
@@ -19,18 +19,25 @@ from token_handlers.pricing.price import Price
 from token_handlers.tracking import reservations
 from token_handlers.tracking.answers import billed_by_answers
 from token_handlers.tracking.call import Call, oldest_beyond_limit, open_calls, unwatch_task
-from token_handlers.tracking.result import DISCARD, NOTHING_REPORTED, UNREAD, CallResult, Incomplete, Verdict
+from token_handlers.tracking.result import (
+    AS_REPORTED,
+    DISCARD,
+    NOTHING_REPORTED,
+    UNREAD,
+    CallResult,
+    Incomplete,
+    Verdict,
+)
 from token_handlers.tracking.scopes import Budgets, Labels, Sinks
 from token_handlers.tracking.state import renew_locks as renew_state
 from token_handlers.tracking.state import state
-from token_handlers.usage import CostPart, Operation, RecordFields, Usage, UsageRecord, new_event_id
+from token_handlers.usage import CostPart, Operation, RecordFields, Usage, UsageRecord, new_event_id, new_tuple
 
 _MOST_SHOWN = 1_000
 """How many open calls a counter shows at once as estimates."""
 
 _TERMS = slice(ReportedUsage._fields.index("billed"), None)
 _NO_TERMS = NOTHING_REPORTED[_TERMS]
-_AS_REPORTED = CallResult(NOTHING_REPORTED)[1:]
 
 _unreported = Warnings()
 _bill = shielded(billed_by_answers)
@@ -99,7 +106,7 @@ def _read(call: Call, verdict: CallResult | Incomplete) -> tuple[CallResult, Pri
         # the address that was asked, as an environment variable or a client's own may have set another one
         url = call.answers[-1].request.url if call.answers else call.base_url
         # one request, billed by its counts alone: nearly all calls are, and these are priced and counted in few steps
-        is_plain = usage.cost is None and usage[_TERMS] == _NO_TERMS and result[1:] == _AS_REPORTED
+        is_plain = usage.cost is None and usage[_TERMS] == _NO_TERMS and result[1:] == AS_REPORTED
         if is_plain and not (call.served or call.stand_ins):
             book = price_state.book or current_book()
             price = book.price((model, call.provider, url, usage.service_tier, call.model, ()), counts, call.started_at)

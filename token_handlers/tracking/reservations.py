@@ -7,13 +7,14 @@ from functools import partial
 from operator import attrgetter
 
 from token_handlers.budget.budget import Budget
-from token_handlers.budget.limits import NOTHING, Amounts, Asked, Reservation, new_tuple
+from token_handlers.budget.limits import NOTHING, Amounts, Asked, Reservation
 from token_handlers.budget.tool_fees import AllowedFees
 from token_handlers.errors import BudgetExceeded, absorb, shielded
 from token_handlers.pricing.calculator import current_book, price_call, price_state
 from token_handlers.pricing.price import Price
 from token_handlers.tracking.call import Call
 from token_handlers.tracking.result import CallResult
+from token_handlers.usage import new_tuple
 
 _NOTHING = Decimal(0)
 _BOOKING = "booking what a call used in a budget"

@@ -24,6 +24,10 @@ class CallResult(NamedTuple):
     requests: int = 1
 
 
+AS_REPORTED = CallResult(NOTHING_REPORTED)[1:]
+"""What a result has beside its usage where one request reports that."""
+
+
 class Incomplete(NamedTuple):
     """What was reported is not all, or nothing: the rest is estimated from the prompt and the answer.
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from token_handlers.budget.budget import Budget, check_budget
 from token_handlers.counter.counter import TokenCounter
-from token_handlers.counter.totals import BARE, new_tuple
+from token_handlers.counter.totals import BARE
 from token_handlers.pricing.sellers import NO_STAND_INS, checked_stand_ins
 from token_handlers.tracking import gates as _gates  # noqa: F401 (they register themselves)
 from token_handlers.tracking import threads as _threads  # noqa: F401 (as above)
@@ -29,7 +29,7 @@ from token_handlers.tracking.scopes import (
     unusual,
 )
 from token_handlers.tracking.state import check_budgets, state, watch_frameworks
-from token_handlers.usage import UsageRecord
+from token_handlers.usage import UsageRecord, new_tuple
 
 RESERVED = ("model", "session", "user", "langgraph_node", "tag", "provider", "operation", "day", "hour")
 """What counters and ledgers group by themselves, which no tag may be called."""
