@@ -197,7 +197,8 @@ class Instant(BaseChatModel):
 
     def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         for _ in range(CHUNKS):
-            yield ChatGenerationChunk(message=AIMessageChunk(content="word "))
+            message = AIMessageChunk(content="word ", response_metadata={"model_provider": "openai"})
+            yield ChatGenerationChunk(message=message)
         yield ChatGenerationChunk(message=AIMessageChunk(content="", usage_metadata=self.shape.usage))
 
     async def _astream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:

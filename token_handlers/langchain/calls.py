@@ -53,6 +53,8 @@ class Run(Call):
 
     is_decision = False
     is_labelled_by_run = True
+    handlers: list[object]  # that saw the start, and not yet the end
+    first: object = None  # of them: the one that keeps the chunks
     parts: list[Any]  # texts, and lists of blocks
     usages: Sequence[Mapping[str, Any]] = ()
     chunk: object = None
@@ -84,7 +86,6 @@ class Run(Call):
         self.tags = tags
         self.metadata = metadata
         self.invocation = invocation
-        self.handlers: list[object] = []
         self.parts = []
         Call.__init__(self, context)  # last, as others see it from then on
 
@@ -129,8 +130,7 @@ class Run(Call):
         if usage:
             self.note({**usage})  # langchain-core before 0.3.9 adds up a stream's usages in the first of them
             self.counted_parts = len(self.parts)
-        metadata = message.response_metadata
-        if metadata and not ENDS.isdisjoint(metadata):
+        if not ENDS.isdisjoint(message.response_metadata):
             self.finished = True
 
     def note(self, usage: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import BudgetExceeded, NoLangChainHandler, absorb, shielded
 from token_handlers.langchain import activities, calls, nested
 from token_handlers.langchain.budgets import refused
-from token_handlers.langchain.calls import open_runs
+from token_handlers.langchain.calls import ENDS, open_runs
 from token_handlers.langchain.decisions import DecisionRun, is_decision
 from token_handlers.langchain.owners import last_run
 from token_handlers.langchain.results import read_decision, read_end, read_error
@@ -73,7 +73,7 @@ class RunRecorder(BaseCallbackHandler):
             run = None if other is None else calls.same_start(other, messages, invocation_params)
             if run is None:
                 run = kind(context, run_id, messages, serialized, parent_run_id, tags, metadata, invocation_params)
-                run.handlers.append(self)
+                run.first, run.handlers = self, [self]
                 if name is not None:
                     run.name = name
                 calls.begin(run, other, batch_size)
@@ -105,9 +105,11 @@ class RunRecorder(BaseCallbackHandler):
         """Keep the text, for an estimate, and the usage that the chunk carries."""
         try:
             run = None if run_id is None else open_runs.get(run_id.int)
-            if run is not None and run.next_same_id is not None:  # as nearly never
-                run = calls.find(run_id, self)
-            if run is None or run.handlers[0] is not self or (chunk is run.chunk and chunk is not None):
+            if run is None or run.first is not self:
+                run = calls.find(run_id, self)  # one of several with this id, as nearly never
+                if run is None or run.first is not self:
+                    return
+            if chunk is run.chunk and chunk is not None:
                 return
             run.chunk = chunk
             if token:
@@ -116,7 +118,7 @@ class RunRecorder(BaseCallbackHandler):
                 message = chunk.message
             except AttributeError:  # a legacy LLM's
                 return
-            if message.usage_metadata or message.response_metadata or message.tool_call_chunks:
+            if message.usage_metadata or message.tool_call_chunks or not ENDS.isdisjoint(message.response_metadata):
                 run.add_chunk(message)
         except Exception as error:  # noqa: BLE001 - as above
             absorb(error, "on_llm_new_token")
