@@ -81,9 +81,7 @@ class NoLangChainHandler:
     def __get__(self, instance: object, owner: type) -> NoReturn:
         """Raise; an instance that has the attribute itself never comes here."""
         what = f"the class {owner.__name__}" if instance is None else f"a {owner.__name__}"
-        remedy = "LangChainTokenHandler()"
-        if owner.__name__ == "TokenCounter":
-            remedy = "LangChainTokenHandler(counter)"
+        remedy = "LangChainTokenHandler(counter)" if owner.__name__ == "TokenCounter" else "LangChainTokenHandler()"
         raise MisplacedCallback(f"LangChain's callbacks list takes a handler, not {what}: put {remedy} into it")
 
 

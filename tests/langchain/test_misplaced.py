@@ -6,7 +6,7 @@ import pytest
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 
-from token_handlers import TokenCounter
+from token_handlers import TokenCounter, track_tokens
 from token_handlers.langchain import LangChainTokenHandler
 from token_handlers.llama_index import LlamaIndexTokenHandler
 
@@ -15,6 +15,7 @@ MISPLACED: dict[str, Callable[[], object]] = {
     "the class LlamaIndexTokenHandler": lambda: LlamaIndexTokenHandler,
     "a LlamaIndexTokenHandler": LlamaIndexTokenHandler,
     "a TokenCounter": TokenCounter,
+    "a track_tokens": track_tokens,
 }
 
 
@@ -34,7 +35,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("what", MISPLACED)
 def test_what_is_no_handler(what, way):
-    """A class, LlamaIndex's handler or a counter in a callbacks list is a TypeError that names what belongs there."""
+    """A class, LlamaIndex's handler, a counter or a block in a callbacks list is a TypeError: it names what belongs."""
     model = GenericFakeChatModel(messages=iter([AIMessage("x")]))
     with pytest.raises(TypeError, match=rf"not {what}: put LangChainTokenHandler\((counter)?\) into it"):
         WAYS[way](model, {"callbacks": [MISPLACED[what]()]})

@@ -1,4 +1,5 @@
 import asyncio
+import re
 import threading
 import uuid
 
@@ -307,3 +308,10 @@ def test_on_record():
 
     assert counter.flush(10)
     assert ["reported"] == [one.source for one in seen]
+
+
+@pytest.mark.parametrize("sinks", [print, "usage.db", ["usage.db"], [None]], ids=repr)
+def test_what_are_no_sinks(sinks):
+    """One sink without a list, a path or anything else that can't be called is refused by its name."""
+    with pytest.raises(TypeError, match=rf"sinks must be a list of callables .*{re.escape(repr(sinks))}: write sinks="):
+        track_tokens(sinks=sinks)

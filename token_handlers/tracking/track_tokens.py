@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from token_handlers.budget.budget import Budget, check_budget
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.counter.totals import BARE
+from token_handlers.errors import NoLangChainHandler
 from token_handlers.pricing.sellers import NO_STAND_INS, checked_stand_ins
 from token_handlers.tracking import gates as _gates  # noqa: F401 (they register themselves)
 from token_handlers.tracking import threads as _threads  # noqa: F401 (as above)
@@ -21,6 +22,7 @@ from token_handlers.tracking.scopes import (
     Block,
     Labels,
     Scope,
+    Sinks,
     active,
     active_scopes,
     enter,
@@ -55,6 +57,8 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
     _given = NOTHING_GIVEN
     _counter: TokenCounter | None = None
 
+    run_inline = raise_error = NoLangChainHandler()
+
     def __init__(
         self,
         *,
@@ -77,9 +81,14 @@ class track_tokens:  # noqa: N801 (used like a function, as contextlib's own con
             check_budget(budget)
             check_budgets()
         if labels is not NO_LABELS or budget is not None or sinks or price_as is not None or not sdk_calls:
+            kept: Sinks = ()
+            if sinks and (callable(sinks) or not all(map(callable, kept := tuple(sinks)))):
+                raise TypeError(
+                    f"sinks must be a list of callables of one UsageRecord, not {sinks!r}: write sinks=[...]"
+                )
             budgets = () if budget is None else (budget,)
             stand_ins = NO_STAND_INS if price_as is None else checked_stand_ins(price_as)
-            self._given = new_tuple(Block, (labels, tuple(sinks), budgets, stand_ins, sdk_calls, ()))
+            self._given = new_tuple(Block, (labels, kept, budgets, stand_ins, sdk_calls, ()))
         if counter is not None:
             if not isinstance(counter, TokenCounter):
                 raise TypeError(f"counter must be a TokenCounter, not {counter!r}")
