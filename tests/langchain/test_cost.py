@@ -169,7 +169,7 @@ PLAIN = [
     "tracking/call.py",
     "langchain/calls.py",
     "langchain/results.py",
-    "payloads/plain.py",
+    "payloads/plain/__init__.py",
     "tracking/recorder.py",
     "pricing/plans.py",
     "counter/counter.py",

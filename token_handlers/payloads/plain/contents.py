@@ -1,6 +1,6 @@
-"""Whether what an answer says besides its usage is plain: its text and the caller's own tools, which have no fees.
+"""Whether the content of an answer is plain: text and calls of the caller's own tools, which have no fees.
 
-An SDK's own object is told by the name of its type: its fields can be asked for without running anybody's code.
+An SDK's object is known by the name of its type, so that its fields are read without running the application's code.
 """
 
 from typing import Any
@@ -9,11 +9,11 @@ _BLOCKS = frozenset({"text", "tool_use", "thinking", "redacted_thinking", "reaso
                      "tool_call", "TextBlock", "ToolUseBlock", "ThinkingBlock", "RedactedThinkingBlock"})  # fmt: skip
 
 _sdk_types: set[type] = set()
-"""The types of the SDKs that were met, of which there are a few."""
+"""The types of the SDKs that have been seen, of which there are a few."""
 
 
 def is_of_sdk(kind: type) -> bool:
-    """Whether a type is one of OpenAI's or Anthropic's clients."""
+    """Whether a type is one of OpenAI's or Anthropic's SDK."""
     if kind in _sdk_types:
         return True
     if not kind.__module__.startswith(("openai.", "anthropic.")):
@@ -23,7 +23,7 @@ def is_of_sdk(kind: type) -> bool:
 
 
 def fields_of(value: Any, names: frozenset[str]) -> dict[str, Any] | None:
-    """The fields of an SDK's object whose type has one of these names, None of another thing or with unknown fields."""
+    """The fields of an SDK's object whose type has one of these names; None with unknown fields, and of all else."""
     kind = type(value)
     if (kind not in _sdk_types and not is_of_sdk(kind)) or kind.__name__ not in names or value.__pydantic_extra__:
         return None

@@ -1,26 +1,25 @@
-"""The answers that most calls end with, read in a few steps; a property test shows each equal to the general readers.
+"""Plain answers, which most calls end with, read in a few steps; a property test compares with the general readers.
 
-Whatever is not plain, in one field or another, is None here, and is left to them. Answers of one shape, which is their
-keys and the types of their values, have a reader that was made for the first of them. The one that read the last answer
-with the same outermost keys is tried at once: it sees for itself whether it fits.
+An answer that is not plain in some field is None here, and is left to the general readers. Answers of one shape (the
+keys of their dicts, in order, and the types of their values) share a reader, which is written for the first of them:
+`usages` and `answers` say what it does, `source` writes it. The reader of the last answer with the same outermost keys
+is tried at once, as it sees for itself whether it fits.
 """
 
 from typing import Any
 
-from token_handlers.payloads.plain_contents import fields_of
-from token_handlers.payloads.reported import ReportedUsage
-from token_handlers.payloads.shapes import (
+from token_handlers.payloads.plain.answers import (
     METADATA_KEYS,
-    RAW_DETAILS,
-    USAGE_DETAILS,
     AnswerKind,
-    Reader,
     kind_of,
-    make_reader,
     of_completion,
     of_message,
     shape_of,
 )
+from token_handlers.payloads.plain.contents import fields_of
+from token_handlers.payloads.plain.source import Reader, make_reader
+from token_handlers.payloads.plain.usages import RAW_DETAILS, USAGE_DETAILS
+from token_handlers.payloads.reported import ReportedUsage
 
 _Dict = dict[str, Any]
 _Keys = tuple[Any, ...]
@@ -96,23 +95,23 @@ def _read_new(keys: _Keys, kind: AnswerKind | None, body: _Dict) -> ReportedUsag
 
 _READERS_KEPT = 256
 _latest: dict[_Keys, Reader] = {}
-"""The reader of the last answer of a type, a provider and these outermost keys: nearly always that of the next one."""
+"""By type, provider and outermost keys of an answer, the reader of the last one: nearly always that of the next one."""
 _readers: dict[tuple[object, ...], Reader] = {}
 """By kind of answer, provider and shape: clients have few of them."""
 
 
-def _reader(keys: _Keys, kind: AnswerKind, parts: tuple[Any, ...], told: tuple[Any, ...]) -> Reader | None:
-    """Return what reads an answer of which ``parts`` are dicts, or may be, and remember it for the next one."""
+def _reader(keys: _Keys, kind: AnswerKind, parts: tuple[Any, ...], others: tuple[Any, ...]) -> Reader | None:
+    """Return the reader of an answer, kept for the next one; None where it is not plain, or a part of it is no dict."""
     known, provider = _as_dicts(parts), keys[1]
     if known is None:
         return None
-    shape = kind, provider, *shape_of(known, told)
+    shape = kind, provider, *shape_of(known, others)
     try:
         read = _readers.get(shape)
     except TypeError:  # a foreign class of classes without a hash
         return None
     if read is None:
-        read = make_reader(kind, provider, known, told)
+        read = make_reader(kind, provider, known, others)
         if read is None:
             return None
         _keep(_readers, shape, read)
@@ -127,7 +126,7 @@ def _keep(readers: dict[tuple[object, ...], Reader], key: tuple[object, ...], re
 
 
 def _as_dicts(parts: tuple[Any, ...]) -> list[_Dict | None] | None:
-    """Return the parts, the fields of the SDKs' objects in their place; None where one is another thing."""
+    """Return the parts, with the fields of the SDKs' objects in place of these; None where one is another thing."""
     known: list[_Dict | None] = []
     for part in parts:
         if part is None or type(part) is dict:
