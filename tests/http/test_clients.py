@@ -26,9 +26,8 @@ from tests.support.provider_answers import (
     USAGE,
     chunk,
 )
-from token_handlers import http
 from token_handlers.errors import raise_faults
-from token_handlers.http import exchange
+from token_handlers.http import exchange, responses
 
 ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}
 PATH = "/v1/chat/completions"
@@ -468,7 +467,8 @@ def test_fault_of_ours_does_not_reach_the_client(watcher, answers, monkeypatch, 
         raise MemoryError
 
     monkeypatch.setattr(exchange, "read_body", fail)
-    monkeypatch.setattr(http.ResponseUsage, "feed", fail)
+    for body_class in ("Document", "Lines"):
+        monkeypatch.setattr(responses, body_class, fail)
     raise_faults(False)
     with contextlib.closing(openai_client(answers)) as client:
         answer = client.chat.completions.create(**ASKED)

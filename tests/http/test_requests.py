@@ -5,7 +5,7 @@ import httpx2
 import pytest
 
 from token_handlers.http import BilledTool
-from token_handlers.http.requests import provider_of, read_parts, read_place, read_request
+from token_handlers.http.requests import endpoint_of, provider_of, read_endpoint, read_request
 
 TEXT = {"role": "user", "content": "secret"}
 CHAT = {"model": "gpt-4o", "messages": [TEXT]}
@@ -226,7 +226,7 @@ def test_parts_of_a_url_say_the_same_as_its_text(library, url):
     parsed = library.URL(url)
     parts = parsed._uri_reference
 
-    assert read_place(str(parsed).partition("?")[0]) == read_parts(parts.scheme, parts.host, parts.port, parts.path)
+    assert read_endpoint(str(parsed).partition("?")[0]) == endpoint_of(parts.scheme, parts.host, parts.port, parts.path)
 
 
 def marked(mark, times=1):

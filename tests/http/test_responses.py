@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import pytest
 
@@ -276,12 +277,6 @@ def test_fees_of_tools_stand_in_other_events_than_the_usage():
     usage.feed(sse(stream))
     usage.end()
 
-    assert [grounding] == [
-        candidate["groundingMetadata"]
-        for event in usage.events_to_read()
-        for candidate in event["candidates"]
-        if "groundingMetadata" in candidate
-    ]
     assert 1 == usage.read().usage.counts["web_searches"]  # 2.5 bills by prompt
 
 
@@ -293,7 +288,7 @@ def test_tools_that_anthropic_ran_are_counted_in_streams():
     usage.feed(sse([MESSAGE_STREAM[0], begun, *MESSAGE_STREAM[1:]]))
     usage.end()
 
-    assert "secret" not in repr(usage.events_to_read())
+    assert b"secret" not in pickle.dumps(usage)
     assert 1 == usage.read().usage.counts["code_executions"]
 
 
@@ -302,7 +297,7 @@ def test_no_text_is_left_after_an_answer_was_read():
     usage = ResponseUsage("chat", None, SSE)
     usage.feed(sse([chunk("secret " * 10), *CHAT_STREAM]))
 
-    assert "secret" not in repr(usage.events_to_read())
+    assert b"secret" not in pickle.dumps(usage)
 
 
 @pytest.mark.parametrize("data", [b"<html>", b"{", b"null", b"[1, 2]", b"data: {\n\n", b"\xff\xfe", b"{}"])

@@ -18,7 +18,7 @@ from tests.support.quiet_server import QuietHandler, serving
 from token_handlers import MissingDependency, Usage, UsageRecord, record_cost, track_tokens
 from token_handlers.counter.totals import OTHER
 from token_handlers.http import stop_timing, time_chunks
-from token_handlers.http.exchange import times_chunks
+from token_handlers.http.exchange import chunk_timers
 from token_handlers.sinks.otel import BOUNDARIES, LATEST, MAX_SERIES, OPT_IN, SECONDS, OTelMetrics, provider_name
 
 SECRETS = {"session": "s-secret", "user": "u-secret", "tags": {"t-secret": "v-secret"}, "node": "n-secret"}
@@ -33,7 +33,7 @@ def _dialect(monkeypatch):
 def _untimed():
     """No sink of a test times the streams of another."""
     yield
-    times_chunks.clear()
+    chunk_timers.clear()
 
 
 @pytest.fixture

@@ -2,16 +2,16 @@
 
     class Mine:
         def wants(self) -> bool:
-            # Whether anything is tracked; asked for every request of the process, so be quick
+            # Whether anything is tracked; called for every request of the process, so be quick
 
         def opened(self, request: ProviderRequest) -> object | None:
-            # Whose request this is, None: nobody's; asked where it is sent; BudgetExceeded: it must not be sent
+            # The owner of a request, None without one; BudgetExceeded: it must not be sent
 
         def begun(self, owner: object) -> None:
-            # That its answer began to come in a stream
+            # Its answer began to come in a stream
 
         def answered(self, owner: object, answer: ProviderAnswer) -> None:
-            # What became of it, once for each request that has an owner
+            # How the request ended, once for each that has an owner
 
     attach(Mine())
     tapped()   # ["httpx.Client.send", ...]
@@ -25,8 +25,9 @@ and an SDK's client that sends by another client is seen once. What an observer 
 An answer's ``usage`` is the whole bill only if it ``is_final``. The text of prompts and answers is not kept.
 """
 
+from token_handlers.http.client_errors import NEVER_CONNECTED
 from token_handlers.http.completion import completed
-from token_handlers.http.exchange import NEVER_CONNECTED, Observer, ProviderAnswer, stop_timing, time_chunks
+from token_handlers.http.exchange import Observer, ProviderAnswer, stop_timing, time_chunks
 from token_handlers.http.requests import BilledTool, ProviderRequest, read_parameters
 from token_handlers.http.responses import ResponseUsage
 from token_handlers.http.taps import attach, detach, tapped

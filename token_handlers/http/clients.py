@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import quote, urljoin
 
+from token_handlers.http.client_errors import was_sent
 from token_handlers.http.completion import Headers
 from token_handlers.http.exchange import (
     READ_HEADERS,
@@ -19,9 +20,8 @@ from token_handlers.http.exchange import (
     harmless,
     open_exchange,
     outer_flow,
-    was_sent,
 )
-from token_handlers.http.requests import ProviderRequest, read_parameters, read_parts, read_post, read_request
+from token_handlers.http.requests import ProviderRequest, endpoint_of, read_parameters, read_post, read_request
 
 Send = Callable[..., Any]
 AsyncSend = Callable[..., Awaitable[Any]]
@@ -32,7 +32,7 @@ P = TypeVar("P")
 
 
 def watch_httpx(send: Send, library: ModuleType) -> Send:
-    """Watch `Client.send`, under which redirects and authentication are, and above which an SDK's retries are."""
+    """Watch `Client.send`: below it are redirects and authentication, above it an SDK's retries."""
 
     def watched(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         exchange = open_exchange(_read_httpx, request)
@@ -71,16 +71,16 @@ def _read_httpx(request: Any) -> ProviderRequest | None:
     parts = getattr(request.url, "_uri_reference", None)  # a URL takes seven calls to write itself
     if parts is None:
         return read_request("POST", str(request.url), body)
-    return read_post(read_parts(parts.scheme, parts.host, parts.port, parts.path), body)
+    return read_post(endpoint_of(parts.scheme, parts.host, parts.port, parts.path), body)
 
 
 def _follow_httpx(response: Any, exchange: Exchange, library: ModuleType, *, is_async: bool, streamed: bool) -> None:
-    try:  # `harmless` makes three calls, and this is what every request passes
+    try:  # `harmless` would be three calls more, for every request
         status, headers = response.status_code, _headers(response.headers)
         if not streamed or response.is_stream_consumed:
             body = response.content if status < 300 else b""  # a hook may have taken that of an error piece by piece
-            exchange.take(status, headers, body, streamed=streamed)
-        elif exchange.respond(status, headers, streamed=streamed):
+            exchange.take_response(status, headers, body, streamed=streamed)
+        elif exchange.start_response(status, headers, streamed=streamed):
             stream = _streams(library)[is_async]
             response.stream = stream(response.stream, exchange, _taking(response, exchange))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is not the client's
@@ -96,7 +96,7 @@ _READ_HEADERS = frozenset(name.encode() for name in READ_HEADERS)
 
 
 def _headers(headers: Any) -> Headers:
-    """Return those of httpx's headers that are read: it goes through all of them for each name that it is asked for."""
+    """Return those of httpx's headers that we read: asked by name, httpx would search all of them for each."""
     listed = getattr(headers, "_list", None)  # name, name in lower case, value
     if listed is None:
         listed = [(name, name.lower(), value) for name, value in headers.raw]
@@ -104,7 +104,7 @@ def _headers(headers: Any) -> Headers:
 
 
 def _taking(response: Any, exchange: Exchange) -> Callable[[bytes], None]:
-    """Return what takes a piece of the body as it is sent, compressed or not."""
+    """Return a function that takes the pieces of the body as they are sent, compressed or not."""
     if not response.headers.get("content-encoding"):
         return exchange.feed
     twin = type(response)(response.status_code, headers=response.headers)  # the response has a decoder of its own
@@ -153,12 +153,12 @@ def _streams(library: Any) -> tuple[type, type]:
 
 
 def _pass_on(pieces: Iterable[P], exchange: Exchange, take: Callable[[P], None]) -> Iterator[P]:
-    """Yield the pieces of a body as they come, each after `take` had it."""
+    """Yield the pieces of a body as they come, each after it was given to ``take``."""
     try:
         for piece in pieces:
             take(piece)
             yield piece
-    except GeneratorExit:  # the reader has had enough, and may go on in another way until it closes the body
+    except GeneratorExit:  # the reader may go on in another way, until it closes the body
         raise
     except BaseException as error:
         exchange.fail(error)
@@ -207,8 +207,8 @@ def _read_prepared(request: Any) -> ProviderRequest | None:
 def _follow_raw(response: Any, exchange: Exchange, *, streamed: bool) -> None:
     headers = _in_lower_case(response.headers)
     if not streamed or response._content is not False:  # noqa: SLF001 (a hook may have read it; `content` would read)
-        exchange.take(response.status_code, headers, response.content or b"", streamed=streamed)
-    elif exchange.respond(response.status_code, headers, streamed=streamed) and hasattr(response.raw, "stream"):
+        exchange.take_response(response.status_code, headers, response.content or b"", streamed=streamed)
+    elif exchange.start_response(response.status_code, headers, streamed=streamed) and hasattr(response.raw, "stream"):
         kind: Any = type(response.raw)
         _become(response.raw, _watched_raw(kind), exchange)
 
@@ -231,7 +231,7 @@ def _watched_raw(kind: Any) -> type:
 
 
 def _become(target: Any, kind: type, exchange: Exchange) -> None:
-    """Make an object one of a subclass of its class: it stays the same object, and all else of it stays."""
+    """Change an object's class to a subclass, so that it stays the same object."""
     target.__class__ = kind  # a TypeError for a class in C
     target._token_handlers = exchange  # noqa: SLF001 (ours)
 
@@ -254,7 +254,7 @@ def watch_aiohttp(send: AsyncSend, library: ModuleType) -> AsyncSend:
             response = await send(self, method, str_or_url, **kwargs)
         with harmless("watching an aiohttp response"):
             headers = _in_lower_case(response.headers)
-            if exchange.respond(response.status, headers, streamed=exchange.request.streamed):
+            if exchange.start_response(response.status, headers, streamed=exchange.request.streamed):
                 _follow_reader(response.content, exchange)
         return response
 
@@ -285,7 +285,7 @@ def _follow_reader(reader: Any, exchange: Exchange) -> None:
 
 @cache
 def _watched_reader(kind: Any) -> type:
-    """Return aiohttp's reader as one that is watched: all its ways to read go through one."""
+    """Return aiohttp's reader as one that is watched: all its methods read through one."""
 
     class WatchedReader(kind):  # type: ignore[misc]
         __slots__ = ()
@@ -335,7 +335,7 @@ _OF_AGENTS = frozenset({"Rerank", "InvokeAgent", "InvokeInlineAgent", "RetrieveA
 
 
 def watch_botocore(call: Send, library: ModuleType) -> Send:
-    """Watch `BaseClient._make_api_call`, the one place through which every operation goes."""
+    """Watch `BaseClient._make_api_call`, through which every operation goes."""
 
     def watched(self: Any, operation_name: str, api_params: Any) -> Any:
         is_known = operation_name in _OPERATIONS
@@ -369,7 +369,7 @@ def watch_aiobotocore(call: AsyncSend, library: ModuleType) -> AsyncSend:
 
 
 def watch_attempts(send: Send, library: ModuleType) -> Send:
-    """Watch `URLLib3Session.send`, above which botocore's retries are: one that was sent and lost was billed, too."""
+    """Watch `URLLib3Session.send`, below botocore's retries: a lost attempt that was sent is billed, too."""
 
     def watched(self: Any, request: Any) -> Any:
         flow = outer_flow()
@@ -451,7 +451,7 @@ def _follow_call(
 ) -> None:
     metadata = response.get("ResponseMetadata") or {}
     headers, streamed = _in_lower_case(metadata.get("HTTPHeaders") or {}), exchange.request.streamed
-    if not exchange.respond(metadata.get("HTTPStatusCode", 200), headers, streamed=streamed):
+    if not exchange.start_response(metadata.get("HTTPStatusCode", 200), headers, streamed=streamed):
         return
     parts = response.get("stream"), response.get("body")
     part = next((each for each in parts if each is not None), None)

@@ -1,4 +1,4 @@
-"""What the price of an answer depends on and its body leaves out: its headers say it, or what was asked for."""
+"""What an answer's price depends on and its body leaves out: by its headers, or by what the request asked for."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -14,28 +14,28 @@ _CACHES: dict[str | None, tuple[str, ...]] = {
     None: ("cf-aig-cache-status", "x-portkey-cache-status", "helicone-cache"),  # at hosts of any name
     "openrouter": ("x-openrouter-cache-status",),
 }
-"""Headers of gateways, by whose host it is: HIT says that the gateway's own cache has answered."""
+"""By provider of the host, headers of gateways in which HIT says that their own cache has answered."""
 _TIERS = {"google": "x-gemini-service-tier", "invoke": "x-amzn-bedrock-service-tier"}  # by provider or API
 _LATENCY = "x-amzn-bedrock-performanceconfig-latency"
 TELLING = frozenset(
     {_FROM_LITELLMS_CACHE, *(name for names in _CACHES.values() for name in names), *_TIERS.values(), _LATENCY}
 )
-"""Headers without which only the request can say more."""
+"""Headers that may change the bill; an answer without any says all of it in its body, unless the request does."""
 _MEDIA = frozenset({"images", "audio"})
 _STANDARD = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 _LIFETIMES = {"5m": "cache_write_5m_tokens", "1h": "cache_write_1h_tokens"}
 
 
 def completed(usage: ReportedUsage, request: ProviderRequest, headers: Headers) -> ReportedUsage:
-    """Return what an answer reports with what its headers and its request say besides.
+    """Return what an answer reports, completed by its headers and its request.
 
-    The body comes first. A tier that was asked for need not be the one that served: the usage has a doubt.
+    The body has precedence. A tier that was asked for need not be the one that served, so that the usage has a doubt.
     """
     is_plain = TELLING.isdisjoint(headers)
     if not is_plain and (headers.get(_FROM_LITELLMS_CACHE) or _is_from_a_cache(request, headers)):
         return usage._replace(cost=Decimal(0))
     if usage.cost is not None:
-        return usage  # what its biller states has all of it
+        return usage  # the stated cost includes everything
     if is_plain and request.is_plain and not usage.beside and not usage.counts.get("cache_write_tokens"):
         return usage if request.api not in _MEDIA else _of_media(usage, request)  # as nearly always
     return _with_what_was_asked(usage, request, headers)
@@ -62,7 +62,7 @@ def _with_what_was_asked(usage: ReportedUsage, request: ProviderRequest, headers
 
 
 def _with_what_bedrock_runs(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
-    """Return a usage with a doubt about a guardrail and tools of Nova's, which no answer counts."""
+    """Return a usage with doubts about a guardrail and about Nova's tools, which no answer counts."""
     if request.is_guarded:
         usage = _doubted(usage, GUARDED)
     if any(tool.kind == "systemTool" for tool in request.tools):
@@ -71,7 +71,7 @@ def _with_what_bedrock_runs(usage: ReportedUsage, request: ProviderRequest) -> R
 
 
 def _of_media(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
-    """Return the usage of an API whose output is images, or which reads or writes sound and does not count that."""
+    """Return the usage of an API that writes images, or that reads or writes sound and does not count it."""
     if request.api == "audio":
         return _doubted(usage, "sound, whose rate is not that of the tokens")
     return usage._replace(counts={"output_image_tokens": usage.counts.get("output_tokens", 0), **usage.counts})
@@ -83,9 +83,9 @@ def _is_from_a_cache(request: ProviderRequest, headers: Headers) -> bool:
 
 
 _COUNTING = frozenset({"openai", "azure", "x-ai", "groq", "perplexity", "moonshotai", "openrouter"})
-"""Providers whose answers of the chat API show that the web was searched; others may, bill it, and not say so."""
+"""Providers whose chat answers show that the web was searched; others may search and bill without saying so."""
 _COUNTED = frozenset({"web_search_options", "search_parameters", "$web_search"})
-"""Declared searches whose number the answers of their APIs state: OpenAI's and Perplexity's, xAI's, Moonshot's."""
+"""Declared searches that the answers of their APIs count: OpenAI's and Perplexity's, xAI's, Moonshot's."""
 _SEARCHES = frozenset({"web_searches", "social_searches", "storage_searches", "sources"})
 _WRITES = frozenset({"cache_write_5m_tokens", "cache_write_1h_tokens", "cache_write_12h_tokens"})
 
@@ -117,7 +117,7 @@ def _search_tool(request: ProviderRequest) -> str | None:
 
 
 def _with_unseen_searches(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
-    """Return a usage with a doubt where a provider may have searched that counts none, or of which nothing is known."""
+    """Return a usage with a doubt where a provider may have searched and does not count it, or is not known to."""
     searches = [tool.kind for tool in request.tools if "search" in tool.kind.lower()]
     provider = provider_of(request.host)
     kinds = searches if provider is not None else [kind for kind in searches if kind not in _COUNTED]
@@ -127,7 +127,7 @@ def _with_unseen_searches(usage: ReportedUsage, request: ProviderRequest) -> Rep
 
 
 def _with_lifetime(usage: ReportedUsage, request: ProviderRequest) -> ReportedUsage:
-    """Return a usage with the lifetime of Claude's cache writes where every mark of the prompt has the same one."""
+    """Return a usage with the lifetime of Claude's cache writes, if all marks of the prompt have the same one."""
     is_stated = not _WRITES.isdisjoint(usage.counts)
     if is_stated or "claude" not in f"{usage.model} {request.model}".lower():
         return usage

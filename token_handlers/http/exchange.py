@@ -2,7 +2,7 @@
 
 from array import array
 from asyncio import _get_running_loop, current_task
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from functools import cache
 from threading import get_ident
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from weakref import ref
 
 from token_handlers.errors import BudgetExceeded, TokenHandlersError, absorb
+from token_handlers.http.client_errors import status_of, was_sent
 from token_handlers.http.completion import TELLING, Headers, completed
 from token_handlers.http.requests import ProviderRequest
 from token_handlers.http.responses import AnswerReading, ResponseUsage, read_body
@@ -18,15 +19,15 @@ from token_handlers.payloads import ReportedUsage, read_payload
 
 
 class ProviderAnswer(NamedTuple):
-    """What became of a request.
+    """How a request to a provider ended.
 
-    ``status`` is the HTTP status (None: there was no answer). ``usage`` is what the answer reports (None: nothing);
-    it is the bill only if ``is_final``, as otherwise more was generated after it. ``is_lost``: it was sent, and nothing
-    of the answer was read, so the provider may have billed what nobody saw. ``lost_attempts`` were lost before it and
-    made again by botocore; other SDKs' retries are requests of their own. ``is_relayed``: it went to a server in this
-    process that asked a provider itself, which has an answer of its own; this one is to be dropped. ``model`` is the
-    one that answered. ``error`` is the name of the exception's class that ended it. ``chunk_seconds`` is when each
-    piece of a stream came, from the sending of the request on; empty unless somebody asks by `time_chunks`.
+    ``status`` is the HTTP status (None: no answer came). ``usage`` is what the answer reports (None: nothing); it is
+    the bill only if ``is_final``, as otherwise more was generated after it. ``is_lost``: the request was sent and none
+    of its answer was read, so the provider may have billed it. ``lost_attempts`` is how many attempts were lost before
+    this one and repeated by botocore; other SDKs' retries are requests of their own. ``is_relayed``: the request went
+    to a server in this process that sent a provider its own, whose answer counts; this one is to be dropped. ``model``
+    is the one that answered. ``error`` is the class name of the exception that ended the request. ``chunk_seconds`` are
+    the seconds from the sending to each chunk of a stream; empty unless somebody asks for them by `time_chunks`.
     """
 
     request: ProviderRequest
@@ -47,34 +48,34 @@ class ProviderAnswer(NamedTuple):
 
 
 class Observer(Protocol):
-    """Who is told of requests to providers. What it raises is logged once and never reaches the client.
+    """Gets each request to a provider, and its answer. What it raises is logged once and never reaches the client.
 
-    BudgetExceeded alone does, from ``opened``: the request is not sent. That is the last line of defence, below the
-    retries of the SDKs: one that takes any error for a lost connection asks again, in vain, and raises its own error.
+    Only a BudgetExceeded of ``opened`` does: the request is not sent. This is the last line of defence, below the SDKs'
+    retries: an SDK that takes any error for a lost connection retries in vain, and raises its own error.
     """
 
     def wants(self) -> bool:
-        """Return whether anything is tracked: asked first for every request of the process, so it has to be cheap."""
+        """Return whether anything is tracked; called first for every request of the process, so it must be cheap."""
 
     def opened(self, request: ProviderRequest) -> object | None:
-        """Return whose request this is, or None if nobody's; called where it is sent, in its thread and context.
+        """Return the owner of a request, None where it has none; called where it is sent, in its thread and context.
 
         Raises BudgetExceeded where the request must not be sent.
         """
 
     def begun(self, owner: object) -> None:
-        """Take note that the provider began to answer in a stream, which its client may give up and leave open."""
+        """Note that the provider began to answer in a stream, which the client may stop reading and leave open."""
 
     def answered(self, owner: object, answer: ProviderAnswer) -> None:
         """Take the answer, once for each request that has an owner.
 
-        Called where the body was read to its end or closed; of a body that was dropped by the garbage collector, in
-        any thread and in the middle of anything, so it must not wait for a lock.
+        Called when the body was read to its end, closed, or collected as garbage: in any thread and in the middle of
+        anything, so it must not wait for a lock.
         """
 
 
 class RawAnswer(NamedTuple):
-    """An answer as it came, for a client that may fail to parse it."""
+    """An answer as it was received, kept because the client may fail to parse it."""
 
     status: int
     headers: Headers
@@ -82,37 +83,37 @@ class RawAnswer(NamedTuple):
 
 
 class Flow:
-    """The thread and task that send a request, while they do, and what became of attempts that a client made again.
+    """The thread and the asyncio task that are sending a request, and the attempts that their client has made.
 
-    ``lost_attempts`` are those that were sent and not answered, ``raw`` is the last answer, where a client's own
-    transport tells of these.
+    ``lost_attempts`` is how many attempts were sent and not answered, ``raw`` the last answer; both only for clients
+    whose transport is watched, too. ``is_relayed``: as in ProviderAnswer.
     """
 
-    # Class attributes are the defaults, here and below: each request makes one, and most of them stay as they are.
+    # Class attributes are the defaults, here and below: each request makes one, and sets few of them.
     is_over = is_relayed = False
     lost_attempts = 0
     raw: RawAnswer | None = None
 
     def __init__(self) -> None:
         loop = _get_running_loop()
-        self.place = get_ident(), 0 if loop is None else id(current_task(loop))
+        self.thread_and_task = get_ident(), 0 if loop is None else id(current_task(loop))
 
     def is_here(self) -> bool:
-        """Return whether this is the flow that runs."""
-        return self.place == Flow().place
+        """Return whether the code here runs in this thread and task."""
+        return self.thread_and_task == Flow().thread_and_task
 
 
 _outer: ContextVar[Flow | None] = ContextVar("token_handlers_http_outer", default=None)
 
 
 def outer_flow() -> Flow | None:
-    """Return who sends a request in whose course the code here runs."""
+    """Return the flow of the request that a client is sending around the code here, None without one."""
     flow = _outer.get()
     return None if flow is None or flow.is_over else flow
 
 
-class harmless:  # noqa: N801 (a context manager, read as a word; contextlib's takes three times as long)
-    """Keep what our own code raises from the client: it is logged once."""
+class harmless:  # noqa: N801 (reads as a word; contextlib's takes three times as long)
+    """Context manager: log once what our code raises, and never let it reach the client."""
 
     __slots__ = ("_where",)
 
@@ -130,36 +131,36 @@ class harmless:  # noqa: N801 (a context manager, read as a word; contextlib's t
 
 
 def contain(error: Exception, where: str) -> None:
-    """Do what `harmless` does, in an except clause: for what every request passes, as that makes three calls."""
+    """Handle an error as `harmless` does, in an except clause: for every request a `with` would be three calls more."""
     if isinstance(error, BudgetExceeded):  # absorb() lets it pass, which is right anywhere else
         error = TokenHandlersError(f"a budget cannot refuse what was sent: {error}")
     absorb(error, where)
 
 
 MOST_CHUNKS = 10_000
-"""How many pieces of a stream are timed."""
+"""How many chunks of a stream are timed."""
 
-times_chunks: dict[int, ref[object]] = {}
-"""Who wants to know when the pieces of streams come, by identity; with nobody no time is taken."""
+chunk_timers: dict[int, ref[object]] = {}
+"""The sinks that want the times of chunks, by id; without one no time is taken."""
 
 
-def time_chunks(who: object) -> None:
-    """Take the times of the pieces of streams, for as long as somebody is there, or until `stop_timing`."""
-    key = id(who)
+def time_chunks(sink: object) -> None:
+    """Take the times of streams' chunks for a sink, until it is collected as garbage or `stop_timing` is called."""
+    key = id(sink)
 
     def gone(_: object) -> None:
-        times_chunks.pop(key, None)
+        chunk_timers.pop(key, None)
 
-    times_chunks[key] = ref(who, gone)
+    chunk_timers[key] = ref(sink, gone)
 
 
-def stop_timing(who: object) -> None:
-    """Take no times any more for somebody."""
-    times_chunks.pop(id(who), None)
+def stop_timing(sink: object) -> None:
+    """Take no more times for a sink."""
+    chunk_timers.pop(id(sink), None)
 
 
 class Exchange:
-    """A request that was sent and that somebody owns, until its answer was read, closed, dropped or failed."""
+    """A request that has an owner, from its sending until its answer was read, closed or dropped, or it failed."""
 
     streamed = False
     _status: int | None = None
@@ -172,14 +173,14 @@ class Exchange:
 
     def __init__(self, observer: Observer, owner: object, request: ProviderRequest) -> None:
         self._observer = observer
-        self._owner = [owner]  # popped by who answers: a reader, or the garbage collector in the middle of it
+        self._owner = [owner]  # popped once: by a reader, or by the garbage collector while one is at it
         self.request = request
         self.flow = Flow()
-        if times_chunks:
+        if chunk_timers:
             self._sent_at = monotonic()
 
     def __enter__(self) -> None:
-        """Send: what is sent below this, by another client, is the same request."""
+        """Begin the sending: what another client sends inside this is the same request."""
         self._token = _outer.set(self.flow)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -194,20 +195,20 @@ class Exchange:
         if error is None:
             return
         is_unread = raw is not None and status_of(error) is None  # the client could not parse it
-        if raw is not None and is_unread and self.respond(raw.status, raw.headers, streamed=False):
+        if raw is not None and is_unread and self.start_response(raw.status, raw.headers, streamed=False):
             self.feed(raw.body)
             self._finish(is_whole=True, error=error)
         self.fail(error)
 
     def __del__(self) -> None:
-        if getattr(self, "_owner", None):  # it has none where it was never made whole
+        if getattr(self, "_owner", None):  # an error in __init__ leaves none
             self.close()
 
-    def respond(self, status: int, headers: Headers, *, streamed: bool) -> bool:
-        """Take the answer's head; return whether its body is to be watched, which that of an error is not."""
+    def start_response(self, status: int, headers: Headers, *, streamed: bool) -> bool:
+        """Take the status and headers; return whether to feed the body, which is not needed of an error."""
         try:
             self._status, self._headers, self.streamed = status, headers, streamed
-            if times_chunks and streamed and self.request.streamed:
+            if chunk_timers and streamed and self.request.streamed:
                 self._chunks = array("d")
             if 200 <= status < 300:
                 self._usage = ResponseUsage(self.request.api, self.request.provider, headers.get("content-type"))
@@ -219,8 +220,8 @@ class Exchange:
         self.close()
         return False
 
-    def take(self, status: int, headers: Headers, body: bytes, *, streamed: bool) -> None:
-        """Take an answer that is there whole."""
+    def take_response(self, status: int, headers: Headers, body: bytes, *, streamed: bool) -> None:
+        """Take an answer whose body has been read already."""
         if not streamed and 200 <= status < 300:
             request = self.request
             try:
@@ -230,66 +231,50 @@ class Exchange:
         if self._reading is not None:
             self._status, self._headers = status, headers
             self._finish(is_whole=True)
-        elif self.respond(status, headers, streamed=streamed):
+        elif self.start_response(status, headers, streamed=streamed):
             self.feed(body)
             self.end()
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes of the body."""
+    def feed(
+        self, piece: bytes | dict[str, Any], read: Callable[[ResponseUsage, Any], None] = ResponseUsage.feed
+    ) -> None:
+        """Take the next bytes of the body, or what another method of ResponseUsage's reads."""
         usage = self._usage
         if usage is not None:
             if self._chunks is not None:
                 self._note_chunk(self._chunks)
             try:
-                usage.feed(data)
-            except Exception as error:  # noqa: BLE001 - no `with`: this runs for each piece
-                self._give_up(error)
+                read(usage, piece)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._usage = None
+                contain(error, "reading an answer")
 
     def feed_event(self, event: dict[str, Any]) -> None:
         """Take the next event of a stream that its client parses itself."""
-        usage = self._usage
-        if usage is not None:
-            if self._chunks is not None:
-                self._note_chunk(self._chunks)
-            try:
-                usage.feed_event(event)
-            except Exception as error:  # noqa: BLE001 - as above
-                self._give_up(error)
+        self.feed(event, ResponseUsage.feed_event)
 
     def feed_line(self, data: bytes) -> None:
-        """Take the next event of a stream whose frames its client parses, as JSON."""
-        usage = self._usage
-        if usage is not None:
-            if self._chunks is not None:
-                self._note_chunk(self._chunks)
-            try:
-                usage.feed_line(data)
-            except Exception as error:  # noqa: BLE001 - as above
-                self._give_up(error)
+        """Take the next event of a stream as JSON, out of a frame that its client parses."""
+        self.feed(data, ResponseUsage.feed_line)
 
     def _note_chunk(self, chunks: "array[float]") -> None:
         if len(chunks) < MOST_CHUNKS:
             chunks.append(monotonic() - self._sent_at)
 
     def end(self) -> None:
-        """The body was read to its end."""
+        """Note that the body was read to its end."""
         self._finish(is_whole=True)
 
     def close(self) -> None:
-        """No more of the body will be read."""
+        """Note that no more of the body will be read."""
         self._finish(is_whole=False)
 
     def fail(self, error: BaseException) -> None:
-        """The request, or reading its answer, ended with an error."""
+        """Note that the request, or the reading of its answer, ended with an error."""
         if self._owner:
             with harmless("reading a client's error"):
                 self._status = self._status or status_of(error)
         self._finish(is_whole=False, error=error)
-
-    def _give_up(self, error: Exception) -> None:
-        self._usage = None
-        with harmless("reading an answer"):
-            raise error
 
     def _finish(self, *, is_whole: bool, error: BaseException | None = None) -> None:
         try:
@@ -327,7 +312,7 @@ class Exchange:
                 usage = completed(usage, request, headers)
             except Exception as fault:  # noqa: BLE001 - as above
                 contain(fault, "reading a request")
-        ids, organization, project = _names_of_headers(request.api, request.provider)
+        ids, organization, project = _header_names(request.api, request.provider)
         return ProviderAnswer(
             request,
             self._status,
@@ -346,7 +331,7 @@ class Exchange:
         )
 
     def _read(self, *, is_whole: bool) -> AnswerReading | None:
-        """Return what a body that came in pieces says, None where nothing of it came."""
+        """Return what a body that came in pieces says, None where none of it came."""
         body = self._usage
         if body is None:
             return None
@@ -359,8 +344,8 @@ class Exchange:
 
 
 @cache
-def _names_of_headers(api: str, provider: str | None) -> tuple[tuple[str, ...], str, str]:
-    """Return the headers with a request's id, its organization and its project, "" for those that nobody sends."""
+def _header_names(api: str, provider: str | None) -> tuple[tuple[str, ...], str, str]:
+    """Return the headers with a request's id, its organization and its project; "" for those that are not sent."""
     ids = _REQUEST_IDS.get(api, _OTHER_REQUEST_IDS)
     if provider == "openrouter":
         ids = ()  # its bill and its /generation know a call by the answer's own id
@@ -385,60 +370,9 @@ READ_HEADERS = frozenset({
 
 
 def _counted_in_headers(headers: Headers) -> ReportedUsage | None:
-    """Return what Bedrock's InvokeModel counts in headers, which for some models is all that it says."""
+    """Return the usage in the headers of Bedrock's InvokeModel, which for some models is all that it says."""
     found = {name: value for name in _COUNTS if (value := headers.get(name)) is not None}
     return read_payload(found) if found else None
-
-
-NEVER_CONNECTED = frozenset({
-    "ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError",
-    "InvalidURL", "MissingSchema", "InvalidSchema", "InvalidHeader", "NewConnectionError", "ConnectTimeoutError",
-    "NameResolutionError", "ClientConnectorError", "ConnectionTimeoutError", "ConnectionRefusedError", "gaierror",
-    "EndpointConnectionError", "NoCredentialsError", "ParamValidationError",
-})  # fmt: skip
-"""Classes of errors by name, as none of the libraries has to be there: nothing was sent."""
-
-_NOT_SENT = NEVER_CONNECTED | {
-    "SSLError", "BotoCoreError", "TooManyRedirects",
-    "ArithmeticError", "AssertionError", "AttributeError", "LookupError", "NameError", "RuntimeError", "TypeError",
-    "ValueError",
-}  # fmt: skip
-_SENT = {"HTTPClientError", "IncompleteReadError", "DecodingError", "ResponseParserError"}
-
-
-def was_sent(error: BaseException) -> bool:
-    """Return whether a request may have reached its server, although its client got no answer.
-
-    Errors of connecting and of a client's own code say that it did not; in doubt it did.
-    """
-    for each in _causes(error):
-        names = {kind.__name__ for kind in type(each).__mro__}
-        if names & _SENT:
-            return True
-        if names & _NOT_SENT:
-            return False
-    return True
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    found: object = error
-    for _ in range(6):
-        if not isinstance(found, BaseException):
-            return
-        yield found
-        inner = (found.__cause__, getattr(found, "reason", None), *found.args[:2])
-        found = next((each for each in inner if isinstance(each, BaseException)), None)
-
-
-def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status of the answer that an error is about: httpx's, requests', aiohttp's or botocore's."""
-    response = getattr(error, "response", None)
-    if isinstance(response, Mapping):
-        found = response.get("ResponseMetadata")
-        status = found.get("HTTPStatusCode") if isinstance(found, Mapping) else None
-    else:
-        status = getattr(response, "status_code", getattr(error, "status", None))
-    return status if type(status) is int and status else None
 
 
 class _Watch:
@@ -446,15 +380,15 @@ class _Watch:
 
 
 def set_observer(observer: Observer | None) -> None:
-    """Have an observer told of the requests that are sent from now on; None: nobody."""
+    """Give the requests that are sent from now on to an observer, None: to nobody."""
     _Watch.observer = observer
 
 
 def open_exchange(read: Callable[..., ProviderRequest | None], *sent: object) -> Exchange | None:
-    """Return an exchange for a request that somebody owns; None for one that is not a provider's or not watched.
+    """Return the exchange of a request that has an owner; None for one that is not a provider's, or not watched.
 
-    ``read`` reads the request out of what is ``sent``. Where a budget has no room for it, this raises BudgetExceeded.
-    One that a client sends by another client is the same request, and has its exchange.
+    ``read`` makes the request of what is ``sent``. A request that a client sends by another client has one exchange,
+    the outer one. Raises BudgetExceeded where a budget has no room for it.
     """
     observer = _Watch.observer
     if observer is None:

@@ -1,4 +1,4 @@
-"""What a request to a provider's API says: which API, which model, and what it allows to be billed. No text of it."""
+"""What a request says: which API and model it asks, and what it allows to be billed. Its text is not kept."""
 
 import re
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from token_handlers.http.json_values import load
 from token_handlers.usage import Operation
 
 MOST_PARSED = 1_000_000
-"""Bytes of a request body that is read whole; of a longer one, such as one with images, its two ends are searched."""
+"""Bytes of a request body that is read whole; only the two ends of a longer one, as with images, are searched."""
 
 
 class Api(NamedTuple):
-    """A provider's API: its name here, what it does, the end of its path, and the keys of which its body has one."""
+    """A provider's API: our name for it, what it does, the end of its path, and keys of which a body has one."""
 
     name: str
     operation: Operation
@@ -26,7 +26,7 @@ def _api(name: str, operation: Operation, path: str, keys: str) -> Api:
     return Api(name, operation, re.compile(f"(?:{path})$"), frozenset(keys.split()))
 
 
-# The first whose path and keys fit is it. Paths are searched from any "/", as gateways put their own before them.
+# The first whose path and keys match is it. A path may have a gateway's own before it.
 APIS = (
     _api("chat", "chat", r"/(chat|agents)/completions", "messages"),
     _api("chat", "chat", r"/conversations(/[^/]+)?(#stream)?", "inputs"),
@@ -60,7 +60,7 @@ APIS = (
     _api("embeddings", "embeddings", r"/(multimodal|contextualized)?embeddings", "input inputs texts"),
     _api("embeddings", "embeddings", r"/embed", "texts images inputs input"),
     _api("rerank", "rerank", r"/rerank", "documents texts"),
-    # billed by other things than tokens, or later: where the answer states no usage, it is an estimate
+    # not billed by tokens, or billed later: without usage in the answer, an estimate
     _api("images", "chat", r"/images/(generations|edits|variations)", "prompt image"),
     _api("images", "chat", r"/(imagen|veo)[^/]*:(predict|predictLongRunning)", "instances"),
     _api("audio", "chat", r"/audio/(speech|transcriptions|translations)", "model"),
@@ -111,8 +111,8 @@ _HEAD, _TAIL = 2_000, 64_000
 class BilledTool(NamedTuple):
     """A tool that the provider runs and may bill, as a request declares it.
 
-    ``kind`` is its type in the API's own word, such as "web_search", "web_search_preview" or "googleSearch",
-    ``most_uses`` how often it may be used (None: no limit was said), ``model`` the model that it is run by.
+    ``kind`` is its type in the API's own words, such as "web_search", "web_search_preview" or "googleSearch",
+    ``most_uses`` how often it may be used (None: no limit), ``model`` the model that runs it.
     """
 
     kind: str
@@ -123,11 +123,11 @@ class BilledTool(NamedTuple):
 class ProviderRequest(NamedTuple):
     """A request that was sent to a known API of a provider.
 
-    ``url`` has no query and no password, as keys stand there. ``provider`` is who the host belongs to, else who made
-    the API (None: anybody's). ``model`` is the one that was asked for. ``size`` is in bytes (0: not known).
+    ``url`` has no query and no password, as these contain keys. ``provider`` is the one that the host belongs to, else
+    the API's maker (None: any). ``model`` is the one that was asked for. ``size`` is in bytes (0: not known).
     ``documents`` is how many a reranker gets, ``is_guarded`` whether one of Bedrock's guardrails is asked for,
-    ``cache_lifetimes`` are the ttl values of its cache_control ("5m" where none is said), ``most_output_tokens``,
-    ``service_tier``, ``speed``, ``inference_geo`` and ``cache_retention`` what it asks for, not what is served.
+    ``cache_lifetimes`` are the ttl values of its cache_control marks ("5m" for a mark without). ``most_output_tokens``,
+    ``service_tier``, ``speed``, ``inference_geo`` and ``cache_retention`` are what it asks for, not what is served.
     """
 
     url: str
@@ -153,7 +153,7 @@ class ProviderRequest(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it asks for nothing that is billed beside its tokens or by other rates than they have."""
+        """Whether it asks for nothing that is billed apart from tokens, or that changes their rates."""
         return self[_OPTIONS] == _NO_OPTIONS
 
 
@@ -161,8 +161,8 @@ _OPTIONS = slice(ProviderRequest._fields.index("tools"), None)
 _NO_OPTIONS = ProviderRequest(url="", host="", path="", api="", operation="chat")[_OPTIONS]
 
 
-class Place(NamedTuple):
-    """Where a request is sent: what its URL says, and the APIs that it may be."""
+class Endpoint(NamedTuple):
+    """Where a request is sent: what its URL says, and the APIs whose path it has."""
 
     url: str
     host: str
@@ -176,42 +176,41 @@ class Place(NamedTuple):
 def read_request(method: str, url: str, body: object, *, seeks_marks: bool = True) -> ProviderRequest | None:
     """Return what a request says, or None where it is no POST to an API that bills tokens.
 
-    ``body`` is JSON (bytes or str) or what it was made of (a dict). The path alone does not tell: another service may
-    have the same one, so the body needs one of the API's own keys, too. Without ``seeks_marks`` a prompt is not
-    searched for its ``cache_lifetimes``.
+    ``body`` is JSON (bytes or str), or the dict that will be JSON. It must have one of the API's keys, as another
+    service may have the same path. Without ``seeks_marks`` a prompt is not searched for its ``cache_lifetimes``.
     """
     if method != "POST" and method.upper() != "POST":
         return None
-    return read_post(read_place(url.partition("?")[0]), body, seeks_marks=seeks_marks)
+    return read_post(read_endpoint(url.partition("?")[0]), body, seeks_marks=seeks_marks)
 
 
-def read_post(place: Place, body: object, *, seeks_marks: bool = True) -> ProviderRequest | None:
-    """As `read_request`, of a POST to a place that is known already."""
-    if not place.apis:
+def read_post(endpoint: Endpoint, body: object, *, seeks_marks: bool = True) -> ProviderRequest | None:
+    """As `read_request`, of a POST to an endpoint that is known already."""
+    if not endpoint.apis:
         return None
     fields, size, lifetimes = _fields(body, seeks_marks=seeks_marks)
-    for api in place.apis:
+    for api in endpoint.apis:
         if not api.keys.isdisjoint(fields):
-            return _request(api, place, fields, size, lifetimes)
+            return _request(api, endpoint, fields, size, lifetimes)
     return None
 
 
 def read_parameters(
     url: str, path: str, body: Mapping[str, object], *, seeks_marks: bool = True
 ) -> ProviderRequest | None:
-    """As `read_request`, of a client's call that is not sent as JSON yet."""
+    """As `read_request`, of a client's call before it becomes JSON."""
     return read_request("POST", url.rstrip("/") + path, body, seeks_marks=seeks_marks)
 
 
 @lru_cache(maxsize=256)
-def read_place(url: str) -> Place:
-    """Return what a URL without a query says."""
+def read_endpoint(url: str) -> Endpoint:
+    """Return the endpoint of a URL without a query."""
     parts = urlsplit(url)
     path = parts.path.replace("%3A", ":").replace("%3a", ":").rstrip("/")  # ids are quoted, and contain "/" and ":"
     origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
     host = parts.hostname or ""
     named = _MODEL_IN_PATH.search(path)
-    return Place(
+    return Endpoint(
         origin + parts.path,
         host,
         path,
@@ -223,25 +222,25 @@ def read_place(url: str) -> Place:
 
 
 @lru_cache(maxsize=256)
-def read_parts(scheme: str, host: str, port: int | str | None, path: str) -> Place:
-    """As `read_place`, of a URL's parts, for a client that has them and takes long to write the URL."""
+def endpoint_of(scheme: str, host: str, port: int | str | None, path: str) -> Endpoint:
+    """As `read_endpoint`, of a URL's parts: for a client that has these and takes long to join them."""
     netloc = f"[{host}]" if ":" in host else host
-    return read_place(f"{scheme}://{netloc}{path}" if port is None else f"{scheme}://{netloc}:{port}{path}")
+    return read_endpoint(f"{scheme}://{netloc}{path}" if port is None else f"{scheme}://{netloc}:{port}{path}")
 
 
 def _request(
-    api: Api, place: Place, fields: Mapping[str, object], size: int, lifetimes: frozenset[str]
+    api: Api, endpoint: Endpoint, fields: Mapping[str, object], size: int, lifetimes: frozenset[str]
 ) -> ProviderRequest:
     model = fields.get("model")
     plain = ProviderRequest(
-        url=place.url,
-        host=place.host,
-        path=place.path,
+        url=endpoint.url,
+        host=endpoint.host,
+        path=endpoint.path,
         api=api.name,
-        operation=api.operation if api.name != "invoke" else _invoked(place.path, fields),
-        provider=place.provider or _MAKERS.get(api.name),
-        model=model if model and isinstance(model, str) else _model_elsewhere(api, place, fields),
-        streamed=place.streamed or fields.get("stream") is True,
+        operation=api.operation if api.name != "invoke" else _invoked(endpoint.path, fields),
+        provider=endpoint.provider or _MAKERS.get(api.name),
+        model=model if model and isinstance(model, str) else _model_elsewhere(api, endpoint, fields),
+        streamed=endpoint.streamed or fields.get("stream") is True,
         size=size,
         most_output_tokens=None if _MOST.isdisjoint(fields) else _number(fields, *_MOST),
     )
@@ -273,13 +272,13 @@ _OPTION_KEYS = frozenset({
     "search_parameters", "max_tool_calls", "service_tier", "serviceTier", "speed", "inference_geo",
     "prompt_cache_retention", "guardrailConfig", "documents",
 })  # fmt: skip
-"""The keys of a request's body that say more than which model is asked and how much it may write."""
+"""The keys of a request's body that say more than the model and its most output tokens."""
 _TOOLS = frozenset({"tools"})
 
 
 @lru_cache(maxsize=256)
 def provider_of(host: str) -> str | None:
-    """Return genai-prices' id of the provider that a host belongs to, regional hosts included."""
+    """Return genai-prices' id of the provider that a host belongs to, also a regional one."""
     name = host
     while name:
         if name in _HOSTS:
@@ -294,9 +293,9 @@ def _invoked(path: str, fields: Mapping[str, object]) -> Operation:
     return "embeddings" if "embed" in path.lower() else "chat" if "messages" in fields else "text_completion"
 
 
-def _model_elsewhere(api: Api, place: Place, fields: Mapping[str, object]) -> str | None:
-    """Return the model that a request without a "model" names: the path's, that of the first request of a batch."""
-    named = _text(fields, "model_id", "modelId") or place.model
+def _model_elsewhere(api: Api, endpoint: Endpoint, fields: Mapping[str, object]) -> str | None:
+    """Return the model of a request without a "model": its path's, or that of a batch's first request."""
+    named = _text(fields, "model_id", "modelId") or endpoint.model
     if named is not None:
         return named
     requests = fields.get("requests") if api.name == "batch" else None
@@ -308,9 +307,9 @@ _NONE: frozenset[str] = frozenset()
 
 
 def _fields(body: object, *, seeks_marks: bool) -> tuple[Mapping[str, object], int, frozenset[str]]:
-    """Return a body's top-level fields, its size in bytes, and the lifetimes that the marks in its prompt ask for.
+    """Return a body's top-level fields, its size in bytes, and the cache lifetimes that its prompt asks for.
 
-    Of a long one there are only the keys and the model.
+    Of a long body the fields are only keys, its model, and whether it streams.
     """
     if not isinstance(body, (bytes, bytearray)):
         if isinstance(body, dict):
@@ -356,7 +355,7 @@ def _tools(fields: Mapping[str, object]) -> list[BilledTool]:
 
 
 def _billed(listed: object) -> list[BilledTool]:
-    """Return those of a list of tools that the provider runs itself; most are the application's own functions."""
+    """Return the tools of a list that the provider runs itself; most are the application's own functions."""
     found: list[BilledTool] = []
     for tool in listed if isinstance(listed, list) else ():
         if isinstance(tool, dict) and tool.get("type") not in _OWN_TOOLS:
@@ -377,10 +376,10 @@ _MARK = re.compile(rb'"(?:cache_control|cachePoint)"\s*:\s*(\{\s*"[^{}]*\})')
 
 
 def _lifetimes_in(body: bytes | bytearray, fields: Mapping[str, object]) -> frozenset[str]:
-    """As `_lifetimes`, from the JSON, as the walk through a long prompt takes long.
+    """As `_lifetimes`, by a search of the JSON, as a walk through a long prompt takes long.
 
-    A quotation mark within a text is escaped there, so what is found is a key. Where one stands that is no key of a
-    plain object, the walk is made.
+    What is found is a key, as a quotation mark within a text is escaped. The walk is made where a key is found whose
+    value is no flat object.
     """
     marks = _MARK.findall(body)
     if len(marks) != body.count(b'"cache_control"') + body.count(b'"cachePoint"'):
@@ -393,7 +392,7 @@ def _lifetime(mark: object) -> str:
 
 
 def _lifetimes(value: object, depth: int) -> list[str]:
-    """Return the lifetimes that cache_control marks ask for, wherever in a prompt they stand."""
+    """Return the lifetimes that cache_control marks ask for, anywhere in a prompt."""
     if depth > 8:
         return []
     if isinstance(value, list):

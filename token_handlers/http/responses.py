@@ -1,7 +1,7 @@
-"""What a provider's answer says it used: read from the bytes of its body while somebody else reads it.
+"""What a provider's answer says it used, read from the bytes of its body as the client reads these.
 
-Numbers and names are kept, and the text for as long as a usage may still stand in it: a body until it is whole, a
-stream's line until it is complete, an event with a usage until the next one of its type.
+Numbers and names are kept. Text is kept only while a usage may still be part of it: a body until it is whole, a line of
+a stream until it is complete, an event with a usage until the next one of its type.
 """
 
 import json
@@ -16,16 +16,16 @@ from token_handlers.http.json_values import load
 from token_handlers.payloads import ReportedUsage, is_empty, read_payload, states_no_output
 
 MOST_PARSED = 64_000
-"""Bytes of a list of vectors that is read whole; of a longer one the two ends are."""
+"""Bytes of a list of vectors that is read whole; of a longer one only the two ends are read."""
 
 MOST_KEPT = 4_000_000
-"""Bytes of a body or event that are kept until it is complete; of a longer one the two ends are."""
+"""Bytes of a body or event that are kept until it is complete; of a longer one only the two ends are kept."""
 
 MOST_EVENTS = 6
-"""How many types of event are kept of a stream, the last of each."""
+"""How many types of event are kept of a stream; of each type the last event is."""
 
 MOST_FEES = 256
-"""How many events of a stream are kept that show a fee of a tool."""
+"""How many events that show a tool's fee are kept of a stream."""
 
 HEAD, TAIL = 2_000, 4_000
 
@@ -40,10 +40,10 @@ _LONG = frozenset({"embeddings", "rerank", "images", "audio"})
 
 
 class AnswerReading(NamedTuple):
-    """What was read of an answer: the usage that it reports, the model that answered, and the provider's id of it.
+    """What an answer says: the usage that it reports, the model that answered, and the provider's id of the answer.
 
-    A usage that is 0 of everything is none: some servers send it beside an answer that they bill. ``is_final`` is
-    whether the usage is the whole bill: nothing was generated after it.
+    A usage of zeros alone is None, as some servers send it with an answer that they bill. ``is_final`` is whether the
+    usage is the whole bill: nothing was generated after it.
     """
 
     usage: ReportedUsage | None = None
@@ -61,8 +61,8 @@ class _Body(Protocol):
 class ResponseUsage:
     """The usage of one answer, whose body is fed in pieces of any size as it comes out of the connection.
 
-    ``feed`` takes decoded bytes, ``feed_event`` an event that a client has parsed, ``end`` says that nothing is
-    missing; ``read`` returns what was read of it all.
+    ``feed`` takes decompressed bytes, ``feed_event`` an event that a client has parsed, ``end`` says that no more will
+    come; ``read`` then returns what the answer says.
     """
 
     __slots__ = ("_api", "_body", "_content_type", "_events", "is_empty", "provider")
@@ -111,10 +111,6 @@ class ResponseUsage:
         """Return what the answer says; call it once, at the end."""
         return self._events.read(self.provider)
 
-    def events_to_read(self) -> list[Event]:
-        """Return what `read` reads: the events that state a usage or show a fee."""
-        return self._events.to_read()
-
     def _shape(self, data: bytes) -> _Body:
         kind, begin = self._content_type, data.lstrip()[:6]
         if "amazon.eventstream" in kind:
@@ -122,7 +118,7 @@ class ResponseUsage:
         is_lines = "ndjson" in kind or "jsonl" in kind or "stream+json" in kind or self._api == "ollama"
         if "event-stream" in kind or is_lines or begin.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
             return Lines(self._events)
-        # vectors, images and sound have their usage at an end, but for Google's vectors, each of which is counted
+        # vectors, images and sound have one usage near an end; of Google's vectors each has its own
         is_short = self._api in _LONG and self.provider != "google"
         return Document(self._events, is_short=is_short)
 
@@ -240,7 +236,7 @@ def _unpacked(event: Event) -> Event:
 
 
 def is_telling(data: bytes) -> bool:
-    """Return whether bytes of a stream may say something of the bill; text that looks like it does no harm."""
+    """Return whether bytes of a stream may say something about the bill; a false alarm does no harm."""
     if b"usage" in data:
         stated = data.count(b'"usage') - data.count(b'"usage":null') - data.count(b'"usage": null')
         if stated:
@@ -258,7 +254,7 @@ def is_telling(data: bytes) -> bool:
 
 
 def parse(data: bytes, *, is_short: bool = False) -> Event | list[Any] | None:
-    """Return the JSON value; of a long list of vectors, and of one cut short, only its usage, its model and its id."""
+    """Return the JSON value; only usage, model and id of a long list of vectors, and of a value that was cut short."""
     ends = _decode_usage(data) if is_short and len(data) > MOST_PARSED else None
     if ends is not None:
         return ends
@@ -276,7 +272,7 @@ def _ends(data: bytes) -> bytes:
 
 
 def _decode_usage(data: bytes) -> Event | None:
-    """Return a long body's usage, decoded where it stands, with the model and id of its beginning or end."""
+    """Return the usage near the end of a long body, with the model and id at its beginning or end."""
     tail = data[-TAIL:]
     places = list(_USAGE.finditer(tail))
     if not places:
@@ -340,10 +336,10 @@ def has_content(event: Event) -> bool:
 
 
 CUT = "tool calls in an answer of more than 4 MB or 256 calls"
-"""The doubt of a usage in an answer that was too long to read all of it."""
+"""The doubt about the usage of an answer that was too long to be read whole."""
 
 WORDLESS = "text beside an output of 0"
-"""The doubt of a usage that states no output of an answer with text."""
+"""The doubt about a usage that states no output for an answer with text."""
 
 
 def _has_words(answer: Event) -> bool:
@@ -386,7 +382,7 @@ _SHOWN = frozenset({"annotations", "executed_tools", "tool_calls"})
 
 
 def _shown_fees(event: Event) -> Event | None:
-    """Return what of an event shows a fee: grounding, citations, or tools that the provider ran."""
+    """Return the part of an event that shows a fee: grounding, citations, or tools that the provider ran."""
     if event.get("type") == "content_block_start":
         block = event.get("content_block") or {}
         return None if block.get("type") in _PLAIN_BLOCKS else {**event, "content_block": _without_text(block)}
@@ -410,7 +406,7 @@ def _shown_fees(event: Event) -> Event | None:
 
 
 def _without_text(block: Event) -> Event:
-    """Return a block with its kind alone, and that of its content: an error is not billed."""
+    """Return only the type of a block, and that of its content, as an error is not billed."""
     content = block.get("content")
     kind = {"type": content.get("type")} if type(content) is dict else []
     return {"type": block.get("type"), "name": block.get("name"), "caller": block.get("caller"), "content": kind}
@@ -418,11 +414,11 @@ def _without_text(block: Event) -> Event:
 
 _FACTS = {"model": "model", "modelVersion": "model", "model_name": "model", "service_tier": "service_tier",
           "id": "id", "responseId": "id", "response_id": "id", "generation_id": "id"}  # fmt: skip
-"""What an event says of its answer, by key; of two for one thing the first is taken."""
+"""Where events name the model, tier and id of their answer; of two names the first counts."""
 
 
 def _note_facts(facts: dict[str, str], event: Event) -> None:
-    """Add what an event says of its answer, else what stands within it, until the model and the id are known."""
+    """Add the names in an event, else those in the answer within it, until the model and the id are known."""
     for source in event, event.get("message"), event.get("response"), event.get("interaction"):
         if "model" in facts and "id" in facts:
             return
@@ -434,9 +430,9 @@ def _note_facts(facts: dict[str, str], event: Event) -> None:
 
 
 def read_body(api: str, provider: str | None, content_type: str | None, body: bytes) -> AnswerReading | None:
-    """Return what a body that is here whole says, None where it is not plainly one JSON object: `ResponseUsage` knows.
+    """Return what a whole body says, None where it is not surely one JSON object, and so is left to `ResponseUsage`.
 
-    They say the same; this takes a fifth of the steps.
+    Both say the same; this takes a fifth of the steps.
     """
     is_json = content_type is not None and content_type[:17] in ("application/json", "application/json;")
     if not is_json or api == "ollama" or (api in _LONG and len(body) > MOST_PARSED):
@@ -446,7 +442,7 @@ def read_body(api: str, provider: str | None, content_type: str | None, body: by
 
 
 def read_answer(answer: Event, provider: str | None, *, is_cut: bool = False) -> AnswerReading:
-    """Return what an answer of one JSON value says, which states its usage in whatever shape."""
+    """Return what an answer of one JSON object says, which states its usage in any shape."""
     facts, model, response_id = answer, answer.get("model"), answer.get("id")
     if not (model and response_id and type(model) is type(response_id) is str):  # few do not have both
         facts = {}
@@ -478,9 +474,9 @@ def _named(usage: ReportedUsage, facts: Mapping[str, Any], doubts: tuple[str, ..
 
 
 class Events:
-    """What an answer's events say of its bill: the last of each type that states a usage, and what came after it.
+    """The events of an answer that concern its bill: the last of each type that states a usage, and what came after it.
 
-    ``is_curious`` is whether even an event that says nothing of the bill is wanted: the first, and all after a usage.
+    ``is_curious`` is whether to add even an event that says nothing about the bill: the first, and any after a usage.
     """
 
     def __init__(self) -> None:
@@ -530,7 +526,7 @@ class Events:
             del self._kept[next(iter(self._kept))]
 
     def _keep_fees(self, event: Event) -> None:
-        """Keep, without its text, an event that shows a fee, which another one than the usage's may do."""
+        """Keep an event that shows a fee, without its text: it need not be the one that states the usage."""
         shown = _shown_fees(event)
         if shown is None:
             return
@@ -540,11 +536,11 @@ class Events:
             self.is_cut = True
 
     def read(self, provider: str | None) -> AnswerReading:
-        """Return what is reported, with the model and the tier that other events name."""
+        """Return what the events say, with the model and the tier that any of them names."""
         if self.whole is not None:
             return read_answer(self.whole, provider, is_cut=self.is_cut)
         model, response_id = self.facts.get("model"), self.facts.get("id")
-        events = self.to_read()
+        events = self._to_read()
         usage = read_payload(events[0] if len(events) == 1 else events, provider) if events else None
         if usage is None or not _is_bill(usage):
             return AnswerReading(None, False, model, response_id)
@@ -562,8 +558,8 @@ class Events:
             return False
         return self.ended or is_end(self._stating)
 
-    def to_read(self) -> list[Event]:
-        """Return the events to read: a usage that came in increments added up, after what shows fees."""
+    def _to_read(self) -> list[Event]:
+        """Return the events to read, the one with the usage last, its increments added up."""
         events = list(self._kept.values())
         if not events:
             return []
@@ -573,9 +569,9 @@ class Events:
 
 
 def _is_bill(usage: ReportedUsage) -> bool:
-    """Return whether a usage states anything that is billed: a usage of zeros is none.
+    """Return whether a usage states anything that is billed: one of zeros does not.
 
-    An answer without an output may name what it is billed for, and no tokens, as Cohere's for images does.
+    An answer without output may have no tokens and a doubt about what it is billed for, as Cohere's for images.
     """
     counts = usage.counts
     return any(counts.values()) or bool(usage.cost) or (bool(usage.doubts) and "output_tokens" not in counts)
@@ -586,10 +582,10 @@ def _served(tier: object) -> str | None:
 
 
 class StatedIncrements:
-    """The usages of a stream's chunks: a running total that each repeats, or increments to add up.
+    """The usages of a stream's chunks, which are a running total in each, or increments to add up.
 
-    It is a running total where the first and the last prompt that is not 0 are the same. ``are_doubtful``: several
-    chunks state a prompt, and not the same one.
+    They are a running total if the first and the last prompt tokens that are not 0 are the same. ``are_doubtful``:
+    several chunks state prompt tokens, and not the same number.
     """
 
     def __init__(self) -> None:
@@ -600,7 +596,7 @@ class StatedIncrements:
         self.are_doubtful = False
 
     def add(self, usage: Mapping[str, Any]) -> None:
-        """Take the usage of the next chunk that states one."""
+        """Add the usage of the next chunk that states one."""
         self._usages += 1
         prompt = usage.get("prompt_tokens")
         if type(prompt) is int and prompt:

@@ -1,7 +1,7 @@
-"""Putting the wraps in their places, at once or when a library is imported, and taking them out again.
+"""Wraps the methods of HTTP clients, at once or when a library is imported, and unwraps them again.
 
 A wrap is a plain function without the attributes of what it wraps: other instrumentations mark a function as theirs
-by an attribute, and would take ours for it. Where somebody has wrapped ours in turn, it stays there and does nothing.
+by an attribute, and would take ours for it. A wrap that somebody has wrapped in turn stays there and does nothing.
 """
 
 import sys
@@ -18,7 +18,7 @@ from token_handlers.lifecycle import after_fork
 
 
 class Tap(NamedTuple):
-    """A method of a library's class, and the function that makes a watched one of it."""
+    """A method of a library's class, and the function that wraps it."""
 
     module: str
     owner: str
@@ -53,9 +53,9 @@ _is_attached = False
 
 
 def attach(observer: Observer) -> None:
-    """Have an observer told of every provider's request and answer, under all clients that are or will be imported.
+    """Give an observer every provider's request and answer, of all clients that are or will be imported.
 
-    There is one observer: another one takes its place. Attaching again wraps nothing twice.
+    There is one observer: a new one replaces it. Nothing is wrapped twice.
     """
     global _is_attached  # noqa: PLW0603 (there is one place for each wrap in a process)
     with _lock:
@@ -71,7 +71,7 @@ def attach(observer: Observer) -> None:
 
 
 def detach() -> None:
-    """Leave every library as it was. Answers that are still being read are told of."""
+    """Unwrap every method. The observer still gets the answers to requests that have been sent."""
     global _is_attached  # noqa: PLW0603 (as above)
     with _lock:
         set_observer(None)
@@ -99,7 +99,7 @@ def _when_imported(tap: Tap) -> Callable[[object], None]:
 
 
 def _put(tap: Tap) -> None:
-    """Wrap a method, unless ours is what stands there; a release of the library that has none is left alone."""
+    """Wrap a method, unless it is wrapped already, or this release of the library has none."""
     module = sys.modules[tap.module]
     owner = getattr(module, tap.owner, None)
     original = None if owner is None else owner.__dict__.get(tap.method)
