@@ -38,8 +38,9 @@ class MissingDependency(TokenHandlersError, ImportError):
 class BudgetExceeded(TokenHandlersError):
     """A call was not sent because it would pass a limit; the message names the scope, the limit and what was spent.
 
-    ``scope`` is the budget's name with whose account it is, ``limit`` 'max_cost', 'max_tokens' or 'max_requests' (None
-    where the budget's store could not be asked), ``maximum`` and ``spent`` are USD (Decimal), tokens or requests.
+    ``scope`` is the budget's name with whose account it is, ``limit`` 'max_cost', 'max_tokens', 'max_requests' or
+    'max_cost_per_minute' (None where the budget's store could not be asked), ``maximum`` and ``spent`` are USD
+    (Decimal), tokens or requests.
     """
 
     def __init__(

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from sys import modules
 from typing import Any
 
 from langchain_core.messages import BaseMessage
@@ -10,13 +9,6 @@ from langchain_core.messages import BaseMessage
 from token_handlers.langchain.calls import Run
 from token_handlers.langchain.text import message_text
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, prepare
-
-_HOMES = ("langchain_core.decisions.base", "langchain_openai.decisions.base")
-
-
-def are_loaded() -> bool:
-    """Return whether there can be a decision model in this process: without one no chain is looked at."""
-    return _HOMES[0] in modules or _HOMES[1] in modules
 
 
 def is_decision(run_type: object, metadata: Mapping[str, Any] | None) -> bool:

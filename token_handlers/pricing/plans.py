@@ -1,4 +1,4 @@
-"""Plans: what calls cost by one sheet of rates, in about a microsecond, and the book of the plans that hold now."""
+"""Plans, which price calls by one sheet of rates in about a microsecond, and the book of the plans that hold now."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,20 +58,20 @@ _QUOTES_KEPT = 1024
 _BOTH = "input_tokens", "output_tokens"
 
 SoldAs = tuple[str | None, str | None, str | None]
-"""The model, the provider and the address by which a call that has not been sent is priced."""
+"""Model, provider and base URL, by which a call that has not been sent is priced."""
 
 Quote = Callable[..., Price | None]
-"""Prices the calls of one key whose counts have the same names, given when, the counts, and each of them.
+"""``quote(at, counts, *counts.values())`` prices the calls of one plan whose counts have the same names.
 
-None for what is not as usual: another time, another table, a long prompt, counts that contradict each other or are in
-doubt.
+None leaves a call to `Plan.price`: its time is not the plan's, the price table has changed, its prompt is long, or its
+counts contradict each other or are in doubt.
 """
 CostQuote = Callable[[float, int, int], Decimal | None]
-"""Returns the cost alone of calls that are given so many input and output tokens and nothing else; None as a quote."""
+"""``cost_quote(at, input_tokens, output_tokens)`` is the USD of calls with no other counts; None as of a Quote."""
 
 
 class RateRow(NamedTuple):
-    """USD for so many of a unit, of calls with more than so many input tokens, and which rate that is."""
+    """``rate`` USD for ``per`` of a unit, above so many input tokens per call; ``note`` says whose rate it is."""
 
     unit: str
     rate: Decimal
@@ -82,9 +82,9 @@ class RateRow(NamedTuple):
 
 
 class _RatedUnit(NamedTuple):
-    """A unit's name, USD for so many of it, and which rate that is.
+    """A unit that calls pay for: its name, ``rate`` USD for ``per`` of it, and a note on the rate.
 
-    A call has ``number`` of it, and besides each of some counts so many times.
+    A call has ``number`` of it, plus each of the counts, by name, times its weight.
     """
 
     name: str
@@ -92,21 +92,21 @@ class _RatedUnit(NamedTuple):
     per: int
     note: str
     number: int
-    counts: tuple[tuple[str, int], ...]
+    weights: tuple[tuple[str, int], ...]
 
 
 class _Compiled(NamedTuple):
-    """What calls whose counts have the same names have in common."""
+    """How calls whose counts have the same names are priced: their cost in steps of USD, and the counts in doubt."""
 
     steps: Callable[..., int | None]
     doubtful: tuple[str, ...]
 
 
 class Plan:
-    """What calls cost from ``start`` until ``end`` (epoch seconds), by one sheet of rates.
+    """Prices calls from ``start`` until ``end`` (epoch seconds) by one sheet of rates; without rates there is no price.
 
-    Each count has one integer weight per tier: its price less that of the whole it is a part of. What a sum
-    cannot express (hours, contradictions, more than 28 digits) is left to genai-prices. Without rates, no price.
+    A cost is a weighted sum of the counts. A count has one integer weight per tier: its price less that of the whole
+    that it is a part of. genai-prices does what a sum cannot express: hours, contradictions, more than 28 digits.
     """
 
     __slots__ = (
@@ -169,7 +169,7 @@ class Plan:
             yield from (row._replace(rate=tier.price, above_input_tokens=tier.start) for tier in tiers_of(rate))
 
     def price(self, counts: Mapping[str, int]) -> tuple[Decimal, tuple[str, ...]] | None:
-        """Return USD and why they are an estimate, or None without counts, or where only events without a rate cost.
+        """Return the USD and why they are an estimate; None without counts, or where only events without a rate cost.
 
         Raises ValueError where the counts contradict each other or leave the price open.
         """
@@ -197,7 +197,7 @@ class Plan:
         return cost, tuple(doubts) if doubts else ()
 
     def parts(self, counts: Mapping[str, int], model: str | None = None) -> tuple[CostPart, ...]:
-        """Return what each counted unit cost and by which rate; together that is the cost."""
+        """Return what each unit cost and by which rate; the sum is the cost."""
         names = tuple(compress(counts, counts.values()))  # what is 0 costs nothing
         found = []
         for name, rate, per, note, number, weights in self._rated.get(names) or self._rate(names):
@@ -210,7 +210,7 @@ class Plan:
         return tuple(found)
 
     def _rate(self, names: tuple[str, ...]) -> tuple[_RatedUnit, ...]:
-        """Return what is paid for where these counts are not 0, in the order of Usage's fields, and the request."""
+        """Return the units that calls with these counts pay, in the order of Usage's fields, and a fee per call."""
         if len(self._rated) >= _SUMS_KEPT:
             self._rated.clear()
         order = [*USAGE_UNITS.values()]
@@ -248,7 +248,7 @@ class Plan:
         return tuple(name for name in names if name in self._sheet.unit_doubts)
 
     def quote(self, names: tuple[str, ...], book: "PriceBook") -> Quote:
-        """Return what prices calls whose counts have these names; what the names alone decide is done beforehand."""
+        """Return the quote of calls whose counts have these names; it is compiled once."""
         kept = self._quotes.get(names)
         if kept is not None:
             return kept
@@ -262,7 +262,7 @@ class Plan:
         return made
 
     def cost_quote(self, book: "PriceBook") -> CostQuote:
-        """Return what says the cost of calls that have input and output tokens alone."""
+        """Return the quote of calls with input and output tokens alone; it is compiled once."""
         if self._cost_quote is None:
             self._cost_quote = self._quote("at", _BOTH, "multiply({cost}, step) or free", book)
         return self._cost_quote
@@ -296,7 +296,7 @@ class Plan:
         )
 
     def _exact(self, counts: Mapping[str, int]) -> Decimal:
-        """Return the cost as genai-prices works it out, with what it has no units for; raises ValueError as it does."""
+        """Return the cost as genai-prices calculates it, plus our own units; raises ValueError as it does."""
         if self._model_price is None:
             raise ValueError("there are no rates")
         for name in self._left_out & USAGE_UNITS.keys() & counts.keys():
@@ -324,7 +324,7 @@ class Plan:
 
 
 def _parameters(names: Sequence[str]) -> Iterator[str]:
-    """Yield the names of the counts in a formula's source."""
+    """Yield the names that the counts have in a formula's source."""
     return (f"n{at}" for at in range(len(names)))
 
 
@@ -358,7 +358,7 @@ def own_plan(prices: Mapping[str, Decimal], doubts: Mapping[str, str]) -> Plan:
 class PriceBook:
     """The user's prices, a snapshot of genai-prices, and the plans made of both; a change of either is a new book.
 
-    ``find`` makes the plan of a call at a moment (epoch seconds), and keeps it in the book that is the present one.
+    ``find`` makes the plan of a call at a moment (epoch seconds), and keeps it in the current book.
     """
 
     own: Mapping[OwnKey, PriceOverride]
@@ -388,7 +388,7 @@ class PriceBook:
         at: float | None,
         warns: bool = True,  # noqa: FBT001, FBT002 (a keyword would cost each call a microsecond)
     ) -> Price | None:
-        """As `price_call`, by what it finds the plan by, in one tuple: for the calls that are recorded."""
+        """As `price_call`, with the key of the plan as one tuple: for calls that are recorded."""
         if at is None:
             at = time.time()
         try:
@@ -398,7 +398,7 @@ class PriceBook:
         return self._price(key, counts, at, warns=warns) if price is None else price
 
     def cost(self, sold: SoldAs, input_tokens: int, output_tokens: int, at: float) -> Decimal | None:
-        """Return the cost of a call that has not been sent, by its model, provider and address, as `price` has it."""
+        """Return the USD of a call that has not been sent, as `price` does; None where it has no price."""
         try:
             cost = self.cost_quotes[sold](at, input_tokens, output_tokens)
         except (KeyError, TypeError):
@@ -411,12 +411,12 @@ class PriceBook:
         if price is None:
             return None
         plan = self.plans.get(key)
-        if plan is not None and (key, *_BOTH) in self.quotes:  # which says that somebody was warned of its doubts
+        if plan is not None and (key, *_BOTH) in self.quotes:  # so that its doubts have been logged
             self.cost_quotes[sold] = plan.cost_quote(self)
         return price.cost
 
     def _price(self, key: PlanKey, counts: Mapping[str, int], at: float, *, warns: bool) -> Price | None:
-        """Price a call by its plan, warn of what that is not certain of, and keep the quote for calls like it."""
+        """Price a call by its plan, log its doubts, and keep a quote for calls like it."""
         try:
             plan = self.plan(key, at)
             found = None if plan is None else plan.price(counts)
@@ -431,13 +431,13 @@ class PriceBook:
         cost, doubts = found
         if doubts and warns:
             warn_of_doubts(key[0] or key[4], key[1], doubts)
-        if warns or not plan.doubts:  # a quote never warns: somebody has
+        if warns or not plan.doubts:  # a quote logs no doubts: they must have been logged before
             self._keep_quote(plan, key, counts)
         saved = _cache_saved(plan, counts, cost) if any(map(counts.get, _CACHED)) else None
         return Price(cost, plan.source, doubts, ((plan, counts, None),), saved)
 
     def _keep_quote(self, plan: Plan, key: PlanKey, counts: Mapping[str, int]) -> None:
-        if self.plans.get(key) is plan:  # else it is of a newer book
+        if self.plans.get(key) is plan:  # else it belongs to a newer book
             if len(self.quotes) >= _QUOTES_KEPT:
                 self.quotes.clear()
                 self.cost_quotes.clear()

@@ -20,7 +20,7 @@ GENAI_NAMES = {"reasoning_tokens": "output_reasoning_tokens"}
 CONTEXT = Context(prec=28)
 """The precision in which genai-prices adds up, whatever the thread's own context says."""
 ROUNDED = 10**CONTEXT.prec
-"""The first whole number that has more digits."""
+"""The smallest whole number with more digits, which would be rounded."""
 _SCALED_DIGITS = Decimal("1e-12")
 
 
@@ -216,10 +216,11 @@ def rate_at(price: Decimal | TieredPrices, input_tokens: int) -> Decimal:
 
 
 class CostFormula(NamedTuple):
-    """What calls cost whose counts have the same names, by tier: steps of USD for one of each count, and for the call.
+    """The cost of calls whose counts have the same names, by tier: the steps of USD per count, and per call.
 
-    The counts leave the cost open, for genai-prices to judge, where one of ``empty`` is not 0, where both of an overlap
-    are not 0, where one of the ``rests``, which are sums of so many times each count, is negative, or any count is.
+    Counts are given by their positions. They leave the cost open, for genai-prices to judge, where one in ``empty`` is
+    not 0, where both of an overlap are not 0, or where a count is negative or one of the ``rests``, which are weighted
+    sums of the counts.
     """
 
     starts: list[int]
@@ -231,23 +232,23 @@ class CostFormula(NamedTuple):
     input_at: int | None
 
     def lowest(self) -> "CostFormula":
-        """Return what calls cost with so few input tokens that the lowest tier holds."""
+        """Return the formula of the lowest tier."""
         return self._replace(starts=[], weights=self.weights[:1], per_call=self.per_call[:1])
 
     def saved(self, places: Container[int]) -> "CostFormula":
-        """Return how much less calls would cost without the counts in some places.
+        """Return how much more calls would cost if the counts at some positions were 0.
 
-        That is what each of them weighs, as the weight of a part is its price less that of its whole.
+        That is what these weigh, negated, as the weight of a part is its price less that of its whole.
         """
         weights = [[-weight if at in places else 0 for at, weight in enumerate(weights)] for weights in self.weights]
         return self._replace(weights=weights, per_call=[0] * len(weights))
 
     def common_unit(self) -> int:
-        """Return the most steps of which every weight is a multiple."""
+        """Return the largest number of steps of which every weight is a multiple."""
         return gcd(*self.per_call, *chain(*self.weights)) or 1
 
     def steps(self, unit: int = 1) -> str:
-        """Return the source of the cost in so many steps, of which every weight is a multiple."""
+        """Return the source of the cost, in units of so many steps, of which every weight is a multiple."""
         totals = [
             _terms([weight // unit for weight in weights], per_call // unit)
             for weights, per_call in zip(self.weights, self.per_call, strict=True)
@@ -260,16 +261,16 @@ class CostFormula(NamedTuple):
         return "".join(below) + totals[-1]
 
     def leaves_open(self) -> str:
-        """Return the source that is true where the counts leave the cost open, or where it has more than 28 digits.
+        """Return the source of a test: the counts leave the cost open, or it has more than 28 digits.
 
-        It is false for whole numbers alone: for any other it raises TypeError, or the cost is no int.
+        It is false only for whole numbers: with any other count it raises TypeError, or the cost is no int.
         """
         counts = range(len(self.weights[0]))
         most = max(
             sum(map(abs, weights)) + per_call for weights, per_call in zip(self.weights, self.per_call, strict=True)
         )
         bits = max(ROUNDED // max(most, 1), 1).bit_length() - 1
-        # any bits of any count that are left, as they are of negative ones, and any at all of those that are to be 0
+        # a shift leaves bits of large counts and of negative ones; of those that must be 0 any bit is too much
         within = " | ".join(f"n{at}" for at in counts if at not in self.empty)
         found = [f"({within}) >> {bits}"] if within else []
         reasons = [" | ".join(found + [f"n{at}" for at in sorted(self.empty)])]
@@ -281,7 +282,7 @@ class CostFormula(NamedTuple):
 
 
 def cost_formula(tiers: CompiledRates, left_out: frozenset[str], units: Sequence[Unit | None]) -> CostFormula:
-    """Return what counts of these units cost; those ``left_out`` leave it open, and None is what nobody prices."""
+    """Return the formula of counts by their units (None: nobody prices it); those ``left_out`` leave the cost open."""
     empty = {at for at, unit in enumerate(units) if unit and unit.key in left_out}
     overlaps: set[tuple[int, int]] = set()
     rests = rests_of(tiers.rates[0], units)
@@ -306,7 +307,7 @@ def units_of(names: Iterable[str]) -> list[Unit | None]:
 
 
 def compiled(parameters: Iterable[str], source: str, names: Mapping[str, object] = {}) -> Callable[..., Any]:
-    """Return the function of an expression: integers in it are three times as fast as loops over them."""
+    """Return an expression as a function, which is three times as fast as a loop over its numbers."""
     function: Callable[..., Any] = eval(  # noqa: S307 (of our own formulas alone)
         f"lambda {', '.join(parameters)}: {source}", {"__builtins__": {}, **names}
     )
@@ -325,7 +326,7 @@ def rests_of(rated: Iterable[Unit], counted: Sequence[Unit | None]) -> dict[Unit
 
 
 def _terms(factors: Sequence[int], more: int = 0) -> str:
-    """Return the source of a sum of so many times each of the counts n0, n1, ... and something more."""
+    """Return the source of the weighted sum of the counts n0, n1, ... plus ``more``."""
     terms = [
         (factor < 0, f"n{at}" if abs(factor) == 1 else f"{abs(factor)} * n{at}")
         for at, factor in enumerate(factors)
