@@ -1,4 +1,4 @@
-"""LlamaIndex's agents and tools whose code is being executed, from the spans of their steps and calls."""
+"""Which of LlamaIndex's agents and tools the code here runs in, from the spans of their steps and calls."""
 
 from collections import OrderedDict
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from token_handlers.tracking.surroundings import Activity, activity
 
 MAX_RUNS = 10_000
-"""How many agents' runs are followed at once; a tool of an older one has its own name alone."""
+"""How many runs of agents are followed at once; the tools of an older run are recorded without their agent."""
 
 _STEPS = (".run_agent_step-", ".call_tool-")
 
 _running: OrderedDict[str, str] = OrderedDict()
-"""The agent whose turn it is, by the span of the run."""
+"""The name of the agent whose turn it is, by the span id of the run."""
 
 
 class OpenSpan(Activity):
@@ -34,7 +34,7 @@ def enter_tool(span_id: str, tool: Any) -> None:
 def enter_step(span_id: str, arguments: Any, run_id: str | None) -> None:
     """Note that a step of an agent begins here: one that asks its model, or one that calls its tool.
 
-    What the step is given names the agent in the first alone; the second belongs to the agent of the same run.
+    Only the arguments of the first name the agent; the second belongs to the agent of the same run.
     """
     if not any(step in span_id for step in _STEPS):
         return

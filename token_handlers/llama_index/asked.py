@@ -1,4 +1,4 @@
-"""What a call asked for: what its price depends on and its response leaves out, where nobody saw the answer."""
+"""What a call asked for that changes its price and that its response leaves out: where no HTTP answer was seen."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -8,14 +8,14 @@ from token_handlers.llama_index.calls import ModelCall
 from token_handlers.payloads import ReportedUsage
 
 _CLIENT = "Anthropic_LLM"
-_UNSHOWN = (  # of Anthropic's server tools: what a type begins with, what counts them, and what they are
+_UNSHOWN = (  # Anthropic's server tools: how their type begins, their field of Usage, and their name in a doubt
     ("web_search", "web_searches", "web searches"),
     ("code_execution", "code_executions", "code executions"),
 )
 
 
 def with_asked(call: ModelCall, usage: ReportedUsage) -> ReportedUsage:
-    """Return what a call's response reported with what the call asked for, unless its answer states it or its cost."""
+    """Return a reported usage with what the call asked for, unless an HTTP answer or a stated cost includes that."""
     if usage.cost is not None or call.answers:
         return usage
     if call.response is None and not (call.asks_more() or usage.counts.get("cache_write_tokens")):
@@ -32,7 +32,7 @@ def with_asked(call: ModelCall, usage: ReportedUsage) -> ReportedUsage:
 
 
 def _marks(prompt: object) -> Iterator[dict[str, Any]]:
-    """Yield the cache_control marks of a prompt's messages and blocks, which say how long a cache keeps them."""
+    """Yield the cache_control marks of a prompt's messages and blocks, which say how long the cache keeps these."""
     for message in prompt if isinstance(prompt, Iterable) and not isinstance(prompt, str) else ():
         mark = (getattr(message, "additional_kwargs", None) or {}).get("cache_control")
         if isinstance(mark, Mapping):

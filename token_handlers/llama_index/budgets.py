@@ -1,6 +1,6 @@
-"""Budgets: LlamaIndex swallows what a dispatcher's handler raises, so calls are refused where their callbacks start.
+"""Budgets refuse a call where its CallbackManager starts it, as LlamaIndex swallows what a dispatcher's handler raises.
 
-That is after the start event, which opens the call, and before the request, in every LLM and embedding model.
+In every LLM and embedding model that is after the start event, which opens the call, and before the request.
 """
 
 import functools
@@ -18,9 +18,9 @@ _KINDS = ("llm", "embedding")
 
 
 def checking(on_event_start: Callable[..., str]) -> Callable[..., str]:
-    """Return what stands for CallbackManager.on_event_start: the call that starts is checked, and a refusal ends it.
+    """Return a replacement of CallbackManager.on_event_start that checks each call; a refusal ends the call's event.
 
-    Not by `wrap`, whose steps every event would take; outside of the spans that we note it finds nothing to do.
+    It is not made by `wrap`, which would cost every event its steps. It does nothing outside of the spans that we note.
     """
 
     @functools.wraps(on_event_start)
@@ -44,7 +44,7 @@ def check(call: Call) -> None:
     """Reserve for a call that has budgets, once; raises BudgetExceeded."""
     if call.budgets and call.reservations is None:
         for outer in call.parents:
-            release(outer, wait=True)  # it only passes on what this one sends, and is about to hold itself
+            release(outer, wait=True)  # the outer call sends nothing itself, and this one is about to reserve the same
         reserve(call)
 
 
@@ -55,10 +55,6 @@ def _check(span: ModelSpan, event_type: str, payload: Any) -> None:
         return
     call = calls.by_span.get(span.span_id)
     if call is not None and call.next_same_id is not None:
-        call = calls.find(span.span_id, _prompt(payload))
+        call = calls.find(span.span_id, calls.prompt_of(payload or {}))
     if call is not None:
         check(call)
-
-
-def _prompt(payload: Any) -> Any:
-    return (payload or {}).get("messages") or (payload or {}).get("formatted_prompt")

@@ -1,16 +1,16 @@
-"""What a function says of types, asked once of each: spans, events and models are told apart by their types."""
+"""A cache of a function of types, by which spans, events and models are told apart."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
 MOST_TYPES = 1_000
-"""How many types are remembered; a program that makes ever new ones has them looked at again."""
+"""How many types are cached; for a program that makes ever new ones the cache begins again."""
 
 T = TypeVar("T")
 
 
 class ByType(dict[type, T]):
-    """A function of types with a memory; in C, where a type is known."""
+    """The results of a function by type. Looking up a known type runs no Python code."""
 
     def __init__(self, function: Callable[[type], T]) -> None:
         super().__init__()

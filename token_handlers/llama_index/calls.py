@@ -1,4 +1,4 @@
-"""The LLM calls that have started: what their start and their chunks carried, until they end."""
+"""The open LLM calls: what their start and their chunks said, until they end."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from token_handlers.budget.tool_fees import NO_FEES, AllowedFees, allowed_fees
 from token_handlers.llama_index.by_type import ByType
-from token_handlers.llama_index.model_names import base_url, model_name
+from token_handlers.llama_index.model_names import base_url, model_name, takes_stream_options
 from token_handlers.llama_index.text import (
     SENT_BESIDE,
     message_pairs,
@@ -76,7 +76,7 @@ class ModelCall(Call):
         return self.model
 
     def provider_name(self) -> str | None:
-        """Return the LLM's class name as LlamaIndex tells it, which is all that it tells of the provider."""
+        """Return the LLM's class name, which is all that LlamaIndex says of the provider."""
         name = self.model_dict.get("class_name") if self.model_dict else None
         return name if isinstance(name, str) else None
 
@@ -125,7 +125,7 @@ class ModelCall(Call):
         return self.estimate_input().tokens
 
     def prompt_bound(self) -> int | None:
-        """Return what a prompt of plain text can't exceed; None with tools, schemas, images, a handler's tokenizer."""
+        """Return a bound of the prompt's tokens; None with tools, schemas, images or a handler's tokenizer."""
         if self.tokenizer is not None or (self.asks_more() and self._sends_more()):
             return None
         texts = [self.prompt] if isinstance(self.prompt, str) else plain_texts(self.prompt)
@@ -163,7 +163,7 @@ class ModelCall(Call):
         return [tool for each in listed if isinstance(each, list | tuple) for tool in each], settings
 
     def _settings(self) -> list[Mapping[str, Any]]:
-        """Return what is sent with the request by the call, and then by its LLM, where they say anything."""
+        """Return the settings that the call, and then its LLM, send with the request, where they have any."""
         found: list[Mapping[str, Any]] = []
         if self.kwargs and isinstance(self.kwargs, Mapping):
             found.append(self.kwargs)
@@ -184,7 +184,7 @@ class ModelCall(Call):
         return False
 
     def asked(self) -> dict[str, Any]:
-        """Return what is sent beside the prompt by the settings of the LLM and of the call, these before its own."""
+        """Return what the call and its LLM send beside the prompt, by name; the call's settings have precedence."""
         tools, settings = self._declared()
         found: dict[str, Any] = {"tools": tools} if tools else {}
         for said in reversed(settings):
@@ -193,9 +193,8 @@ class ModelCall(Call):
         return {**found, **more} if isinstance(more, Mapping) else found
 
     def asks_by_options(self) -> bool:
-        """Return whether report_stream_usage makes this LLM report usage in streams: it speaks OpenAI's chat API."""
-        kinds = type(self.instance).__mro__
-        return any((kind.__name__, kind.__module__) == ("OpenAI", "llama_index.llms.openai.base") for kind in kinds)
+        """Return whether report_stream_usage makes this LLM report usage in streams."""
+        return takes_stream_options(type(self.instance))
 
     def forget(self) -> None:
         """Drop this call from the table of open ones."""
@@ -208,8 +207,14 @@ class ModelCall(Call):
         return len(self.prompt) == len(prompt) and all(map(_same, self.prompt, prompt))
 
 
+def prompt_of(payload: Mapping[str, Any]) -> Any:
+    """Return the messages or the prompt in the payload of a callback's event."""
+    messages = payload.get("messages")
+    return payload.get("formatted_prompt") or "" if messages is None else messages
+
+
 by_span: dict[str | None, ModelCall] = {}
-"""Of the open calls of each span, by its id, the newest; those with one id hang on each other."""
+"""The newest open call of each span, by the span's id; its ``next_same_id`` is the next older one of that span."""
 
 streams: dict[FrameType, ModelCall] = {}
 """The open calls that answer by a stream, by the frame of LlamaIndex's generator."""
@@ -244,7 +249,7 @@ def with_response(response: Any) -> ModelCall | None:
 
 
 def follow(call: ModelCall, stream: Any, unread: Callable[[ModelCall], None]) -> None:
-    """Note that a call answers by a stream, and call back where that is thrown away unread."""
+    """Note the stream by which a call answers; ``unread`` is called if it is dropped before its first chunk."""
     if call.stream is not None:
         return
 
@@ -262,7 +267,7 @@ def follow(call: ModelCall, stream: Any, unread: Callable[[ModelCall], None]) ->
 
 
 def hand_over(call: ModelCall) -> bool:
-    """Leave a stream to another open one that passes on the very same chunk, and return whether there is one.
+    """Leave a stream to another open call that passes on the very same chunk; return whether there is one.
 
     LlamaIndex runs the inner of two such streams outside the outer one's span when the outer one is async.
     """
@@ -285,9 +290,9 @@ def hand_over(call: ModelCall) -> bool:
 
 
 def read_here() -> list[ModelCall]:
-    """Return the calls whose streams are being read here for the first time, and so make what calls start here.
+    """Return the calls whose first chunk is being read here, by the stack: they make the calls that start here.
 
-    That is outside of their spans, as LlamaIndex has left these by then.
+    LlamaIndex has left their spans by then.
     """
     found: list[ModelCall] = []
     if streams:
@@ -299,11 +304,11 @@ def read_here() -> list[ModelCall]:
 
 
 class Stated(NamedTuple):
-    """The names of the attributes in which the LLMs of a class may say what they send with a request."""
+    """Names of the attributes in which the LLMs of a class may keep what they send with a request."""
 
     settings: tuple[str, ...]
     tools: tuple[str, ...]
-    beside: tuple[str, ...]  # both of these
+    beside: tuple[str, ...]  # settings and tools
     limits: tuple[str, ...]
 
 

@@ -1,7 +1,7 @@
-"""openai's client, watched for embeddings: which batch a request sends, and what is checked before it is sent.
+"""Watches openai's client for embeddings: which batch a request sends, and whether budgets have room for it.
 
-LlamaIndex announces batches that its cache then answers, and a model's own methods announce none at all. The wrap looks
-at a request only inside a recorded LlamaIndex span of an embedding model, or where such a method makes it.
+LlamaIndex announces batches that its cache then answers, and a model's own methods announce none. The wrap looks only
+at requests inside a recorded span of an embedding model, or that such a method makes.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -64,9 +64,9 @@ def _sending(batch: EmbeddingBatch) -> Iterator[None]:
 
 
 def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> EmbeddingBatch | None:
-    """Return the batch that a request sends, a new one where no event announced it, None where it is no such request.
+    """Return the batch that a request sends, a new one if no event announced it; None for other requests.
 
-    BudgetExceeded where a budget has no room for it.
+    Raises BudgetExceeded where a budget has no room for it.
     """
     options = kwargs.get("options", args[1] if len(args) > 1 else None)
     return _batch_here(options) if getattr(options, "url", None) == "/embeddings" else None

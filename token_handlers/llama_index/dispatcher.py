@@ -1,4 +1,4 @@
-"""The two handlers on LlamaIndex's root dispatcher: events open, carry and end calls, spans tell whose they are.
+"""The two handlers on LlamaIndex's root dispatcher: events open, feed and end calls, spans say which calls these are.
 
 Duck-typed rather than derived from LlamaIndex's classes, which are pydantic models: these are called for every event,
 chunk and span of the process. LlamaIndex swallows whatever they raise.
@@ -24,7 +24,7 @@ from token_handlers.llama_index.spans import ModelSpan, begin, current
 from token_handlers.tracking.scopes import active
 
 UNUSED_BEFORE_REST = 8
-"""After how many spans of models outside of all blocks our handlers rest: to do so, and to wake, costs as much."""
+"""After how many spans of models outside of all blocks our handlers rest: to rest and wake costs about as much."""
 Kind = Literal["llm", "embedding", "pipeline", "step", "tool", ""]
 _KINDS: Mapping[str, Kind] = {
     "BaseLLM": "llm",
@@ -100,7 +100,7 @@ _BY_NAME: Mapping[str, Callable[[Any], None]] = {
 
 
 def _act(kind: type) -> Callable[[Any], None] | None:
-    """Return what is done with events of a type, which is found by name: LlamaIndex may not be imported yet."""
+    """Return the function that takes events of a type, by its name, as LlamaIndex may not be imported yet."""
     return _BY_NAME.get(kind.__name__)
 
 
@@ -130,7 +130,7 @@ class EventRecorder:
 
 
 def _kind(kind: type) -> Kind:
-    """Return what a span is of by its instance's type; a step of a workflow has no instance."""
+    """Return the kind of the spans of a type of instance; a workflow's step has no instance."""
     if kind is type(None):
         return "step"
     bases = (base.__name__ for base in kind.__mro__ if base.__module__.startswith("llama_index.core."))
@@ -138,7 +138,7 @@ def _kind(kind: type) -> Kind:
 
 
 class SpanRecorder:
-    """The span handler: it keeps no spans, as the context of the code inside a span holds what is known of it."""
+    """The span handler. It has no table of spans: each is in the context of the code inside it."""
 
     def __init__(self, rest: Callable[[], None]) -> None:
         self.open_spans: dict[str, Any] = {}
@@ -207,7 +207,7 @@ class SpanRecorder:
         return {}
 
     def restore_propagation_context(self, context: dict[str, Any]) -> None:
-        """Likewise."""
+        """Nothing crosses processes by this way."""
 
     def close(self) -> None:
         """Nothing is held."""

@@ -34,9 +34,9 @@ def end(call: ModelCall, response: Any) -> None:
 
 @shielded
 def _was_counted(response: Any) -> bool:
-    """Return whether the answer is that of an SDK's call of its own: a model's thread without its context asked for it.
+    """Return whether the answer was counted as an SDK's call: the model asked for it in a thread without our context.
 
-    Only automatic tracking sees such a request, and no block does, so a block's call is still to be counted.
+    Only automatic tracking sees such a request; no block does, so a call of a block must still be counted.
     """
     counted = state.counter.answers
     if not counted:
@@ -68,7 +68,7 @@ def _finish(call: ModelCall, verdict: Verdict) -> None:
 
 
 def follow(call: ModelCall, stream: Any) -> None:
-    """Settle a call whose stream is thrown away unread: most LLMs send the request at the first chunk."""
+    """Settle a call whose stream is dropped unread: most LLMs would have sent the request at the first chunk."""
     calls.follow(call, stream, _unread)
 
 

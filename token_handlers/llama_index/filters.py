@@ -1,8 +1,8 @@
-"""Whether a LlamaIndex call that starts here is to be recorded, and in which blocks.
+"""Whether a LlamaIndex call that starts here is recorded, and in which blocks.
 
 A query engine's `StreamingResponse` starts its LLM call only when it is read, which may be after its block was left, or
 in another one. The call belongs to the block in which the query was made, so these generators are remembered until they
-are read or thrown away.
+are read or dropped.
 """
 
 from collections.abc import AsyncGenerator, Generator, Iterator
@@ -22,11 +22,11 @@ PASSED_ON = "structured_llm"
 Stream = Generator[Any, Any, Any] | AsyncGenerator[Any, Any]
 
 listening: dict[int, ref[Any]] = {}
-"""The LlamaIndexTokenHandlers that there are, by identity: with any, spans matter outside of blocks too."""
+"""The LlamaIndexTokenHandlers that exist, by id; with any, spans matter outside of blocks too."""
 
 
 class _Unread:
-    """A stream that a query has returned, until it is thrown away, and the context of the query."""
+    """A stream that a query has returned, until it is dropped, and the context of the query."""
 
     __slots__ = ("context", "frame", "stream")
 
@@ -56,12 +56,12 @@ def tracked_context() -> CallContext | None:
 
 
 def may_be_tracked() -> bool:
-    """Return whether a call that starts here may be recorded; cheaper than to know it."""
+    """Return whether a call that starts here may be recorded: cheaper than `tracked_context`."""
     return any_scope() or bool(state.automatic or _unread)
 
 
 def are_handlers_needed() -> bool:
-    """Return whether anything that LlamaIndex tells us may matter, anywhere in the process."""
+    """Return whether any event of LlamaIndex's may matter, anywhere in the process."""
     return bool(listening or state.automatic or open_calls or _unread) or any_living()
 
 
@@ -80,7 +80,7 @@ def watch(result: Any) -> None:
 
 
 def listen(handler: Any) -> None:
-    """Note that there is a handler, for as long as there is."""
+    """Note a handler of ours, for as long as it exists."""
     key = id(handler)
     listening[key] = ref(handler, lambda _: listening.pop(key, None))
 

@@ -234,11 +234,11 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
         response = _response(payload)
         if response is None:
             return None
-        call = calls.with_response(response) or calls.find(active_span_id.get(), _prompt(payload))
+        call = calls.with_response(response) or calls.find(active_span_id.get(), calls.prompt_of(payload))
         if call is None:
             call = ModelCall(None)
             call.operation = _operation(payload)
-            call.prompt = _prompt(payload)
+            call.prompt = calls.prompt_of(payload)
         self.count(call)
         return call
 
@@ -299,7 +299,7 @@ def _llm_call(payload: dict[str, Any], event_id: str) -> ModelCall | None:
     facts = payload.get(EventPayload.SERIALIZED) or {}
     if facts.get("class_name") == filters.PASSED_ON:
         return None
-    span_id, prompt = active_span_id.get(), _prompt(payload)
+    span_id, prompt = active_span_id.get(), calls.prompt_of(payload)
     call = calls.find(span_id, prompt)
     if call is None or call.event_id not in (None, event_id) or not call.same_prompt(prompt):
         kwargs = payload.get(EventPayload.ADDITIONAL_KWARGS)
@@ -323,11 +323,6 @@ def _embedding_call(payload: dict[str, Any], event_id: str) -> EmbeddingBatch:
         call = newest if mine else embeddings.begin(span, facts)  # type: ignore[assignment]  # checked
     call.event_id = event_id
     return call
-
-
-def _prompt(payload: dict[str, Any]) -> Any:
-    messages = payload.get(EventPayload.MESSAGES)
-    return payload.get(EventPayload.PROMPT) or "" if messages is None else messages
 
 
 def _operation(payload: dict[str, Any]) -> Any:

@@ -55,7 +55,7 @@ _WRAPS = {
 
 
 def attach(_: ModuleType | None = None) -> None:
-    """Add our handlers to the root dispatcher, once, beside those that are there; after `detach` once more."""
+    """Add our handlers to the root dispatcher, once, beside those of others; after `detach` they can be added again."""
     global _attached  # noqa: PLW0603 (the one place that says so)
     if _attached:
         return
@@ -71,7 +71,7 @@ def attach(_: ModuleType | None = None) -> None:
 
 
 def check_budgets() -> None:
-    """Wrap what a budget refuses calls by, if our handlers are attached; `attach` does it from then on."""
+    """Wrap the functions in which a budget refuses calls, if our handlers are attached; later `attach` does so."""
     with _attaching:
         if _attached:
             wraps.attach(_WRAPS)

@@ -1,4 +1,4 @@
-"""CallbackManagers: what of ours is no callback handler of LlamaIndex's is refused where it is given to one."""
+"""CallbackManagers: a counter that is no LlamaIndexTokenHandler is refused, and calls are checked against budgets."""
 
 import sys
 from collections.abc import Callable, Iterable

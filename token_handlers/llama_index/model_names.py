@@ -1,4 +1,4 @@
-"""What LlamaIndex's LLMs and embedding models say of themselves."""
+"""What LlamaIndex's LLMs and embedding models say of themselves, and what their classes tell."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ _UNKNOWN = "unknown"
 
 
 def facts_of(instance: Any) -> dict[str, Any]:
-    """Return the class and model that the events of an LLM or embedding model tell, in case that none tells them."""
+    """Return the class name and model of an LLM or embedding model as events have them, for one without events."""
     tell = getattr(instance, "to_payload", None)  # not before llama-index-core 0.14.23
     if callable(tell):
         facts = tell()
@@ -42,6 +42,11 @@ def base_url(instance: Any) -> str | None:
         if isinstance(url, str) and url:
             return url
     return _url_of_google(instance) if kind.__name__ == "GoogleGenAI" else None
+
+
+def takes_stream_options(kind: type) -> bool:
+    """Return whether LLMs of a class speak OpenAI's chat completions, whose streams report usage only if asked to."""
+    return any((base.__name__, base.__module__) == ("OpenAI", "llama_index.llms.openai.base") for base in kind.__mro__)
 
 
 def _possible_urls(kind: type) -> tuple[str, ...]:

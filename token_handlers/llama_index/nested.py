@@ -12,9 +12,9 @@ from token_handlers.tracking.reservations import release
 
 @shielded
 def join(call: Call) -> None:
-    """Leave it to a LangChain call that starts here what the LlamaIndex calls that make it used.
+    """Have a LangChain call that starts here recorded in place of the LlamaIndex calls that make it.
 
-    It counts for their models' handlers as well.
+    It counts for the handlers of their models, too.
     """
     if isinstance(call, ModelCall):  # it is linked already
         return

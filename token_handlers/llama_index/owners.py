@@ -1,4 +1,4 @@
-"""Whose request: the open call that a request which is sent here belongs to."""
+"""Which open call of LlamaIndex's a request that is sent here belongs to."""
 
 import re
 from contextvars import ContextVar

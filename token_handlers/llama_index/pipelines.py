@@ -1,4 +1,4 @@
-"""Ingestion pipelines that start worker processes: their models carry there a way home."""
+"""Ingestion pipelines that start worker processes: their models carry a Messenger there, which sends usage home."""
 
 from typing import Any
 

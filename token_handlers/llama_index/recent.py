@@ -1,4 +1,4 @@
-"""What TokenCountingHandler lists of each call, in numbers alone: it keeps the texts too, and all of them for ever."""
+"""The last calls under TokenCountingHandler's names: numbers alone, where that keeps all texts for ever."""
 
 import logging
 from collections import deque
@@ -33,7 +33,7 @@ class RecentCounts:
         self._verbose = False
 
     def announce(self, logger: logging.Logger | None, *, verbose: bool) -> None:
-        """Print the tokens of each call from now on where ``verbose`` says so; log them where there is a logger."""
+        """With ``verbose`` print the tokens of each call from now on, or log them where there is a logger."""
         if verbose:
             self._logger, self._verbose = logger, True
 

@@ -38,7 +38,7 @@ def read_end(call: ModelCall, response: Any) -> Verdict:
 def _read_more(
     call: ModelCall, usage: ReportedUsage | None, response: Any, provider: str | None
 ) -> ReportedUsage | Incomplete:
-    """Return the whole usage of a call whose response states no output, or not all, else what is to be estimated."""
+    """Return the usage of a call whose response states no output, or only a part, else what to estimate."""
     if usage is not None and is_empty(usage) and (response_text(response) or call.received()):
         usage = None  # an answer with text was not made of no tokens
     is_partial = False
@@ -91,7 +91,7 @@ def read_error(call: ModelCall, error: BaseException | None) -> Verdict:
 
 
 def read_response(response: Any, provider: str | None) -> ReportedUsage | None:
-    """Return what a response says of usage, from wherever it says it."""
+    """Return the usage that a response reports, in its raw answer or its additional_kwargs."""
     if response is None:
         return None
     raw = getattr(response, "raw", None)

@@ -1,4 +1,4 @@
-"""The spans of LLMs and embedding models that are open: whose call an event, or a client's request, belongs to."""
+"""The open spans of LLMs and embedding models, by which events and requests find their calls."""
 
 from asyncio import _get_running_loop, current_task
 from collections.abc import Iterator, Mapping

@@ -4,6 +4,8 @@ from typing import Any, TypeVar
 
 from llama_index.core.base.llms.base import BaseLLM
 
+from token_handlers.llama_index.model_names import takes_stream_options
+
 LLM = TypeVar("LLM", bound=BaseLLM)
 
 _ASK = {"include_usage": True}
@@ -21,13 +23,8 @@ def report_stream_usage(llm: LLM) -> LLM:
     inner: Any = getattr(llm, "llm", None)
     if isinstance(inner, BaseLLM):  # a structured LLM
         return llm.model_copy(update={"llm": report_stream_usage(inner)})
-    if not _asks_by_options(type(llm)):
+    if not takes_stream_options(type(llm)):
         return llm
     own: dict[str, Any] = dict(getattr(llm, "additional_kwargs", None) or {})
     options = {**(own.get("stream_options") or {}), **_ASK}
     return llm.model_copy(update={"additional_kwargs": {**own, "stream_options": options}})
-
-
-def _asks_by_options(kind: type) -> bool:
-    """Return whether an LLM speaks OpenAI's chat completions; the Responses API always reports."""
-    return any((base.__name__, base.__module__) == ("OpenAI", "llama_index.llms.openai.base") for base in kind.__mro__)

@@ -1,4 +1,4 @@
-"""The text in LlamaIndex's messages and responses, for estimates alone."""
+"""The text in LlamaIndex's messages and responses, which is used for estimates alone."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain

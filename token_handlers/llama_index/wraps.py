@@ -1,4 +1,4 @@
-"""What of other packages we put something of ours around, or in its place, while we are attached, and give back."""
+"""Wraps and replaces functions of other packages while our hook is attached, and gives them back."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ import wrapt
 from token_handlers.tracking.replacements import Replacements
 
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
-"""What stands for a function: it gets the function, the instance, the arguments and the keyword arguments."""
+"""Is called in place of a function, with (function, instance, args, kwargs)."""
 
 _attached = False
 _watched: set[str] = set()
