@@ -1,4 +1,4 @@
-"""Alerts: what a budget says when shares of its limits are spent, once for each account and window."""
+"""Alerts: the warnings of a budget when shares of its limits are spent, once for each account and window."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ class _Threshold(NamedTuple):
 
 
 class Alerts:
-    """Gives a BudgetWarning when a share of a limit is spent. Where several shares are passed at once, the largest.
+    """Gives a BudgetWarning when a share of a limit is spent; of several that are passed at once, for the largest.
 
-    ``lowest`` has the position of each of Amounts that is watched, and below how much of it there is nothing to say.
+    ``lowest`` has the watched positions of Amounts, each with the amount from which on a warning may be due.
     """
 
     def __init__(self, shares: Sequence[Decimal], on_warning: Callable[[BudgetWarning], object] | None) -> None:
@@ -66,9 +66,9 @@ class Alerts:
         if len(self._given) >= MAX_GIVEN:
             self._given.pop(next(iter(self._given)), None)
         mine = object()
-        return self._given.setdefault(alert, mine) is mine  # of threads that come here at once, one is the first
+        return self._given.setdefault(alert, mine) is mine  # only one of several threads sets it
 
 
 def log_warning(warning: BudgetWarning) -> None:
-    """Log an alert that nobody else wants to know of."""
+    """Log a warning: for a budget without on_warning."""
     logger.warning("%s has spent %s of %s=%s", warning.scope, text(warning.spent), warning.limit, warning.maximum)

@@ -1,8 +1,8 @@
 """Budget: limits that a call is checked against before it is sent.
 
 What a call may use is reserved while it is under way, so that calls at the same time can't exceed a limit together; at
-its end what it really used is booked in place of that. While a limit is far, an upper bound is reserved, which costs
-nothing to know; the prompts are estimated where that is in the way of a call.
+its end what it used is booked instead. While a limit is far, an upper bound is reserved, which is cheap to know, and
+prompts are estimated only where these bounds leave no room for a call.
 """
 
 import inspect
@@ -124,7 +124,10 @@ class Budget:
 
     @property
     def limits(self) -> Limits:
-        """Its limits by name: max_cost (a Decimal), max_tokens and max_requests; None where there is none."""
+        """The limits by name: max_cost (USD, Decimal), max_tokens, max_requests, each None where it is not set.
+
+        max_cost_per_minute (USD, Decimal) is among them only if it was set.
+        """
         return dict(self._limits)
 
     def set_limits(
@@ -135,27 +138,31 @@ class Budget:
         max_requests: int | None = None,
         max_cost_per_minute: Decimal | str | float | None = None,
     ) -> None:
-        """Replace the limits that are given; the others stay, and it warns again."""
+        """Replace the limits that are given and keep the others; warnings are given again.
+
+        Raises ValueError as the constructor does.
+        """
         given = checked_limits(max_cost, max_tokens, max_requests, max_cost_per_minute)
         if self.is_shared and PER_MINUTE in given:
             raise ValueError("max_cost_per_minute is for a budget of this process, without a store")
         self._use_limits({**self._limits, **{name: limit for name, limit in given.items() if limit is not None}})
 
     def spent(self, name: str | None = None) -> Amounts:
-        """Return what is booked in this window; ``name`` is the session, user or tag of a budget for each of them.
+        """Return the Amounts (USD, tokens, requests) that are booked in this window.
 
-        A fleet's store is asked over the network, and raises StoreUnavailable where it can't be.
+        ``name`` is the session, user or tag whose account it is, for a budget with ``each``. A fleet's store is
+        asked over the network: raises StoreUnavailable where it does not answer.
         """
         return self._store.state(self._account(name)).spent
 
     def held(self, name: str | None = None) -> Amounts:
-        """Return what the calls under way have reserved, estimated, in the same way."""
+        """Return the Amounts that the calls under way have reserved, with estimated prompts; as `spent`."""
         if isinstance(self._store, LocalStore):
             self._store.estimate_bounds(self._account(name))
         return self._store.state(self._account(name)).reserved
 
     def refused(self, error: BudgetExceeded) -> bool:
-        """Return whether it was this budget that refused, where several apply."""
+        """Return whether this budget raised an error, where several apply."""
         return error in self._refusals
 
     def __repr__(self) -> str:
@@ -171,7 +178,7 @@ class Budget:
         return not isinstance(self._store, LocalStore)
 
     def open(self, reservation: Reservation) -> Reservation:
-        """Return a reservation that knows its account, and reserves nothing yet."""
+        """Give a reservation its account, and return it; nothing is reserved yet."""
         session, user, tags = reservation.asker.labels
         if self._each == "session":
             reservation.name = session
@@ -238,13 +245,13 @@ class Budget:
         self.counts_tokens = self.prices or "max_tokens" in self._checked
         self._alerts.watch(self._checked)
         if isinstance(self._store, LocalStore):
-            self._store.minutes, self._store.lowest = self._per_minute is not None, self._alerts.lowest
+            self._store.keeps_minute, self._store.lowest = self._per_minute is not None, self._alerts.lowest
         self._unpriced_models.forget()
 
     def _reserve_estimated(
         self, store: LocalStore, reservation: Reservation, result: ReservationResult
     ) -> BudgetExceeded | None:
-        """Reserve what a call is estimated to use, and let the others do so: an upper bound is in the way."""
+        """Reserve what this call and those under way are estimated to use, where their upper bounds leave no room."""
         refusal: ReservationResult | None = result
         if result.exceeded != "max_requests":
             store.estimate_bounds(reservation.account)
@@ -321,7 +328,7 @@ class Budget:
             )
 
     def _account(self, name: str | None) -> str:
-        """Return the name under which the store has the amounts; a fleet's has those of other budgets too."""
+        """Return the name of an account in the store; that of a fleet has accounts of other budgets, too."""
         parts = (self.scope or "budget", self._each, name)
         return "/".join(part for part in parts if part is not None)
 

@@ -1,4 +1,4 @@
-"""What budgets are made of: amounts, limits, reservations, and the store of a fleet's."""
+"""What budgets are made of: amounts, limits, reservations, and the protocol of a fleet's store."""
 
 import inspect
 import math
@@ -36,7 +36,7 @@ class Amounts(NamedTuple):
     requests: int = 0
 
     def under(self, limit: str) -> Decimal | int:
-        """Return the amount that a limit is for."""
+        """Return the amount that a limit applies to."""
         amount: Decimal | int = self.cost if limit == PER_MINUTE else getattr(self, LIMITS[limit])
         return amount
 
@@ -76,7 +76,7 @@ Reserved = ReservationResult
 
 
 class Store(Protocol):
-    """Where a fleet's budget has its amounts: a RedisCounter. ``scope`` is an account's name there."""
+    """The store of a fleet's budget: a RedisCounter. ``scope`` is an account's name in it."""
 
     def reserve(
         self,
@@ -90,7 +90,7 @@ class Store(Protocol):
         window: str | None = ...,
         ttl: float = ...,
     ) -> ReservationResult:
-        """Reserve what a call may use where the limits leave room; raise StoreUnavailable where that can't be asked."""
+        """Reserve what a call may use if the limits leave room; raise StoreUnavailable without an answer."""
 
     def settle(
         self, scope: str, reservation: str, *, cost: Decimal, tokens: int, requests: int = ..., wait: bool = ...
@@ -105,19 +105,19 @@ class Store(Protocol):
 
 
 class Asker(Protocol):
-    """Whose a reservation is: a call."""
+    """What a reservation is made for: a call."""
 
     @property
     def model(self) -> str | None:
-        """The model that is asked."""
+        """The model that was asked for."""
 
     @property
     def labels(self) -> Labels:
-        """Under which labels it is asked."""
+        """The labels of the call."""
 
 
 class Asked(NamedTuple):
-    """What asks without being a call, such as usage that was counted by hand."""
+    """An Asker that is no open call, such as usage that was counted by hand."""
 
     model: str | None = None
     labels: Labels = (None, None, {})
@@ -150,7 +150,7 @@ class Reservation:
 
 
 class BudgetWarning(NamedTuple):
-    """What on_warning gets: so much of a limit is spent. ``scope`` is the budget's name and whose account it is."""
+    """What on_warning gets: ``spent`` of the ``maximum`` of a limit; ``scope`` names the budget and its account."""
 
     scope: str
     limit: str
@@ -159,7 +159,7 @@ class BudgetWarning(NamedTuple):
 
 
 class Check(NamedTuple):
-    """A limit of a window: how much there may be, inclusive, of the amount at a position of Amounts."""
+    """A limit of a window: the most, inclusive, of the amount at a position of Amounts."""
 
     limit: str
     position: int
@@ -167,7 +167,7 @@ class Check(NamedTuple):
 
 
 def checks_of(limits: Limits) -> tuple[Check, ...]:
-    """Return the limits of a window that there are, in the order in which they are checked."""
+    """Return the limits of a window that are set, in the order in which they are checked."""
     given = ((name, position, limits.get(name)) for position, name in enumerate(LIMITS))
     return tuple(Check(name, position, maximum) for name, position, maximum in given if maximum is not None)
 
@@ -183,7 +183,7 @@ def checked_limits(
     max_requests: int | None = None,
     max_cost_per_minute: Decimal | str | float | None = None,
 ) -> dict[str, Decimal | int | None]:
-    """Return limits by name; raise a ValueError that names the one that is none."""
+    """Return limits by name; raise a ValueError that names one that is not valid."""
     limits = {
         "max_cost": _usd("max_cost", max_cost),
         "max_tokens": _whole("max_tokens", max_tokens),
@@ -241,7 +241,7 @@ def one_of(name: str, value: T, values: tuple[object, ...]) -> T:
 
 
 def checked_callback(name: str, callback: C | None) -> C | None:
-    """Return a callback that can be called where nothing can be awaited."""
+    """Return a callback; raise a TypeError for one that is async, as nothing can be awaited where it is called."""
     if callback is not None and (not callable(callback) or _is_async(callback)):
         raise TypeError(f"{name} must be an ordinary function of one argument, not {callback!r}")
     return callback
@@ -254,7 +254,7 @@ def _is_async(callback: Callable[..., object]) -> bool:
 def check_store(
     store: object, scope: str | None, each: str | None, on_outage: str | None, hold_seconds: float | None
 ) -> None:
-    """Raise where a budget's store is none, or what it needs was not said."""
+    """Raise TypeError for what is no store, and ValueError where an argument that it needs is missing."""
     if scope is not None and (not isinstance(scope, str) or not scope):
         raise ValueError(f"scope must be a non-empty string, not {scope!r}")
     if hold_seconds is not None and not 0 < hold_seconds <= LONGEST_HOLD:

@@ -1,4 +1,4 @@
-"""LocalStore: what a budget's accounts have spent in this process, and what their calls have reserved."""
+"""LocalStore: what the accounts of a budget have spent in this process, and what their calls have reserved."""
 
 import functools
 import logging
@@ -36,7 +36,7 @@ _add = EXACT.add
 
 
 def now() -> datetime:
-    """Return the time that says which window it is."""
+    """Return the time by which the window is chosen."""
     return datetime.now(UTC)
 
 
@@ -46,15 +46,15 @@ def monotonic() -> float:
 
 
 def current_window(per: str | None) -> str:
-    """Return the name of the present hour, day or month (UTC), of which later ones are greater; without one ''."""
+    """Return the current hour, day or month (UTC) as a text that sorts by time; '' without ``per``."""
     return now().strftime(_WINDOWS[per]) if per is not None else ""
 
 
 class _Account:
     """What one session or user, or all of them, have spent and reserved.
 
-    ``left`` is the window before this one and what was spent in it: the clock may be set back. ``minute`` has what each
-    of the last sixty seconds cost, ``held`` is what the reservations ``under_way`` hold together.
+    ``left`` is the window before this one and what was spent in it, as the clock may be set back. ``minute`` is the USD
+    of each of the last 60 seconds, ``held`` the sum of the reservations ``under_way``.
     """
 
     __slots__ = ("held", "left", "minute", "spent", "under_way", "window")
@@ -66,13 +66,13 @@ class _Account:
         self.minute: deque[tuple[float, Decimal]] = deque()
 
     def turn_to(self, window: str) -> None:
-        """Begin another window, or go on in the one that was left last."""
+        """Begin another window, or return to the one before."""
         if self.window != window:
             spent = self.left[1] if self.left is not None and self.left[0] == window else NOTHING
             self.left, self.window, self.spent = (self.window, self.spent), window, spent
 
     def last_minute(self) -> Decimal:
-        """Return what was spent in the last minute."""
+        """Return the USD of the calls that ended in the last minute."""
         start = monotonic() - _MINUTE
         while self.minute and self.minute[0][0] <= start:
             self.minute.popleft()
@@ -82,7 +82,7 @@ class _Account:
         return total
 
     def spend_now(self, cost: Decimal) -> None:
-        """Note what a call cost that ends now; what ends within a second is one."""
+        """Note the USD of a call that ends now; those of one second are summed."""
         time = monotonic()
         if self.minute and time - self.minute[-1][0] < 1:
             time, before = self.minute.pop()
@@ -91,7 +91,7 @@ class _Account:
 
 
 def _too_fast(account: _Account, more: Amounts, per_minute: Decimal | int) -> ReservationResult | None:
-    """Return a refusal where what the last minute cost, and what is under way, are more than a minute may cost."""
+    """Return a refusal where the last minute and the calls under way cost more than a minute may."""
     last = account.last_minute()
     if _add(last, more.cost) <= per_minute:
         return None
@@ -99,33 +99,33 @@ def _too_fast(account: _Account, more: Amounts, per_minute: Decimal | int) -> Re
 
 
 class LocalStore:
-    """A budget's accounts in this process, by hour, day or month (UTC) or for good; they end with the process.
+    """A budget's accounts in this process, by hour, day or month (UTC) or without an end; they end with the process.
 
-    ``forgets`` says what happens where accounts have no room left, in memory nor on disk: those out of use are
-    forgotten, or new ones are refused with StoreUnavailable. ``minutes`` is whether it keeps what the last minute cost.
-    ``lowest`` are the positions of Amounts that are watched, and from which amount on `settle` says what is spent.
+    ``forgets`` says what happens where neither memory nor disk has room for more accounts: those out of use are
+    forgotten, or else new ones are refused with StoreUnavailable. ``keeps_minute`` is whether it knows what the last
+    minute cost. ``lowest`` are positions of Amounts, each with the amount from which on `settle` returns what is spent.
     """
 
-    def __init__(self, per: str | None = None, *, forgets: bool = True, minutes: bool = False) -> None:
+    def __init__(self, per: str | None = None, *, forgets: bool = True, keeps_minute: bool = False) -> None:
         self._per = per
         self._forgets = forgets
-        self.minutes = minutes
+        self.keeps_minute = keeps_minute
         self.lowest: Sequence[tuple[int, Decimal]] = ()
         self._lock = DeferredLock()
         self._accounts: dict[str, _Account] = {}
         self._shelf: Shelf | None = None
         self._copy: bytes | None = None
-        self._windows = "", ""
+        self._windows = "", ""  # the last two: older ones are forgotten
         self._full = Warnings()
         _stores.add(self)
 
     def reserve(
         self, reservation: Reservation, checks: Iterable[Check], per_minute: Decimal | int | None = None
     ) -> ReservationResult | None:
-        """Reserve what a call may use, and return None; where spent and reserved leave no room for it, return why."""
+        """Reserve what a call may use and return None, or return the refusal where the limits leave no room for it."""
         lock = self._lock
-        with lock.rlock:  # which a signal can't leave taken, as it could a lock in Python
-            lock.depth = 1  # and whatever it left here ends here: the store never takes its lock twice
+        with lock.rlock:  # in C, so that a signal's exception can't leave it taken
+            lock.depth = 1  # whatever such an exception left here: the store never takes its lock twice
             try:
                 while lock.waiting:
                     lock.waiting.pop(0)()
@@ -143,7 +143,7 @@ class LocalStore:
                     if per_minute is not None:
                         refusal = _too_fast(account, more, per_minute)
                 if refusal is None:
-                    # In one statement, in the middle of which no signal and no collector can end it; so below.
+                    # One statement, so that neither a signal nor the garbage collector comes between; so below.
                     account.held, account.under_way[reservation] = more, None
             finally:
                 lock.depth = 0
@@ -152,7 +152,7 @@ class LocalStore:
         return refusal
 
     def estimate_bounds(self, name: str) -> None:
-        """Reserve what the calls of an account are estimated to use, where upper bounds were enough so far."""
+        """Estimate the calls of an account whose upper bounds are reserved, and reserve the estimates instead."""
         account = self._accounts.get(name)
         for reservation in tuple(account.under_way) if account is not None else ():
             if reservation.is_bound:
@@ -160,10 +160,10 @@ class LocalStore:
                 self._lock.run_soon(functools.partial(self._restate, reservation, amounts))
 
     def settle(self, reservation: Reservation, amounts: Amounts) -> tuple[Amounts, str] | None:
-        """Book what a call used in place of what it reserved.
+        """Book what a call used in place of what it reserved; return what is spent, and in which window, else None.
 
-        Where it is no less than the ``lowest`` amounts, return what is spent, and in which window. Never waits: where
-        somebody has the lock, who will book it, that may not be in it yet.
+        None where that is below the ``lowest`` amounts. Never waits: a thread that holds the lock will book it, and
+        what is returned may be without it.
         """
         lock = self._lock
         if lock.depth or not lock.rlock.acquire(False):
@@ -210,7 +210,7 @@ class LocalStore:
         if reservation.booked:
             spent = account.spent
         else:
-            if self.minutes and amounts.cost:
+            if self.keeps_minute and amounts.cost:
                 account.spend_now(amounts.cost)
             cost, tokens, requests = amounts
             spent_cost, spent_tokens, spent_requests = account.spent
@@ -232,7 +232,7 @@ class LocalStore:
         self._restate(reservation, None)
 
     def _restate(self, reservation: Reservation, amounts: Amounts | None) -> None:
-        """Let a call reserve other amounts than it does, if it still reserves any."""
+        """Change the amounts that a call reserves, if it still reserves any; None: release them."""
         account = self._accounts.get(reservation.account)
         if account is None or reservation not in account.under_way:
             return
@@ -288,16 +288,16 @@ class LocalStore:
             del self._accounts[name]
 
     def copy_shelf(self) -> None:
-        """Before a fork: a child can't use its parent's file."""
+        """Before a fork: copy the shelf, as a child can't use its parent's file."""
         with self._lock:
             self._copy = None if self._shelf is None else self._shelf.copy()
 
     def drop_copy(self) -> None:
-        """In the parent, after a fork."""
+        """In the parent, after a fork: drop the copy."""
         self._copy = None
 
     def renew(self) -> None:
-        """In a forked child: replace the lock, which a thread may hold that is not there, and the parent's file."""
+        """In a forked child: replace the parent's file, and the lock, which a thread may hold that is not there."""
         self._lock.renew()
         if self._shelf is not None:
             self._shelf, self._copy = Shelf(self._copy), None

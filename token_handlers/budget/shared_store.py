@@ -6,7 +6,7 @@ from token_handlers.usage import new_event_id
 
 
 class SharedStore:
-    """A budget's accounts in a RedisCounter, under LocalStore's methods; each but `settle` asks over the network."""
+    """A budget's accounts in a RedisCounter, by LocalStore's methods; all but `settle` wait for the network."""
 
     def __init__(self, store: Store, per: str | None, hold_seconds: float) -> None:
         self._store = store
@@ -14,10 +14,10 @@ class SharedStore:
         self._hold_seconds = hold_seconds
 
     def reserve(self, reservation: Reservation, limits: Limits) -> ReservationResult:
-        """Reserve what a call may use where the limits leave room; raise StoreUnavailable where nobody answers."""
+        """Reserve what a call may use if the limits leave room; raise StoreUnavailable without an answer."""
         amounts = reservation.amounts
         reservation.id = reservation.id or new_event_id()
-        reservation.held = True  # from before it is asked: whatever interrupts the call, it may be held
+        reservation.held = True  # set before asking: whatever interrupts this, it may be held
         try:
             result = self._store.reserve(
                 reservation.account,
@@ -30,7 +30,7 @@ class SharedStore:
                 ttl=self._hold_seconds,
             )
         except StoreUnavailable:
-            reservation.held = False  # what an answer that was lost holds, the store releases by itself
+            reservation.held = False  # if only the answer was lost, the store releases it by itself
             raise
         if not result.granted:
             reservation.held = False

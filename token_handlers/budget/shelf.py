@@ -12,7 +12,7 @@ MAX_PAGES = 1_000_000
 
 
 class Kept(NamedTuple):
-    """What an account has spent in a window, and in the one that it was in before."""
+    """What an account has spent in a window, and in the one before (``left``)."""
 
     window: str = ""
     spent: Amounts = NOTHING
@@ -48,12 +48,12 @@ class Shelf:
             self._connection.executemany("INSERT OR REPLACE INTO account VALUES (?, ?, ?)", rows)
 
     def get(self, name: str) -> Kept | None:
-        """Return what is kept of an account. It stays on the shelf, until it is put there again."""
+        """Return what is kept of an account; it stays on the shelf until it is replaced."""
         row = self._connection.execute("SELECT amounts FROM account WHERE name = ?", (_key(name),)).fetchone()
         return None if row is None else _read(row[0])
 
     def copy(self) -> bytes:
-        """Return all of it, for another process."""
+        """Return the whole file, for another process."""
         copy: bytes = self._connection.serialize()
         return copy
 

@@ -27,7 +27,7 @@ class DeferringSink(Protocol):
 
 
 def made(item: UsageRecord | MakeRecord) -> UsageRecord:
-    """Return the record that a sink was given, or was given a callable for."""
+    """Return a record, made by the callable that a sink got in its place."""
     return item if isinstance(item, UsageRecord) else item()
 
 

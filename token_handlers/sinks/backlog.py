@@ -1,4 +1,4 @@
-"""Where records for a server wait beyond a process' memory and life, and when its sink asks for them."""
+"""Where records for a server wait on disk, also after the process, and when its sink asks for them."""
 
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from token_handlers.usage import UsageRecord
 
 
 class Backlog(Protocol):
-    """Where records wait beyond a process' memory and life, such as a ledger."""
+    """Where records wait on disk, also after the process, such as a ledger."""
 
     def unsent(self, limit: int) -> Sequence[UsageRecord]:
         """Return some of the records that are not known to have arrived, the oldest first."""
@@ -20,7 +20,7 @@ class Backlog(Protocol):
 
 
 class BacklogReader:
-    """What a sink takes out of its backlog, in its thread, once nothing waits in memory."""
+    """Reads a sink's backlog, in the sink's thread, once nothing waits in memory."""
 
     def __init__(self, backlog: Backlog) -> None:
         self._backlog = backlog

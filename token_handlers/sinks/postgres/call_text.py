@@ -1,8 +1,8 @@
-"""Calls as one text that PostgreSQL reads: each in the form of its row types, which costs both sides less than JSON.
+"""Calls as one text that PostgreSQL reads, each as the literal of a row, which costs both sides less than JSON.
 
-A row is (17,"a text",,), its backslashes and quotes behind a backslash. No text of a call has a NUL, so that stands for
-the quotes of the form until those of the texts are marked. A quote of a text comes behind a backslash then, and one of
-the form ends or begins a text beside a comma or a bracket: three in a row are in no call, and so are put between two.
+A row is (17,"a text",,), where a backslash comes before each quote and backslash of a text. While these are escaped,
+NUL stands for the row's own quotes, as no text of a call has one. Three quotes in succession are in no call, as a quote
+of a text follows a backslash, and one of the row stands next to a comma or a bracket; so they separate calls.
 """
 
 import functools
@@ -12,7 +12,7 @@ from token_handlers.sinks.sql.rows import Row
 from token_handlers.sinks.sql.schema import COLUMNS
 
 SEPARATOR = '"""'
-"""What is between two calls."""
+"""Stands between two calls."""
 
 
 def text_of(calls: Iterable[Row]) -> str:
@@ -23,7 +23,7 @@ def text_of(calls: Iterable[Row]) -> str:
 
 @functools.lru_cache(1024)
 def _form(columns: tuple[str, ...]) -> str:
-    """Return the row of a call that has these columns; the others are null."""
+    """Return the format of a row that has these columns; the others are null."""
     if unknown := set(columns) - COLUMNS.keys():
         raise ValueError(f"{', '.join(unknown)} is no column")
     places = {name: "%({})s" if kind.startswith("INTEGER") else "\0%({})s\0" for name, kind in COLUMNS.items()}

@@ -1,4 +1,4 @@
-"""A sink that keeps every call in an SQL store, by its thread, and answers what the calls add up to."""
+"""A sink that keeps every call in an SQL store, by a background thread, and sums up the calls."""
 
 import contextlib
 import functools
@@ -40,14 +40,14 @@ class Written(NamedTuple):
 
 
 class RowStore(Protocol):
-    """Where the rows of a ledger are; what goes wrong while they are read or changed is a TokenHandlersError."""
+    """The store of a ledger's rows; raises TokenHandlersError where it can't read or change them."""
 
     @property
     def place(self) -> str:
-        """Return how messages name it, without a password."""
+        """The name of the store in messages, without a password."""
 
     def write(self, rows: Sequence[Row]) -> Written:
-        """Keep the rows durably that are not there yet, and sum some in the rollups, also where no rows are given."""
+        """Keep the rows that are not there yet, durably, and sum some in the rollups, also if no rows are given."""
 
     def reading(self) -> contextlib.AbstractContextManager[Reader]:
         """Return a reader of one moment."""
@@ -69,7 +69,10 @@ class RowStore(Protocol):
 
 
 class Pace(NamedTuple):
-    """How records are written: in batches, seconds after the first of each, at the end for so many seconds."""
+    """How records are written: up to ``batch`` together, ``linger`` seconds after the first of them.
+
+    At most ``capacity`` records wait; at the end of the process they have ``end`` seconds.
+    """
 
     capacity: int
     batch: int
@@ -78,14 +81,14 @@ class Pace(NamedTuple):
 
 
 class _RollUp:
-    """Stands among the records that wait for: sum more calls in the rollups."""
+    """An item among the waiting records that says: sum more calls in the rollups."""
 
 
 _ROLL_UP = _RollUp()
 
 
 class SQLSink:
-    """What all ledgers do: they take records, and are asked about them."""
+    """What all ledgers have in common: they take records, and sum them up."""
 
     def __init__(
         self,
@@ -129,7 +132,7 @@ class SQLSink:
         self._put(record)
 
     def defer(self, make_record: MakeRecord) -> None:
-        """Keep one call whose record the ledger's thread makes; it returns the same one each time it is called."""
+        """Keep one call whose record the ledger's thread makes by calling this; it returns the same one each time."""
         if self._sync:
             self(make_record())
         elif self._closed or self._read_only:
@@ -215,7 +218,7 @@ class SQLSink:
         """Return totals by 'model', 'session', 'user', 'day', 'hour' (both in UTC), 'operation', 'provider',
         'langgraph_node', 'tag' or the name of a tag; calls without such a label are not in it.
 
-        With ``top`` they are of so many values, the most expensive first; what the others add up to is under "(other)".
+        ``top`` is the most values to return, the most expensive first; the sum of the others is under "(other)".
         """
         if top is not None and (not isinstance(top, int) or top < 1):
             raise ValueError(f"top must be an int of 1 or more, not {top!r}")
@@ -248,7 +251,7 @@ class SQLSink:
         since: Moment | None = None,
         until: Moment | None = None,
     ) -> Iterator[UsageRecord]:
-        """Return the calls in the order of time, read as they are taken; nobody who writes is held up."""
+        """Return the calls in the order of time, read page by page as they are taken, so that no writer waits."""
         window = window_of(session, user, model, since, until)
         return (record_of(row) for rows in self._pages(window) for row in rows)
 
@@ -278,11 +281,11 @@ class SQLSink:
         return f"<{type(self).__name__} {self.place} waiting={self.waiting}>"
 
     def _opened(self) -> None:
-        """Take part in the end of the process, from when the ledger can be used."""
+        """Write what waits at the end of the process: called once the ledger can be used."""
         at_exit(self._end)
 
     def _restart(self) -> None:
-        """Begin to count: also in a forked child, for which what waited is its parent's to write."""
+        """Set the counts to 0: at the start, and in a forked child, whose parent writes what waited."""
         self._counting = threading.RLock()
         self._failed_writes = self._lost = self._duplicates = 0
         self._last_error: Exception | None = None

@@ -41,7 +41,7 @@ _MONEY: tuple[tuple[Literal["cost", "saved_cost", "cache_saved_cost"], str, str]
 )
 _OPTIONAL_TEXT, _TEXT = frozenset((str, type(None))), frozenset((str,))
 _OWN_TEXTS: tuple[Literal["session", "user", "request_id"], ...] = ("session", "user", "request_id")
-"""The texts that may be another one for each call."""
+"""The texts that may differ from call to call."""
 _COMMON = ("requests", "operation", "outcome", "source", *(name for name in TEXTS if name not in _OWN_TEXTS))
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -82,8 +82,8 @@ def identified(record: UsageRecord) -> UsageRecord:
 def row_of(call: UsageRecord | MakeRecord) -> Row:
     """Return the values of a call that are not null; those of a record without an event id or a time get one.
 
-    The record of a call that just ended is not made where it would have the same values. What no store can hold or
-    give back, such as a time after the year 9999, is an OverflowError; what no record can have is a ValueError.
+    Of a call that just ended no record is made if it would have the same values. Raises OverflowError for what no store
+    can hold or give back, such as a time after the year 9999, and ValueError for what no record can have.
     """
     if isinstance(call, EndedCall) and "record" not in call.made:
         fields = call.fields()
@@ -96,7 +96,7 @@ def row_of(call: UsageRecord | MakeRecord) -> Row:
 
 
 def _is_plain(fields: RecordFields) -> bool:
-    """Return whether a record has these fields as they are, so that there is no need to make it."""
+    """Return whether a record would have these fields as they are, so that it need not be made."""
     cost = fields["saved_cost"] if fields["cost"] is None else fields["cost"]
     texts = chain(fields["doubts"], *fields["tags"].items(), *fields["served"].items())
     return (
@@ -133,7 +133,7 @@ def _row(fields: RecordFields, counts: Mapping[str, int]) -> Row:
 
 @functools.lru_cache(1024)
 def _common(requests: int, *values: str | None) -> Mapping[str, Value]:
-    """Return the columns that many calls have in common."""
+    """Return the columns whose values many calls share."""
     if requests > MOST_TOKENS:
         raise OverflowError(_TOO_MUCH)
     texts = zip(_COMMON[1:], values, strict=True)
@@ -141,7 +141,7 @@ def _common(requests: int, *values: str | None) -> Mapping[str, Value]:
 
 
 def _add_lists(row: dict[str, Value], fields: RecordFields) -> None:
-    """Add what is JSON, of which most calls have none."""
+    """Add the columns of JSON, which most calls do not have."""
     if fields["tags"]:
         row["tags"] = _tags(tuple(fields["tags"].items()))
     if fields["doubts"]:
@@ -176,7 +176,7 @@ def record_of(row: StoredRow) -> UsageRecord:
 
 
 def repriced(record: UsageRecord, price: Price | Decimal | None) -> Row:
-    """Return the columns of a call that another price of it changes, none where there is none or it is the same.
+    """Return the columns of a call that a new price changes; none without a price, or where it is the same.
 
     A cost that the provider reported stays. A Price also says what the prompt cache saved, and why it is an estimate,
     beside the doubts that the call has.
@@ -292,7 +292,7 @@ def _money(nano: Value, atto: Value) -> Decimal | None:
 
 @functools.lru_cache(256)
 def _tags(tags: tuple[tuple[str, str], ...]) -> str:
-    """Return tags as JSON; those of one call are often the next one's."""
+    """Return tags as JSON; a call often has those of the one before."""
     return _to_json({escaped(name): escaped(value) for name, value in tags})
 
 
