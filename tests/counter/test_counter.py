@@ -191,7 +191,7 @@ def test_exact_under_threads():
 
 @pytest.mark.usefixtures("_restless")
 def test_readings_are_whole():
-    """While threads add calls of ever new sessions, each reading has whole ones, and all that were there before."""
+    """While threads add calls of new sessions, a reading has each call with all its numbers, and none is lost again."""
     counter = TokenCounter()
     done = threading.Event()
 
@@ -237,7 +237,7 @@ class Called:
 
 
 def test_who_settles_a_call_reads_it_settled():
-    """Where another thread has the lock as a call ends, whoever ended it still reads the exact numbers."""
+    """A thread that settles a call reads its exact numbers, although another thread holds the lock."""
     counter = TokenCounter()
     estimate, exact = increment({"output_tokens": 9}, source="estimated"), increment({"output_tokens": 5})
     inside, go_on = threading.Event(), threading.Event()
@@ -258,7 +258,7 @@ def test_who_settles_a_call_reads_it_settled():
 
 
 def test_a_finalizer_in_the_middle():
-    """What the garbage collector ends while the same thread has the lock is added, and may read totals there."""
+    """A finalizer that runs while its thread holds the lock may add calls and read totals."""
     counter = TokenCounter()
     one, seen = increment({"output_tokens": 1}, labels=CallLabels("m")), []
 
@@ -277,7 +277,7 @@ def test_a_finalizer_in_the_middle():
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_counters_are_not_copied(copied):
-    """A copy, which no call would reach, is refused: also before the first call."""
+    """Copying or pickling a counter is a TypeError, also before its first call."""
     with pytest.raises(TypeError, match="TokenCounter"):
         copied(TokenCounter())
 

@@ -482,7 +482,7 @@ def test_fault_of_ours_does_not_reach_the_client(watcher, answers, monkeypatch, 
 
 @pytest.mark.parametrize("library", [httpx, httpx2, requests], ids=lambda library: library.__name__)
 def test_headers_are_known_by_any_case(watcher, answers, library):
-    """HTTP/1 servers send them as they like."""
+    """An answer's headers are read in whatever case a server sends them."""
     answers.answer(body(CHAT, X_Request_ID="r1", OpenAI_Organization="o1", Server_Timing="a"))
     library.post(answers.url + PATH, json=ASKED)
 
@@ -490,7 +490,7 @@ def test_headers_are_known_by_any_case(watcher, answers, library):
 
 
 def test_error_whose_body_a_hook_has_taken(watcher, answers):
-    """A hook of the client's may take the body piece by piece, and nothing is left to read."""
+    """An error whose body a hook of the client has read piece by piece is recorded without reading it again."""
     answers.answer(body({"error": {"message": "no"}}, status=500))
     taken = []
     with (

@@ -222,7 +222,7 @@ def test_providers_of_hosts():
     ],
 )
 def test_parts_of_a_url_say_the_same_as_its_text(library, url):
-    """httpx has them at hand; both of its packages keep them under this name."""
+    """An endpoint is the same by its URL's text and by the parts that httpx and httpx2 keep of it."""
     parsed = library.URL(url)
     parts = parsed._uri_reference
 
@@ -255,7 +255,7 @@ def marked(mark, times=1):
     ],
 )
 def test_lifetimes_in_json_are_those_of_what_it_was_made_of(body, lifetimes):
-    """The marks are found in the JSON without a walk through the prompt."""
+    """The cache lifetimes that are found in JSON are those in the dict that it was made of."""
     url = "https://api.anthropic.com/v1/messages"
     sent = json.dumps(body)
 

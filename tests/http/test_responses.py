@@ -119,7 +119,7 @@ NO_NAMES = {"usage": USAGE, "response": {"model": "gpt-4o", "id": "r1", "service
     ],
 )
 def test_body_that_comes_whole_says_the_same(api, provider, answer):
-    """A body is read in one step where it can be, and in pieces where it comes in such."""
+    """A body that comes whole, and is read in one step, says what it says in pieces."""
     data = f" {json.dumps(answer)}\n".encode()
     pieces = ResponseUsage(api, provider, "application/json")
     pieces.feed(data[:9])
@@ -145,7 +145,7 @@ def test_body_that_comes_whole_says_the_same(api, provider, answer):
     ],
 )
 def test_body_that_is_not_plainly_one_object_is_read_in_pieces(api, content_type, data):
-    """It may be a stream, cut short, or too long to be read whole."""
+    """A body that may be a stream, is cut short or is too long is not read in one step."""
     assert read_body(api, None, content_type, data) is None
 
 

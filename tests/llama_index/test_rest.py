@@ -54,7 +54,7 @@ def are_awake():
 
 
 def test_handlers_rest_until_the_next_block():
-    """After some calls outside of all blocks LlamaIndex knows nothing of us, and the next block counts as ever."""
+    """After some calls outside of all blocks the dispatcher has no handler of ours, and the next block counts all."""
     for _ in range(2):
         assert are_awake()
         chat_outside()
@@ -66,7 +66,7 @@ def test_handlers_rest_until_the_next_block():
 
 
 def test_a_handler_wakes_them():
-    """As long as there is a LlamaIndexTokenHandler our handlers don't rest."""
+    """A LlamaIndexTokenHandler wakes our handlers, and they do not rest as long as it exists."""
     chat_outside()
     handler = LlamaIndexTokenHandler()
     assert are_awake()
@@ -78,7 +78,7 @@ def test_a_handler_wakes_them():
 
 
 def test_automatic_tracking_wakes_them():
-    """Automatic tracking has them awake until it ends."""
+    """Automatic tracking wakes our handlers, and they do not rest until it ends."""
     chat_outside()
     before = shared_counter().prompt_tokens
     install("llamaindex")
@@ -89,7 +89,7 @@ def test_automatic_tracking_wakes_them():
 
 
 async def test_a_task_of_a_block_that_was_left_keeps_them_awake():
-    """What a task of a block calls after the block was left counts, however much is called outside meanwhile."""
+    """The call of a block's task after the block's end counts, however many calls are made outside meanwhile."""
     go = asyncio.Event()
 
     async def work():
@@ -106,7 +106,7 @@ async def test_a_task_of_a_block_that_was_left_keeps_them_awake():
 
 
 def test_a_block_of_another_thread_keeps_them_awake():
-    """They rest where no block is open in any thread."""
+    """Our handlers do not rest while a block is open in another thread."""
     entered, done = threading.Event(), threading.Event()
 
     def work():
@@ -127,7 +127,7 @@ def test_a_block_of_another_thread_keeps_them_awake():
 
 
 def test_an_open_stream_keeps_them_awake():
-    """A stream that is read after its block was left ends as it would have."""
+    """A stream of a block counts exactly, although it is read after its end and calls outside."""
     with track_tokens() as counter:
         stream = make_llm().stream_chat(MESSAGES)
         next(stream)
@@ -138,7 +138,7 @@ def test_an_open_stream_keeps_them_awake():
 
 
 def test_they_stay_before_others():
-    """Where somebody's handler came after ours, LlamaIndex may be going through the list: it stays as it is."""
+    """Behind our handlers stands another one: they stay, as LlamaIndex may be going through its list."""
     theirs = object()
     root_dispatcher.event_handlers.append(theirs)
     try:
@@ -154,7 +154,7 @@ def test_they_stay_before_others():
 
 
 def test_budgets_are_checked_after_a_rest():
-    """The check of calls against budgets rests as well, and is there again with the next block."""
+    """The wrap that checks budgets rests, too, and the next block's budget refuses calls again."""
     with track_tokens(budget=Budget(max_requests=100)):
         make_llm().chat(MESSAGES)
     checking = CallbackManager.on_event_start

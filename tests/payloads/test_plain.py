@@ -1,4 +1,4 @@
-"""The short ways say what the readers of every shape say."""
+"""A plain answer's reader says what the general readers say of it."""
 
 import copy
 import itertools
@@ -168,7 +168,7 @@ def places(part: Any) -> list[tuple[Any, Any]]:
 
 @given(data=st.data())
 def test_a_common_answer_that_is_changed_is_read_as_the_long_way_reads_it(data):
-    """Whatever becomes of a common answer's keys, their order and its values, it is read alike or left."""
+    """However keys, their order and values of a common answer change, it is read as by the long way, or left to it."""
     index = data.draw(st.integers(0, len(COMMON) - 1))
     before, answer = copy.deepcopy(COMMON[index]), copy.deepcopy(COMMON[index])
     for _ in range(data.draw(st.integers(1, 3))):
@@ -385,7 +385,7 @@ def test_junk_in_an_answer_is_passed_over(key, make):
 
 
 def test_two_usages_that_differ_in_their_details_are_not_plain():
-    """Of details that stand in one usage, none is taken for part of a whole that the other one states."""
+    """A detail that one usage states is not taken for part of a whole that only the other one states."""
     details = {"cache_read": 3, "cache_creation": 0, "ephemeral_1h_input_tokens": 0}
     usage = {"input_tokens": 20, "output_tokens": 9, "total_tokens": 29, "input_token_details": details}
     message = (usage, {"usage": CLAUDE}, "anthropic", "hi", {})

@@ -76,7 +76,7 @@ def test_odd_counts_of_a_model_with_a_quote(counts, provider, model):
 
 
 def test_a_quote_is_a_price():
-    """It has what a price has, its parts too."""
+    """A call with a quote has the price of the same call without one, its parts too."""
     first, second = (price_call(CACHED_CALL, "gpt-4o", "openai", at=epoch(2026, 11, 20)) for _ in range(2))
 
     assert isinstance(second, Price)
@@ -85,7 +85,7 @@ def test_a_quote_is_a_price():
 
 
 def test_a_price_that_is_set_holds_for_the_next_call():
-    """Whatever quotes there are."""
+    """A price that is set replaces the quotes that were made before."""
     costs = []
     for usd in (1, 2):
         set_price("mine", input_mtok=usd, output_mtok=usd)
@@ -101,7 +101,7 @@ def test_free_calls_cost_zero_in_one_form():
 
 
 def test_a_doubt_of_every_call_is_said_by_the_first_that_warns(caplog):
-    """A caller that wants no warning leaves it to the next one."""
+    """A call that is priced without warnings leaves them to the next one; each is given once."""
     for warns in (False, False, True, True, False):
         assert 1 == len(price_call(CALL, "gpt-4o", "openai", service_tier="scale", warns=warns).doubts)
         assert warns <= len(caplog.messages)
@@ -109,7 +109,7 @@ def test_a_doubt_of_every_call_is_said_by_the_first_that_warns(caplog):
 
 
 def test_a_quote_is_made_once():
-    """Calls that it cannot price, such as those with searches that are in doubt, make no other one."""
+    """A call that its quote cannot price, such as one with searches that are in doubt, makes no other quote."""
     counts = {**CALL, "web_searches": 1}
     made = []
     for _ in range(3):
@@ -120,10 +120,10 @@ def test_a_quote_is_made_once():
 
 
 def test_quotes_are_bounded():
-    """However many names counts have."""
+    """However many names of counts there are, a bounded number of quotes is kept."""
     for number in range(1100):
         price_call({**CALL, f"x{number}": 1}, "gpt-4o", "openai")
-    assert len(price_state.book.quotes) <= 1024
+    assert 0 < len(price_state.book.quotes) <= 1024
 
 
 def test_what_a_call_may_cost():
@@ -143,7 +143,7 @@ def test_what_a_call_may_cost():
 
 
 def test_what_a_call_may_cost_follows_the_prices():
-    """One that is set, and a table that is replaced, hold for the next call."""
+    """A price that is set, and a table that is replaced, hold for the cost of the next call."""
     sold = "gpt-4o", "openai", None
     costs = [current_book().cost(sold, 10**6, 0, epoch(2026, 11, 20)) for _ in range(2)]
     set_price("gpt-4o", input_mtok=7)

@@ -183,7 +183,7 @@ def senders(monkeypatch):
 
 
 def test_own_functions_below_a_client(senders, answers):
-    """What stands below them sends the request, whichever client it is."""
+    """Under any client, OWN_FRAMES of our functions are on the stack above the code that sends the request."""
     url, asked = answers.url + "/v1/chat/completions", {"messages": []}
     with httpx.Client() as client, requests.Session() as session, track_tokens():
         client.send(client.build_request("POST", url, json=asked))
@@ -193,7 +193,7 @@ def test_own_functions_below_a_client(senders, answers):
 
 
 async def test_own_functions_below_an_async_client(senders, answers):
-    """As in sync code."""
+    """Under an async client there are as many."""
     async with httpx.AsyncClient() as client:
         with track_tokens():
             await client.send(client.build_request("POST", answers.url + "/v1/chat/completions", json={"messages": []}))
@@ -202,7 +202,7 @@ async def test_own_functions_below_an_async_client(senders, answers):
 
 
 def test_own_functions_below_a_gate(senders, answers):
-    """A budget asks above the client's retries, in openai's `post`."""
+    """A budget's gate, which asks above the client's retries, has as many above openai's `post`."""
     answers.answer(body(CHAT))
     with (
         openai.OpenAI(api_key="sk-1", base_url=answers.url + "/v1", max_retries=0) as client,

@@ -94,7 +94,7 @@ def test_verdicts(verdict, requests, failed, cached, estimated, unpriced, tokens
     ],
 )
 def test_a_counter_has_what_the_record_adds(verdict, labels):
-    """What a call adds to a counter, in however few steps, is what its record adds to another one."""
+    """A call adds to its counter what its record adds to another one."""
     counter, (record,) = ended(verdict, **labels)
     other = TokenCounter()
     other.add(record)

@@ -92,7 +92,7 @@ def test_near_a_limit_estimates_decide(limit):
 
 
 def test_two_budgets_have_one_estimate():
-    """A call is estimated once, for whichever budget asks, and holds the same in both."""
+    """A call is estimated once for all budgets, and holds the same in each."""
     outer, inner = Budget(max_tokens=1000), Budget(max_tokens=50)
     with track_tokens(budget=outer):
         call = opened(inner)
@@ -104,7 +104,7 @@ def test_two_budgets_have_one_estimate():
 
 
 def test_what_was_not_reserved_is_booked():
-    """A call that could reserve in one of its budgets alone, by our fault, is booked in both, once."""
+    """A call that has reserved in only one of its budgets is booked in both, once."""
     first, second = Budget(max_tokens=1000), Budget(max_tokens=1000, each="user")
     call = opened(first)
     call.budgets = (first, second)

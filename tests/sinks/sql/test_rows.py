@@ -81,7 +81,7 @@ def test_more_money_than_a_call_may_cost(cost):
 
 
 class Ended:
-    """A sink that keeps what it is given before it is a record."""
+    """A sink that keeps the callables which make its records."""
 
     def __init__(self):
         self.calls = []
@@ -94,7 +94,7 @@ class Ended:
 
 
 def ended(result, labels=(), **facts):
-    """Return what a sink is given when a call ends so, of which these facts are known."""
+    """Return what a deferring sink gets when a call with these labels and attributes ends with a result."""
     sink = Ended()
     with track_tokens(sinks=[sink], **dict(labels)):
         one = Call()
@@ -121,7 +121,7 @@ ENDS = {
 
 @pytest.mark.parametrize("name", ENDS)
 def test_a_call_that_ended_has_the_row_of_its_record(name):
-    """Of a call that just ended no record is made, and its row is the same as that of the record."""
+    """A call that just ended is written without making its record, and has the row of that record."""
     result, labels, facts = ENDS[name]
     call_ended = ended(result, labels, **facts)
     row = row_of(call_ended)
@@ -141,7 +141,7 @@ def test_a_call_that_ended_has_the_row_of_its_record(name):
     ],
 )
 def test_a_call_that_ended_and_needs_a_record(result):
-    """What pydantic converts, or what is told rarely, is written from the record."""
+    """A record is made of a call with rare fields, or with values that pydantic converts, and has the call's row."""
     call_ended = ended(result)
     row = row_of(call_ended)
 
@@ -166,7 +166,7 @@ def test_a_call_that_ended_and_needs_a_record(result):
     ],
 )
 def test_counts_of_a_call_that_ended(counts, reported):
-    """Counts of which there can be no Usage are refused with or without a record, and others are the same."""
+    """Counts that no Usage can have are refused with or without a record; others are what a Usage makes of them."""
     if reported is None:
         with pytest.raises(ValueError, match="token"):
             Usage(**counts)
@@ -189,7 +189,7 @@ def test_counts_of_a_call_that_ended(counts, reported):
     ],
 )
 def test_a_call_that_ended_with_what_no_ledger_can_hold(result, cost):
-    """What is refused of a record is refused of the call that it would be made of."""
+    """A ledger refuses a call that ended as it refuses its record."""
     price = None if cost is None else Price(cost, "user")
     for is_made in (True, False):
         call_ended = ended(RESULT)._replace(result=result, price=price)
@@ -198,5 +198,5 @@ def test_a_call_that_ended_with_what_no_ledger_can_hold(result, cost):
 
 
 def test_all_fields_of_a_record():
-    """A call that ended names all that a record has."""
+    """A call that ended has every field of its record."""
     assert UsageRecord.model_fields.keys() == {"usage", *ended(RESULT).fields()}
