@@ -21,7 +21,7 @@ from token_handlers.llama_index import LlamaIndexTokenHandler
 from token_handlers.tokenizer import estimate_tokens
 
 PAGE = sections(guide.page("switching"))
-TABLES = "".join(PAGE[name] for name in ("Coming from another counter", "What is called how"))
+TABLES = "".join(PAGE[name] for name in ("What to change", "What is called how"))
 WRITE, NAMES, DIFFERS = (rows(part) for part in TABLES.split("\n\n") if part.lstrip().startswith("|"))
 OURS, OPENAI, METADATA, LLAMA_INDEX, AGENTSIGHT = 1, 2, 3, 4, 5
 ANSWERED = "gpt-4o-mini-2024-07-18"
