@@ -43,7 +43,7 @@ _generated_id = f"conv_{uuid.uuid4().hex[:12]}"
 
 
 class SendSummary(TypedDict):
-    """What a send has delivered."""
+    """What a send has delivered: the tokens ``sent``, by name, to the ``destination`` (an address or a path)."""
 
     destination: str
     conversation_id: str | None
@@ -201,7 +201,11 @@ class ConversationTracker:
                 _shared_unsent.add(rest)
 
     def get_token_usage(self) -> dict[str, int]:
-        """Return what was counted since it was last sent, under AgentSight's names."""
+        """Return the tokens that were counted since the last send.
+
+        Its keys are prompt_llm_token_count, completion_llm_token_count, total_llm_token_count and
+        total_embedding_token_count.
+        """
         counts = self._unsent.counts()
         self._warn_if_outside(counts)
         return {

@@ -13,14 +13,14 @@ from token_handlers.usage import TOOLS
 
 
 class LLMTokens(TypedDict):
-    """Tokens of a model in a session."""
+    """The tokens of a model in a session, cached and reasoning tokens included."""
 
     inputTokens: int
     outputTokens: int
 
 
 class LLMTokenUsage(TypedDict):
-    """A model in a session."""
+    """What a session used of a model: ``modelType`` is its name, ``providerType`` its provider's, or "unknown"."""
 
     llmDisplayName: str
     providerType: str
@@ -36,9 +36,9 @@ def get_llm_token_usage_for_session(
     ``session`` is by default that of the block which is active here. LangChain's and LlamaIndex's calls of one model
     are one row: the provider is named as genai-prices names it, whatever the framework calls it.
 
-    Embedding models have outputTokens 0. What was before a restart a ledger knows: this one, the one that
-    AGENTSIGHT_TOKEN_LEDGER names, and those that `add_sink` was given. Without one memory answers, which holds 10,000
-    pairs of session and model.
+    Embedding models have outputTokens 0. Calls from before a restart are in a ledger: in ``ledger``, in the one that
+    AGENTSIGHT_TOKEN_LEDGER names, or in those that `add_sink` was given. Without a ledger the answer is from memory,
+    which holds 10,000 pairs of session and model.
     """
     if session is None:
         scopes = active_scopes()

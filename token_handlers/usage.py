@@ -113,7 +113,7 @@ def check_parts(counts: Mapping[str, int]) -> None:
 
 @lru_cache(256)
 def _rules_for(names: tuple[str, ...]) -> tuple[tuple[tuple[str, ...], str], ...]:
-    """Return those of PARTS that counts can break of which only these are not 0."""
+    """Return the rules of PARTS that counts can break if only those of these names are not 0."""
     return tuple((parts, whole) for parts, whole in PARTS if not set(parts).isdisjoint(names))
 
 
@@ -134,7 +134,7 @@ EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 """In which money is added up: a user's own decimal context may round to six digits."""
 
 new_tuple = tuple.__new__
-"""Makes a NamedTuple of all its fields: its own __new__ is a function in Python, which takes as long as some calls."""
+"""Makes a NamedTuple of a tuple of all its fields, without the time of its own __new__, which is a Python function."""
 
 
 class CostPart(NamedTuple):
@@ -176,7 +176,11 @@ _process_ids = _ProcessIds()
 
 
 class UsageRecord(BaseModel):
-    """One call: what it used, what it cost, and the labels it carries. Numbers, names and labels only, never text."""
+    """One call: what it used, what it cost, and the labels it carries. Numbers, names and labels only, never text.
+
+    Costs are USD, exact. ``started_at`` and ``ended_at`` are in UTC as we set them; stores take a time without a zone
+    for a local one.
+    """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -232,7 +236,7 @@ class UsageRecord(BaseModel):
 
 
 class RecordFields(TypedDict):
-    """The fields of a UsageRecord beside its usage, before pydantic has converted or refused any."""
+    """The fields of a UsageRecord but its usage, before pydantic has checked them."""
 
     model: str | None
     requested_model: str | None

@@ -62,20 +62,22 @@ class Budget:
     ``per`` is 'hour', 'day' or 'month' (UTC): the other limits then hold in each. ``each`` is 'session', 'user' or the
     name of a tag, such as 'thread_id': the limits then hold for each of its values, as the blocks around a call name
     them; calls without one share an account. Each has an account of its own, however many there are: those out of use
-    wait in a temporary file. Should that be full, accounts without a call for long are forgotten and begin again, with
-    a warning, or new ones are refused, with ``on_outage='fail_closed'``.
+    wait in a temporary file. If the disk is full, those that made no call for the longest time begin again at 0, with a
+    warning, or with ``on_outage='fail_closed'`` new ones are refused.
 
     ``on_warning`` is called with a BudgetWarning when the share ``warn_at`` of a limit is spent, or each of several
     shares, such as (0.5, 0.8, 0.95): once for each, in each window; without it that is logged. It may be a URL, to
     which the warning is POSTed as JSON from a background thread. ``on_exceeded`` is called with the BudgetExceeded
     before it is raised: where it returns something true the call is sent all the same; it may raise the limits by
-    `set_limits`. ``unpriced`` says what becomes of a model without a price under max_cost: 'warn' (it is sent, with a
-    warning once), 'allow', 'refuse'.
+    `set_limits`. ``unpriced`` says what happens to calls of a model without a price under max_cost: 'warn' (they are
+    sent, with one warning), 'allow' or 'refuse'.
 
     ``store`` is a RedisCounter: the budget is then one for all processes that name the same ``scope``. ``on_outage``
     says what happens while its server can't be used: 'fail_open' (calls are sent, and booked later) or 'fail_closed'
-    (they raise BudgetExceeded). There is no default. What a call reserved there whose process died is free again after
-    ``hold_seconds``, by default 600, which is to be longer than any call takes.
+    (they raise BudgetExceeded). There is no default. If a process dies, what its calls reserved there is free again
+    after ``hold_seconds``, by default 600, which must be longer than any call takes.
+
+    Raises ValueError or TypeError for an argument that is not valid, and names it.
     """
 
     def __init__(

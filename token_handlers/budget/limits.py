@@ -29,7 +29,7 @@ _add = EXACT.add
 
 
 class Amounts(NamedTuple):
-    """USD, tokens and requests."""
+    """What budgets count: ``cost`` in USD, exact, tokens (input and output), and requests that were sent."""
 
     cost: Decimal = _ZERO
     tokens: int = 0
@@ -150,7 +150,10 @@ class Reservation:
 
 
 class BudgetWarning(NamedTuple):
-    """What on_warning gets: ``spent`` of the ``maximum`` of a limit; ``scope`` names the budget and its account."""
+    """What on_warning gets: ``spent`` of the ``maximum`` of a limit, in USD, tokens or requests.
+
+    ``scope`` names the budget, and the account where each session, user or tag has its own.
+    """
 
     scope: str
     limit: str

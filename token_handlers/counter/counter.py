@@ -249,7 +249,9 @@ class TokenCounter(Measures):
         return all(flushed)
 
     def get_token_usage(self) -> dict[str, int]:
-        """Return the counts under AgentSight's names."""
+        """Return the tokens as prompt_llm_token_count, completion_llm_token_count, total_llm_token_count and
+        total_embedding_token_count.
+        """
         totals = self.snapshot()
         return {
             "prompt_llm_token_count": totals.prompt_tokens,

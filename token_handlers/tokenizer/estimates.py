@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Estimate(NamedTuple):
-    """Estimated tokens and how they were estimated."""
+    """Estimated tokens and how they were estimated, such as "custom", "tiktoken:o200k_base" or "bytes:o200k"."""
 
     tokens: int
     method: str
@@ -70,7 +70,7 @@ _families: dict[str | None, _Family] = {None: _OPENAI}
 def set_tokenizer(count: Callable[[str], int] | None) -> None:
     """Let estimates ask a counter of your own, which takes a text and returns its tokens; None goes back to the rest.
 
-    Where it raises or returns something else than an int of 0 or more, the other methods step in, with one warning.
+    Where it raises or returns something else than an int of 0 or more, the other methods are used, with one warning.
     It is called inside callbacks, on the event loop: it must not block.
     """
     global own_counter, _warned
