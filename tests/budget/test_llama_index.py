@@ -10,7 +10,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 from llama_index.llms.openai_like import OpenAILike
 
-from tests.support.llama_index_budgets import Pairs, refusal, settled
+from tests.support.llama_index_budgets import Pairs, refusal
 from tests.support.llama_index_clients import (
     CLIENTS,
     MESSAGES,
@@ -31,13 +31,7 @@ from token_handlers.budget import Amounts
 from token_handlers.llama_index import LlamaIndexTokenHandler, report_stream_usage
 from token_handlers.tracking.state import state
 
-
-@pytest.fixture(autouse=True)
-def make_budget():
-    """A maker of budgets, of which nothing is held any more when the test ends."""
-    with settled() as make:
-        yield make
-
+pytestmark = pytest.mark.usefixtures("make_budget")
 
 WAYS = {
     "chat": lambda llm: llm.chat(MESSAGES),

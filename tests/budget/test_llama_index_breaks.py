@@ -8,18 +8,12 @@ import pytest
 from llama_index.core.callbacks import CallbackManager
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 
-from tests.support.llama_index_budgets import Pairs, settled
+from tests.support.llama_index_budgets import Pairs
 from tests.support.llama_index_clients import MESSAGES, PROMPT, Local, Weather, drain, make_embedder, make_llm, run
 from token_handlers import BudgetExceeded, track_tokens
 from token_handlers.llama_index import report_stream_usage
 
-
-@pytest.fixture(autouse=True)
-def make_budget():
-    """A maker of budgets, of which nothing is held any more when the test ends."""
-    with settled() as make:
-        yield make
-
+pytestmark = pytest.mark.usefixtures("make_budget")
 
 WAYS = {
     "chat": lambda llm: llm.chat(MESSAGES),

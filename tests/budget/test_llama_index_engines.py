@@ -14,7 +14,7 @@ from llama_index.core.postprocessor import LLMRerank
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 
-from tests.support.llama_index_budgets import Pairs, refusal, settled
+from tests.support.llama_index_budgets import Pairs, refusal
 from tests.support.llama_index_clients import MESSAGES, make_embedder, make_llm, multiply, run
 from token_handlers import BudgetExceeded, Usage, UsageRecord, track_tokens
 from token_handlers.llama_index import LlamaIndexTokenHandler, workers
@@ -23,17 +23,11 @@ from token_handlers.llama_index.handler import Messenger
 # llama-index-workflows walks over the attributes of agents, which are pydantic models, and asks what it deprecates
 # itself; chat memory leaves its database to the garbage collector.
 pytestmark = [
+    pytest.mark.usefixtures("make_budget"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning"),
     pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def make_budget():
-    """A maker of budgets, of which nothing is held any more when the test ends."""
-    with settled() as make:
-        yield make
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 import contextlib
-import json
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ import httpx2
 import pytest
 import requests
 
-from tests.support.answer_server import body
+from tests.support.answer_server import body, relaying_app
 from tests.support.provider_answers import CHAT
 from token_handlers import http
 
@@ -175,19 +174,10 @@ print(*http.tapped())
 
 def test_app_in_the_process_answers_for_itself(watcher, answers):
     """A request to an app that asks a provider is not counted beside the provider's."""
-    import fastapi
     from fastapi.testclient import TestClient
 
     answers.answer(body(CHAT))
-    app = fastapi.FastAPI()
-
-    @app.post("/v1/chat/completions")
-    async def proxy():
-        async with httpx.AsyncClient() as client:
-            answer = await client.post(answers.url + "/v1/chat/completions", json=ASKED)
-        return json.loads(answer.content)
-
-    with TestClient(app) as client:
+    with TestClient(relaying_app(answers.url, ASKED)) as client:
         client.post("/v1/chat/completions", json=ASKED)
 
     assert [(False, True), (True, False)] == [(answer.is_relayed, answer.is_final) for answer in watcher.answers]

@@ -177,3 +177,18 @@ def answering_http2(data: bytes) -> Iterator[str]:
         yield f"http://127.0.0.1:{running.server_address[1]}"
         running.shutdown()
         thread.join()
+
+
+def relaying_app(url, asked):
+    """Return an application for this process that sends a request body to a provider at a URL, by its own client."""
+    import fastapi
+
+    app = fastapi.FastAPI()
+
+    @app.post("/v1/chat/completions")
+    async def proxy():
+        async with httpx.AsyncClient() as client:
+            answer = await client.post(url + "/v1/chat/completions", json=asked)
+        return json.loads(answer.content)
+
+    return app

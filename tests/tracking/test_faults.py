@@ -3,11 +3,9 @@ from contextvars import copy_context
 
 import httpx
 import pytest
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
 
 from tests.support.bills import forget_open_calls
+from tests.support.langchain_models import AnsweringChat
 from tests.support.line_faults import ROOT, LineFault
 from tests.support.provider_answers import CHAT
 from token_handlers import Budget, track_tokens
@@ -26,30 +24,14 @@ def _lenient():
     raise_faults(True)
 
 
-class Answering(BaseChatModel):
-    """A chat model that answers at once."""
-
-    @property
-    def _llm_type(self) -> str:
-        return "openai-chat"
-
-    def _get_ls_params(self, stop=None, **kwargs):
-        return {"ls_provider": "openai", "ls_model_name": "gpt-4o-mini", "ls_model_type": "chat"}
-
-    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
-        usage = {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
-        message = AIMessage("hi", usage_metadata=usage, response_metadata={"model_name": "gpt-4o-mini"})
-        return ChatResult(generations=[ChatGeneration(message=message)])
-
-
 def ask_langchain():
     """Ask by LangChain."""
-    Answering().invoke("hello")
+    AnsweringChat().invoke("hello")
 
 
 def ask_langchain_async():
     """Ask by LangChain in async code."""
-    asyncio.run(Answering().ainvoke("hello"))
+    asyncio.run(AnsweringChat().ainvoke("hello"))
 
 
 def ask_httpx():
@@ -106,7 +88,7 @@ def test_a_fault_of_ours_where_an_answer_ends_a_call():
 
 @pytest.mark.parametrize(
     "places",
-    [["read_body", "ResponseUsage"], ["_names_of_headers"]],
+    [["read_body", "ResponseUsage"], ["_header_names"]],
     ids=["its body", "its headers"],
 )
 def test_a_fault_of_ours_in_reading_an_answer(monkeypatch, places):

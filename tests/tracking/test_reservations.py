@@ -2,10 +2,8 @@ import threading
 from decimal import Decimal
 
 import pytest
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
 
+from tests.support.langchain_models import AnsweringChat
 from tests.support.line_faults import LineFault
 from token_handlers import Budget, BudgetExceeded, TokenCounter, track_tokens
 from token_handlers.budget import Amounts
@@ -227,25 +225,6 @@ def test_an_answer_without_a_price():
     assert Decimal("0.000009") == budget.spent().cost
 
 
-class Answering(BaseChatModel):
-    """A chat model that answers at once, and says how often."""
-
-    answers: int = 0
-
-    @property
-    def _llm_type(self) -> str:
-        return "openai-chat"
-
-    def _get_ls_params(self, stop=None, **kwargs):
-        return {"ls_provider": "openai", "ls_model_name": "gpt-4o-mini", "ls_model_type": "chat"}
-
-    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
-        self.answers += 1
-        usage = {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
-        message = AIMessage("hi", usage_metadata=usage, response_metadata={"model_name": "gpt-4o-mini"})
-        return ChatResult(generations=[ChatGeneration(message=message)])
-
-
 @pytest.fixture
 def lenient():
     """Faults are logged, as in an application, rather than raised."""
@@ -260,10 +239,10 @@ def test_a_fault_at_any_line(error):
     """Whatever raises between reserve and settle, and where: nothing stays reserved, and an answer is booked, once."""
     left, unbooked, position = [], [], 0
     with track_tokens(budget=Budget(max_cost=1, max_tokens=1000)):
-        Answering().invoke("hello")  # what a first call imports and caches is there
+        AnsweringChat().invoke("hello")  # what a first call imports and caches is there
     while True:
         position += 1
-        budget, model = Budget(max_cost=1, max_tokens=1000), Answering()
+        budget, model = Budget(max_cost=1, max_tokens=1000), AnsweringChat()
         with track_tokens(budget=budget), LineFault(position, error("injected")) as fault:
             try:
                 model.invoke("hello")

@@ -1,6 +1,5 @@
 import asyncio
 import functools
-import json
 import logging
 import threading
 from base64 import b64encode
@@ -21,7 +20,7 @@ from langchain_openai import ChatOpenAI
 from mistralai.client import Mistral
 from pydantic import BaseModel
 
-from tests.support.answer_server import Reply, body, events, lines
+from tests.support.answer_server import Reply, body, events, lines, relaying_app
 from tests.support.event_frames import frame
 from tests.support.provider_answers import (
     CHAT,
@@ -632,19 +631,10 @@ def test_errors_before_the_sending_are_free():
 
 def test_an_application_in_the_process_counts_once(answers):
     """A request to an application in this process, which asks a provider itself, is the provider's call alone."""
-    import fastapi
     from fastapi.testclient import TestClient
 
     answers.answer(body(CHAT))
-    app = fastapi.FastAPI()
-
-    @app.post("/v1/chat/completions")
-    async def proxy():
-        async with httpx.AsyncClient() as client:
-            answer = await client.post(answers.url + "/v1/chat/completions", json=ASKED)
-        return json.loads(answer.content)
-
-    with track_tokens() as counter, TestClient(app) as client:
+    with track_tokens() as counter, TestClient(relaying_app(answers.url, ASKED)) as client:
         client.post("/v1/chat/completions", json=ASKED)
 
     assert (1, 100, 20) == (counter.successful_requests, counter.prompt_tokens, counter.completion_tokens)
