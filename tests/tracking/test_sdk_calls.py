@@ -45,6 +45,7 @@ from token_handlers import (
     uninstall,
     usage_from_payload,
 )
+from token_handlers.lifecycle import Warnings
 from token_handlers.tracking import gates
 from token_handlers.tracking.call import open_calls
 from token_handlers.tracking.sdk_calls import left_out
@@ -438,8 +439,9 @@ def test_added_by_hand(answers):
     assert 1 == other.successful_requests
 
 
-def test_added_by_hand_without_an_id(answers, caplog):
+def test_added_by_hand_without_an_id(answers, caplog, monkeypatch):
     """A record that may be the same call, by its tokens, is added, and one warning says how it would not be."""
+    monkeypatch.setattr("token_handlers.counter.counter._ADDED_AGAIN", Warnings())  # whatever other tests added
     answers.answer(body(CHAT))
     with track_tokens() as counter, openai_client(answers) as client:
         usage = client.chat.completions.create(**ASKED).usage
