@@ -181,7 +181,7 @@ class LocalStore:
 
     def release(self, reservation: Reservation, *, wait: bool = False) -> None:
         """Release what a call reserved."""
-        self._lock.run_soon(lambda: self._release(reservation))
+        self._lock.run_soon(functools.partial(self._restate, reservation, None))
 
     def state(self, name: str) -> BudgetState:
         """Return what an account has spent in this window, and what its calls have reserved."""
@@ -227,9 +227,6 @@ class LocalStore:
             if spent[position] >= amount:
                 return spent, account.window
         return None
-
-    def _release(self, reservation: Reservation) -> None:
-        self._restate(reservation, None)
 
     def _restate(self, reservation: Reservation, amounts: Amounts | None) -> None:
         """Change the amounts that a call reserves, if it still reserves any; None: release them."""

@@ -1,6 +1,7 @@
 """The open LLM calls: what their start and their chunks said, until they end."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import is_
 from types import FrameType
 from typing import Any, NamedTuple
 from weakref import ref
@@ -204,7 +205,7 @@ class ModelCall(Call):
         """Return whether this call's prompt is that of another event: LlamaIndex copies the list, not its messages."""
         if isinstance(prompt, str) or isinstance(self.prompt, str):
             return bool(self.prompt == prompt)
-        return len(self.prompt) == len(prompt) and all(map(_same, self.prompt, prompt))
+        return len(self.prompt) == len(prompt) and all(map(is_, self.prompt, prompt))
 
 
 def prompt_of(payload: Mapping[str, Any]) -> Any:
@@ -327,10 +328,6 @@ def _may_have(kind: type, name: str) -> bool:
 
 _stated = ByType(_stated_by)
 """By the class of an LLM. Pydantic takes 3 µs to say that an instance has no such attribute."""
-
-
-def _same(one: object, other: object) -> bool:
-    return one is other
 
 
 def remove(call: ModelCall) -> None:

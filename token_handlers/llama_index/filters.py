@@ -5,7 +5,7 @@ in another one. The call belongs to the block in which the query was made, so th
 are read or dropped.
 """
 
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from inspect import isasyncgen, isgenerator
 from types import FrameType
 from typing import Any
@@ -99,9 +99,5 @@ def _context_of_query() -> CallContext | None:
     found = next((by_frame[frame] for frame in callers() if frame in by_frame), None)
     if found is not None:
         return found
-    running = list(_running())
+    running = [unread for unread in list(_unread) if unread.is_running()]
     return running[0].context if len(running) == 1 and not current_context().in_blocks else None
-
-
-def _running() -> Iterator[_Unread]:
-    return (unread for unread in list(_unread) if unread.is_running())
