@@ -35,7 +35,7 @@ SHOWN_BY = {
         "tracking.test_track_tokens.test_a_call_belongs_to_where_it_started "
         "langchain.test_handler.test_a_stream_begun_inside_and_drained_outside guide.test_why.test_a_task_made_outside"
     ),
-    "The call is a generator's consumer's": "tracking.test_scopes.test_a_consumers_calls_are_not_the_generators",
+    "A generator's consumer makes the call": "tracking.test_scopes.test_a_consumers_calls_are_not_the_generators",
     "The call is made in another process": (
         "sinks.sqlite.test_processes.test_four_processes_write_at_once "
         "sinks.redis.test_counter.test_processes_that_end_send_what_waits "
