@@ -27,15 +27,15 @@ class ReportedUsage(NamedTuple):
     """What one payload reports.
 
     ``counts`` are keyed by Usage's fields and inclusive: a reported 0 is there as 0, what was not reported is absent.
-    ``cost`` is USD that the biller itself stated; ``billed`` are the counts that price the call where they are
-    others than those it used, which is so at Cohere.
+    ``cost`` is the USD that the biller itself stated; ``billed`` are the counts that price the call where they differ
+    from those that it used, as at Cohere.
 
     ``context`` is what was served and changes the price, beside the tier: ``speed`` (such as "fast"),
     ``inference_geo``, ``region``, ``search_context_size`` ("low", "medium", "high"), ``latency`` (such as
     "optimized"), ``web_search_tool`` ("web_search" or "web_search_preview"), ``cache_retention`` ("24h"), ``prompts``
-    (of how many a long input is the sum). ``beside`` are the parts of ``counts`` that another model is billed for, as
-    (model, counts). ``doubts`` say, for people, what
-    was billed but cannot be counted or read exactly: each makes the call an estimate.
+    (of how many prompts a long input is the sum). ``beside`` are the parts of ``counts`` that another model is billed
+    for, as (model, counts). ``doubts`` say, for people, what was billed but cannot be counted or read exactly: each
+    makes the call an estimate.
     """
 
     counts: Counts
@@ -49,7 +49,7 @@ class ReportedUsage(NamedTuple):
 
 
 def is_empty(reported: ReportedUsage) -> bool:
-    """Whether the payload states tokens, and 0 of them all: no bill of an answer that has text."""
+    """Whether the payload states tokens, and all are 0: no bill of an answer that has text."""
     counts = reported.counts
     return not (counts.get("input_tokens") or counts.get("output_tokens") or counts.get("rerank_searches"))
 

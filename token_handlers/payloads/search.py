@@ -67,7 +67,7 @@ from token_handlers.payloads.reported import (
 from token_handlers.payloads.xai import read_server_side_tools
 
 NO_INPUT = "an output beside an input of 0"
-"""The doubt of a usage that states tokens that were generated out of none, without a cost that makes up for it."""
+"""The doubt about a usage that states output tokens and no input, without a stated cost."""
 
 Reader = Callable[[Fields, Hint], ReportedUsage | None]
 

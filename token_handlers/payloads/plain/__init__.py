@@ -17,7 +17,7 @@ from token_handlers.payloads.plain.answers import (
     shape_of,
 )
 from token_handlers.payloads.plain.contents import fields_of
-from token_handlers.payloads.plain.source import Reader, make_reader
+from token_handlers.payloads.plain.source import PlainReader, make_reader
 from token_handlers.payloads.plain.usages import RAW_DETAILS, USAGE_DETAILS
 from token_handlers.payloads.reported import ReportedUsage
 
@@ -94,13 +94,13 @@ def _read_new(keys: _Keys, kind: AnswerKind | None, body: _Dict) -> ReportedUsag
 
 
 _READERS_KEPT = 256
-_latest: dict[_Keys, Reader] = {}
+_latest: dict[_Keys, PlainReader] = {}
 """By type, provider and outermost keys of an answer, the reader of the last one: nearly always that of the next one."""
-_readers: dict[tuple[object, ...], Reader] = {}
+_readers: dict[tuple[object, ...], PlainReader] = {}
 """By kind of answer, provider and shape: clients have few of them."""
 
 
-def _reader(keys: _Keys, kind: AnswerKind, parts: tuple[Any, ...], others: tuple[Any, ...]) -> Reader | None:
+def _reader(keys: _Keys, kind: AnswerKind, parts: tuple[Any, ...], others: tuple[Any, ...]) -> PlainReader | None:
     """Return the reader of an answer, kept for the next one; None where it is not plain, or a part of it is no dict."""
     known, provider = _as_dicts(parts), keys[1]
     if known is None:
@@ -119,7 +119,7 @@ def _reader(keys: _Keys, kind: AnswerKind, parts: tuple[Any, ...], others: tuple
     return read
 
 
-def _keep(readers: dict[tuple[object, ...], Reader], key: tuple[object, ...], read: Reader) -> None:
+def _keep(readers: dict[tuple[object, ...], PlainReader], key: tuple[object, ...], read: PlainReader) -> None:
     if len(readers) >= _READERS_KEPT:
         readers.clear()
     readers[key] = read

@@ -11,11 +11,11 @@ from token_handlers.payloads.plain.usages import ABSENT, NotPlain, test_of
 from token_handlers.payloads.reported import MOST_TOKENS, ReportedUsage
 from token_handlers.usage import new_tuple
 
-Reader = Callable[..., ReportedUsage | None]
+PlainReader = Callable[..., ReportedUsage | None]
 """Reads an answer of the shape that it was made for; None for one of another shape, or whose values aren't plain."""
 
 
-def make_reader(kind: AnswerKind, provider: str | None, parts: Parts, others: Sequence[Any]) -> Reader | None:
+def make_reader(kind: AnswerKind, provider: str | None, parts: Parts, others: Sequence[Any]) -> PlainReader | None:
     """Return the reader of an answer's shape, None where it is not plain."""
     if provider is not None and "vercel" in provider.lower():
         return None  # its gateway bills reasoning beside the output
@@ -40,7 +40,7 @@ class _ReaderSource:
         self._dicts = {each.variable.name for level in plan.levels for each in level}
         self._variables = [*plan.others]
 
-    def compiled(self) -> Reader:
+    def compiled(self) -> PlainReader:
         """Return the reader."""
         outermost, *levels = self._plan.levels
         for each in outermost:
@@ -52,7 +52,7 @@ class _ReaderSource:
         self._lines += [f"if not ({' and '.join(self._tests())}): return None", f"return {self._usage()}"]
         parameters, body = ", ".join(self._plan.parameters), "\n  ".join(self._lines)
         exec(f"def read({parameters}):\n try:\n  {body}\n except KeyError:\n  return None", self._globals)  # noqa: S102
-        made: Reader = self._globals["read"]
+        made: PlainReader = self._globals["read"]
         return made
 
     def _open(self, level: Sequence[OpenedDict]) -> None:
