@@ -155,7 +155,7 @@ VALUES = st.sampled_from(
     ]
 ) | st.sampled_from(
     [{}, {"audio": 3}, {"cached_tokens": 1}, {"ephemeral_5m_input_tokens": 2}, [], [{}], b"x", Another()]
-)
+).map(copy.deepcopy)  # a test changes what it has drawn
 
 
 def places(part: Any) -> list[tuple[Any, Any]]:

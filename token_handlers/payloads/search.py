@@ -142,7 +142,7 @@ MOST_NODES, MOST_DEPTH = 128, 6
 class PayloadSearch:
     """One walk through a payload: at most 128 nodes, each once, however they refer to each other."""
 
-    def __init__(self, hint: Hint, composites: "tuple[Composite, ...]" = ()) -> None:
+    def __init__(self, hint: Hint, composites: "tuple[Reader, ...]" = ()) -> None:
         self.hint = hint
         self.composites = composites
         self.left = MOST_NODES
@@ -372,9 +372,6 @@ def _overruled(stated: ReportedUsage, found: ReportedUsage) -> ReportedUsage:
     )
 
 
-Composite = Callable[[Fields, Hint], ReportedUsage | None]
-
-
 def read_event(event: Fields, hint: Hint) -> ReportedUsage | None:
     """The first event of a Messages stream, whose output is no count of what will be written, or the last by itself."""
     if text(event, "type") not in ("message_start", "message_delta"):
@@ -383,7 +380,7 @@ def read_event(event: Fields, hint: Hint) -> ReportedUsage | None:
     return None if merged is None else PayloadSearch(hint).find(merged)
 
 
-COMPOSITES: tuple[Composite, ...] = (read_result, read_node, read_event)
+COMPOSITES: tuple[Reader, ...] = (read_result, read_node, read_event)
 
 
 def total(readings: list[ReportedUsage]) -> ReportedUsage:
