@@ -1,8 +1,8 @@
 """DeferredLock: a lock that also holds against the garbage collector.
 
-The collector may end a call, by closing its stream, in the middle of anything that a thread does: also where that
-thread has the lock of what the call is to be added to, or another lock. So an addition never waits: where the lock is
-taken, whoever has it does what was added when it lets go.
+The collector may end a call, by closing its stream, in the middle of anything that a thread does, also while that
+thread holds the lock of the sums to which the call is added, or another lock. So an addition never waits: where the
+lock is held, its holder makes the addition when it lets go.
 """
 
 import threading
@@ -14,7 +14,7 @@ class DeferredLock:
     """A lock, entered with `with`, that is safe to use from finalizers.
 
     `run_soon` never waits: where the lock is held, what it was given runs when the holder lets go. ``rlock``, ``depth``
-    and `leave` are for who must do without a function for each addition: take ``rlock`` without blocking where
+    and `leave` are for callers that can't afford a function for each addition: take ``rlock`` without blocking where
     ``depth`` is 0, add one to ``depth``, and `leave`; then `catch_up` with what is ``waiting``.
     """
 

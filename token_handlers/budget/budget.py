@@ -312,7 +312,7 @@ class Budget:
         return error
 
     def _check_price(self, reservation: Reservation) -> None:
-        """Warn of a model that has no price, or raise BudgetExceeded where that is what the budget is to do."""
+        """Warn of a model that has no price, or raise BudgetExceeded, as ``unpriced`` says."""
         model = reservation.asker.model
         limit = "max_cost" if self._limits["max_cost"] is not None else PER_MINUTE
         if self._unpriced == "refuse":

@@ -129,11 +129,11 @@ class RateSheet:
             self.doubts.append(why)
 
     def note(self, key: str, text: str) -> None:
-        """Add what is to know of one rate."""
+        """Add a note about one rate, which people read."""
         self.notes[key] = ", ".join(filter(None, (self.notes.get(key), text)))
 
     def note_tokens(self, text: str) -> None:
-        """Add what is to know of every token's rate."""
+        """Add a note about the rate of every kind of token."""
         for key in token_keys(self.rates):
             self.note(key, text)
 

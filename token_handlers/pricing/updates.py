@@ -1,4 +1,4 @@
-"""Newer price tables from the network, for who asks: checked before use, and the last good one kept on disk.
+"""Newer price tables from the network, where they are asked for: checked before use, the last good one kept on disk.
 
 Importing this imports genai-prices, about 0.2 s, of which it uses the updater and its published table.
 """

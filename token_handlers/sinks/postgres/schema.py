@@ -154,7 +154,7 @@ def _rollup(level: str) -> str:
 
 
 def _view() -> Iterator[str]:
-    """Make the view again for whoever may read it: another column can't be put into one."""
+    """Make the view again, as a column can't be put into one; `migrations` lets its readers read it again."""
     yield "DROP VIEW IF EXISTS usage_measure"
     yield f"CREATE VIEW usage_measure AS SELECT id, batch, {MEASURED} FROM usage_event"  # noqa: S608 (constants)
 

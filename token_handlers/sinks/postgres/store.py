@@ -92,7 +92,7 @@ class PostgresStore:
         self._reading.close()
 
     def _add(self, rows: Sequence[Row]) -> tuple[int, bool]:
-        """Add calls; return how many of them were new, and whether the calls that wait are to be summed now."""
+        """Add calls; return how many of them were new, and whether it is time to sum the calls that wait."""
         # In the order of their ids: two transactions that add the same calls wait for each other in one direction.
         calls = {str(row["event_id"]): row for row in reversed(rows)}
         text = text_of(calls[event_id] for event_id in sorted(calls))

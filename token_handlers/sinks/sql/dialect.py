@@ -1,4 +1,4 @@
-"""What a store's SQL has of its own, and how the questions that all stores share reach a connection.
+"""The SQL in which stores differ, and how the questions that they share reach a connection.
 
 Shared statements name their parameters ``:name`` and quote the column "user", a keyword of PostgreSQL.
 """
@@ -29,7 +29,7 @@ class Connection(Protocol):
 
 
 class Dialect(NamedTuple):
-    """How a store says what no two of them say alike."""
+    """The SQL that each store writes in its own way."""
 
     tags: str
     """A table ``tag`` with the ``key`` and ``value`` of each tag of a call."""
@@ -41,7 +41,7 @@ class Dialect(NamedTuple):
     """An {expression} as a text that compares by its code points, as columns do."""
 
     unindexed: str
-    """A {column} by which no index is to be searched."""
+    """A {column}, such that no index of it is used."""
 
     among: Callable[[str, str], str]
     """Whether a column is among the texts of a parameter that `texts` made."""

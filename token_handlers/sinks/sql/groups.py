@@ -1,4 +1,4 @@
-"""Sums by the values of one label: of all of them, or of the most expensive and of the others together."""
+"""Sums by the values of one label: of all values, or of the most expensive ones and of all others together."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,7 +18,7 @@ _TIMES: dict[str, Callable[[int], str]] = {"day": day_of, "hour": hour_of}
 
 
 class Groups(dict[str, UsageTotals]):
-    """Totals by the values of a label; those of ``others`` more values are summed under "(other)"."""
+    """Totals by the values of a label; the sum of ``others`` further values is under "(other)"."""
 
     def __init__(self, totals: Mapping[str, UsageTotals], others: int = 0) -> None:
         super().__init__(totals)
@@ -69,7 +69,7 @@ def _most_expensive(
 
 
 def _parts(query: RollupQuery, used: Sequence[str], also: str = "") -> list[str]:
-    """Return the rows of a question's parts; ``also`` is one more condition, with {key}."""
+    """Return the queries of a question's parts; ``also`` is a further condition, with {key}."""
     return [
         f"SELECT {', '.join((f'{key} AS key', *used))} FROM {rows}{also.format(key=key)}"  # noqa: S608 (constants)
         for (key,), rows in query.parts
@@ -79,7 +79,7 @@ def _parts(query: RollupQuery, used: Sequence[str], also: str = "") -> list[str]
 def _of_a_time(query: RollupQuery, used: Sequence[str], number: int) -> tuple[dict[str, str], tuple[str, str]]:
     """Return the tables that have all calls of a window's most expensive keys, and the number and sums of all keys.
 
-    Of each key only the sums are made by which it is among those.
+    Of each key only the sums are made that order the keys.
     """
     sums = ", ".join(f"{query.sums[measure]} AS {measure}" for measure in _ORDERED)
     some = " UNION ALL ".join(_parts(query, [measure for measure in _ORDERED if measure in used]))
@@ -98,7 +98,8 @@ def _of_all_time(
 ) -> tuple[dict[str, str], tuple[str, str]]:
     """Return the tables that have all calls of a label's most expensive values, and the number and sums of all values.
 
-    Nothing costs less by what came later: the most expensive are those that were before it, or have some of it.
+    Later calls make no value cheaper: the most expensive are among those that were the most expensive before, and those
+    that the later calls have.
     """
     sums, names, order = ", ".join(used), ["best"], ", ".join((*MOST_EXPENSIVE, "value"))
     best = (

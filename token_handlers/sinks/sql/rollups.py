@@ -1,7 +1,7 @@
-"""The statements that sum calls in the rollups, and those that give calls another cost.
+"""The statements that sum calls in the rollups, and those that change the cost of calls.
 
-A call is not in the rollups at once: that would cost each commit of a few calls more than the calls. When so many have
-come, they are summed together; until then whoever asks sums them too.
+A call is not summed at once, as that would cost a commit of a few calls more than the calls themselves. Many calls are
+summed together; until then each question sums them by itself.
 """
 
 import itertools
@@ -41,7 +41,7 @@ class Sums(NamedTuple):
 
 
 def sums_of(used: Sequence[str], sign: str = "") -> Sums:
-    """Return the sums that calls are to be added to, or with the sign "-" subtracted from."""
+    """Return the sums to which calls are added, or with the sign "-" from which they are subtracted."""
 
     def listed(template: str) -> str:
         return ", ".join(template.format(name=name) for name in used)
@@ -64,7 +64,7 @@ class RollupStep(NamedTuple):
 
 
 def steps(sums: Sums, tags: str) -> tuple[RollupStep, ...]:
-    """Return what adds the calls of the table fresh to all rollups; ``tags`` is the dialect's."""
+    """Return the steps that add the calls of the table ``fresh`` to all rollups; ``tags`` is the dialect's."""
     return tuple(_step(f"fresh_{number}", label, sums, tags) for number, label in enumerate(LABELS))
 
 
@@ -99,7 +99,10 @@ def _add(level: str, key: str, rows: str, sums: Sums) -> str:
 
 
 def _add_whole(label: str, rows: str, sums: Sums) -> str:
-    """Return what adds calls to the sum of all values of a label, and the values to their number; before these are."""
+    """Return the statement that adds calls to the sum of all values of a label, and new values to their number.
+
+    It runs before the values themselves are added.
+    """
     values = f"(SELECT DISTINCT value FROM {rows} AS came) AS came"  # noqa: S608 (constants)
     number = f"(SELECT count(*) FROM {values} WHERE {is_unknown(label, 'came.value')})"  # noqa: S608 (constants)
     return (
@@ -125,7 +128,7 @@ def is_unknown(label: str, value: str) -> str:
 
 
 def sums_ever() -> Iterator[str]:
-    """Yield the statements that fill rollup_ever, which is empty, from the days: for a ledger from before it."""
+    """Yield the statements that fill an empty rollup_ever from the days: for a ledger that is older than this table."""
     sums = sums_of(SUMS)
     for label in (label for label, (together, _) in LABELS.items() if "rollup_ever" in together):
         days = f"(SELECT * FROM rollup_day WHERE apart = 0 AND label = '{label}')"  # noqa: S608 (constants)

@@ -1,7 +1,7 @@
-"""The columns of a call, the sums that are made of them, and the labels and times that these are kept by.
+"""The columns of a call, the sums of them, and the labels and times by which the sums are kept.
 
-Times are milliseconds since 1970 in UTC. Money is integer nano-USD (``_nano``) and what is below a nano-USD in 1e-18
-USD (``_atto``), so that the sum of many small costs is exact. All is made of Usage's fields and of MEASURES: a new one
+Times are milliseconds since 1970 in UTC. Money is integer nano-USD (``_nano``) and the rest below a nano-USD in 1e-18
+USD (``_atto``), so that the sum of many small costs is exact. Usage's fields and MEASURES make the columns: a new one
 has its column in each store.
 """
 

@@ -38,7 +38,7 @@ _TAKE_OFF = "DELETE FROM usage_outbox WHERE id = ?"
 
 
 class UnsentCalls:
-    """The calls of a ledger's file that are still to arrive, and those that arrived before they were written."""
+    """The calls of a ledger's file that have not arrived, and ids of those that arrived before they were written."""
 
     def __init__(self, file: LedgerFile) -> None:
         self._file = file
@@ -51,7 +51,7 @@ class UnsentCalls:
         self._warnings = Warnings()
 
     def append(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
-        """Add rows as `rollups.append` does, to the outbox only those that have not arrived yet."""
+        """Add rows as `rollups.append` does, and to the outbox those that have not arrived yet."""
         added = append(connection, rows)
         if self._ahead:
             _take_off(connection, [event_id for row in rows if (event_id := str(row["event_id"])) in self._ahead])
@@ -64,7 +64,7 @@ class UnsentCalls:
                 self._ahead.pop(str(row["event_id"]), None)
 
     def unsent(self, limit: int) -> list[UsageRecord]:
-        """Return the first calls that are to arrive; from now on what comes into the file is kept for the server."""
+        """Return the first calls that have not arrived; from now on every new call of the file waits for the server."""
         try:
             if self._arrived or not self._is_backlog():
                 self._note_arrived()
@@ -78,7 +78,7 @@ class UnsentCalls:
         return [record_of(row) for row in rows]
 
     def sent(self, event_ids: Sequence[str]) -> None:
-        """Take calls off that have arrived; where that fails nothing is to be sent until it does not."""
+        """Take calls off that have arrived; while that fails, `unsent` returns nothing."""
         self._arrived = [*self._arrived, *map(escaped, event_ids)][-MOST_ARRIVED:]
         try:
             self._note_arrived()

@@ -2,7 +2,7 @@
 
 Before SQLite 3.51.3 a checkpoint and a commit of two connections can corrupt a database in WAL mode, so everybody
 writes under a lock on ``<ledger>.lock``, and checkpoints happen nowhere else. Where there are no such locks (Windows)
-SQLite's own remain. The lock's file says who has it, and which file the log belongs to that is beside the ledger.
+SQLite's own remain. The lock's file says which process has it, and to which file the log beside the ledger belongs.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ except ImportError:
 logger = logging.getLogger("token_handlers")
 
 LOCK_SECONDS = 10.0
-"""How long to wait for the write lock: longer than anybody keeps it who is not stopped."""
+"""How long to wait for the write lock: longer than any process keeps it that is not stopped."""
 
 _WIDTH = 20
 """Bytes of a number in the lock's file: the id of the process that has the lock, then the ledger's inode."""
@@ -69,7 +69,7 @@ class LedgerFile:
             with self.reading():
                 return
         if identify(self.path) and check_version(self.path) == VERSION:
-            return  # whoever writes now may have stopped in the middle of it
+            return  # not written: the writer may be stopped in the middle of it
         with self.writing():
             pass
 
@@ -232,7 +232,7 @@ class WriteLock:
         self._thread_lock.release()
 
     def leave_to_parent(self) -> None:
-        """Let go of the parent's lock in a forked child, or it would outlive the parent."""
+        """Drop the parent's lock in a forked child, as it would outlive the parent."""
         self._thread_lock = threading.Lock()
         self._close()
 
@@ -254,13 +254,13 @@ class WriteLock:
                 os.pwrite(file, holder, 0)
 
     def note_file(self) -> None:
-        """Note which file is in the ledger's place, as its log will be beside it: for who has the lock."""
+        """Note the inode of the ledger's file, to which the log beside it will belong; call it with the lock."""
         number = self._ledger.stat().st_ino
         if self._file is not None and number != _noted(self._file):
             os.pwrite(self._file, f"{number:<{_WIDTH}}\n".encode(), _WIDTH + 1)
 
     def noted_file(self) -> int | None:
-        """Return the inode of the file whose log may be beside the ledger: for who has the lock."""
+        """Return the inode of the file to which a log beside the ledger belongs; call it with the lock."""
         return None if self._file is None else _noted(self._file)
 
     def _close(self) -> None:

@@ -133,7 +133,7 @@ def version_of(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def make(path: Path) -> None:
-    """Put an empty ledger in place, whole: who is killed meanwhile leaves nothing that looks like one."""
+    """Put an empty ledger in place as a whole, so that a process that is killed leaves no part of one."""
     draft = Path(f"{path}.new")
     # A log without its file would be taken for the new one's.
     for stale in (f"{file}{end}" for file in (draft, path) for end in ("-journal", "-wal", "-shm")):
