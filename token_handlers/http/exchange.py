@@ -13,8 +13,9 @@ from weakref import ref
 from token_handlers.errors import BudgetExceeded, TokenHandlersError, absorb
 from token_handlers.http.client_errors import status_of, was_sent
 from token_handlers.http.completion import TELLING, Headers, completed
+from token_handlers.http.events import AnswerReading
 from token_handlers.http.requests import ProviderRequest
-from token_handlers.http.responses import AnswerReading, ResponseUsage, read_body
+from token_handlers.http.responses import ResponseUsage, read_body
 from token_handlers.payloads import ReportedUsage, read_payload
 
 
