@@ -128,9 +128,11 @@ def described(provider, made, prompt="hello", asked=None):
 
 
 def test_the_marks_of_the_prompt_say_how_long_the_cache_is_kept():
-    """LangChain leaves the lifetime out of Anthropic's streams."""
-    assert (Decimal("0.0125"), 0) == spent(Streaming, "anthropic", OPUS, {}, usage=WRITTEN, prompt=MARKED)
-    assert 1 == spent(Streaming, "anthropic", OPUS, {}, usage=WRITTEN)[1]
+    """LangChain leaves the lifetime out of Anthropic's streams, and servers like Anthropic's out of their answers."""
+    raw = {"input_tokens": 0, "output_tokens": 100, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 1000}
+    for kind, metadata in ((Streaming, OPUS), (Shaped, OPUS | {"usage": raw})):
+        assert (Decimal("0.0125"), 0) == spent(kind, "anthropic", metadata, {}, usage=WRITTEN, prompt=MARKED)
+        assert 1 == spent(kind, "anthropic", metadata, {}, usage=WRITTEN)[1]
 
 
 def test_a_cache_that_is_kept_for_long_is_an_estimate():

@@ -63,7 +63,7 @@ class Shaped(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message)], llm_output=self.output)
 
 
-def answer(usage, **metadata):
+def answer(usage, /, **metadata):
     """Return a provider's answer."""
     usage = usage and {"total_tokens": usage["input_tokens"] + usage["output_tokens"], **usage}
     return AIMessage("hello", usage_metadata=usage, response_metadata=metadata)

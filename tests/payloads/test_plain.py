@@ -20,7 +20,7 @@ from token_handlers.payloads.search import read_any_message
 
 COUNT = st.integers(0, 40) | st.sampled_from([None, -1, True, 2.0, "3", 2**53])
 OFTEN = st.integers(0, 40)
-PROVIDERS = st.sampled_from([None, "openai", "azure", "anthropic", "Anthropic", "mistralai", "vercel", "xai"])
+PROVIDERS = st.sampled_from([None, "openai", "azure", "anthropic", "Anthropic", "mistralai", "vercel", "xai", "x-ai"])
 
 
 def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -88,7 +88,7 @@ def messages(draw: st.DrawFn) -> tuple[Any, ...]:
     metadata: dict[str, Any] = {} if key is None else {key: raw}
     metadata |= draw(
         some(
-            model_name=st.sampled_from(["gpt-4o", "gemini-2.5-flash", "", 5]),
+            model_name=st.sampled_from(["gpt-4o", "gemini-2.5-flash", "Command-R", "", 5]),
             model=st.just("other"),
             model_provider=st.sampled_from(["openai", "anthropic"]),
             service_tier=st.sampled_from([None, "Flex", "auto", 5]),
@@ -111,12 +111,16 @@ def test_a_message_is_read_as_the_long_way_reads_it(message):
 
 
 @given(
-    usage=CHAT, off=st.sampled_from([0, 0, 5]), provider=PROVIDERS, more=st.sampled_from([{}, {"service_tier": "X"}])
+    usage=CHAT,
+    off=st.sampled_from([0, 0, 5]),
+    provider=PROVIDERS,
+    model=st.sampled_from(["m", "Command-R"]),
+    more=st.sampled_from([{}, {"service_tier": "X"}]),
 )
-def test_a_completion_is_read_as_the_long_way_reads_it(usage, off, provider, more):
+def test_a_completion_is_read_as_the_long_way_reads_it(usage, off, provider, model, more):
     """Where a chat completion is plain, as JSON or as an object, both ways say the same."""
     usage = total_of(usage, ("prompt_tokens", "completion_tokens"), off)
-    body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [], "usage": usage} | more
+    body = {"id": "1", "object": "chat.completion", "created": 1, "model": model, "choices": [], "usage": usage} | more
     for payload in (usage, body):
         found = read_plain(payload, provider)
         assert found is None or read_any(payload, provider) == found

@@ -12,6 +12,7 @@ from token_handlers.payloads.plain.contents import is_of_sdk
 from token_handlers.payloads.plain.usages import (
     ABSENT,
     LANGCHAIN,
+    LIFETIMES,
     OPENAI,
     RAW_DETAILS,
     USAGE_DETAILS,
@@ -25,6 +26,7 @@ from token_handlers.payloads.plain.usages import (
     form_of,
     test_of,
 )
+from token_handlers.payloads.reported import hint_of
 
 Parts = Sequence[Mapping[str, Any] | None]
 """An answer's dicts: what is around its usages, these, and their details; None where one is missing."""
@@ -83,7 +85,7 @@ def of_message(provider: str | None, parts: Parts, others: Sequence[Any]) -> Ans
     """
     stated_usage = parts[2]
     form = None if stated_usage is None else form_of(stated_usage, provider)
-    if form is None and (provider or "").lower().startswith(_CUT_BY_LANGCHAIN):
+    if form is None and hint_of(provider).is_of(*_CUT_BY_LANGCHAIN):
         raise NotPlain
     (metadata, usage, raw, *several), (more,) = _variables(parts, {"more": others[0]})
     details = dict(zip((*USAGE_DETAILS, *RAW_DETAILS), several, strict=False))
@@ -94,8 +96,8 @@ def of_message(provider: str | None, parts: Parts, others: Sequence[Any]) -> Ans
         counted_usage = counted_usage.confirmed_by(counted(form, raw, details))
         tier = first(raw, "service_tier") if tier is ABSENT else tier
         usages.append(OpenedDict(first(metadata, "token_usage", "usage"), raw))
-    elif "cache_write_tokens" in counted_usage.counts:
-        # without a raw usage nothing says how long the cache keeps them
+    if "cache_write_tokens" in counted_usage.counts and counted_usage.counts.keys().isdisjoint(LIFETIMES.values()):
+        # the prompt says how long the cache keeps them
         counted_usage.tests.append(f"{counted_usage.counts['cache_write_tokens']} == 0")
     return AnswerPlan(
         parameters=("metadata", "usage", "content", "more"),

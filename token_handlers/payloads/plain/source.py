@@ -93,7 +93,7 @@ class _ReaderSource:
             tests.append(f"min(0, {', '.join(usage.details)}) == 0")
         tests += [f"({tokens} or {output} == 0)", f"{tokens} + {output} < {MOST_TOKENS}"]  # none writes out of nothing
         tests += test_of(plan.tier, str, "{}")
-        tests += test_of(plan.model, str, "{0} and 'command' not in {0}")  # Cohere bills other units
+        tests += test_of(plan.model, str, "{0} and 'ommand' not in {0}")  # Cohere bills other units for its Command
         content = plan.content.name
         if content != ABSENT.name:
             tests.append(f"(type({content}) is str or are_plain_blocks({content}))")

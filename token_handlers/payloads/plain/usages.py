@@ -60,7 +60,7 @@ class UsageForm(NamedTuple):
     adds_lifetimes: bool = False
 
 
-_LIFETIMES: Mapping[str, str | None] = {
+LIFETIMES: Mapping[str, str | None] = {
     "ephemeral_5m_input_tokens": "cache_write_5m_tokens",
     "ephemeral_1h_input_tokens": "cache_write_1h_tokens",
 }
@@ -69,7 +69,7 @@ LANGCHAIN = UsageForm(
     keys=frozenset({"input_tokens", "output_tokens", "total_tokens", "input_token_details", "output_token_details"}),
     required=("input_tokens", "output_tokens", "total_tokens"),
     input_details="input_token_details",
-    input_counts={"cache_read": "cache_read_tokens", "cache_creation": "cache_write_tokens", **_LIFETIMES,
+    input_counts={"cache_read": "cache_read_tokens", "cache_creation": "cache_write_tokens", **LIFETIMES,
                   "audio": "input_audio_tokens"},
     output_details="output_token_details",
     output_counts={"reasoning": "reasoning_tokens", "audio": "output_audio_tokens"},
@@ -104,7 +104,7 @@ _ANTHROPIC = UsageForm(
                     "iterations", "speed"}),
     required=("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
     input_details="cache_creation",
-    input_counts=_LIFETIMES,
+    input_counts=LIFETIMES,
     output_details="output_tokens_details",
     output_counts={"thinking_tokens": "reasoning_tokens"},
     counts={"input_tokens": "{input_tokens} + {cache_read_input_tokens} + {cache_creation_input_tokens}",
@@ -201,7 +201,7 @@ def _with_lifetimes(counts: dict[str, str], inputs: dict[str, str]) -> dict[str,
 
     What a cache keeps for a stated time is either all that was written, or comes on top of it.
     """
-    timed = {name: source for name, source in inputs.items() if name in _LIFETIMES.values()}
+    timed = {name: source for name, source in inputs.items() if name in LIFETIMES.values()}
     if not timed:
         return inputs
     if "cache_write_tokens" not in inputs:
