@@ -25,6 +25,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
 from langgraph.graph import END, START, StateGraph
+from pydantic import BaseModel
 
 from tests.support.bills import billed, counted
 from token_handlers import Budget, BudgetExceeded, get_openai_callback, install, track_tokens, uninstall
@@ -453,10 +454,11 @@ def test_a_bound_is_no_less_than_the_estimate(model, messages):
         ([AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])], {}),
         ([HumanMessage("hi")], {"tools": [{"type": "function", "function": {"name": "f"}}]}),
         ([HumanMessage("hi")], {"functions": [{"name": "f"}]}),
+        ([HumanMessage("hi")], {"response_format": {"type": "json_schema", "json_schema": {}}}),
         ([], {}),
     ],
 )
-def test_tools_and_images_have_no_bound(messages, invocation):
+def test_tools_schemas_and_images_have_no_bound(messages, invocation):
     """Such prompts are estimated at once, as those are with a tokenizer of one's own."""
     run = Run(current_context(), uuid4(), [messages], invocation=invocation)
     plain = Run(current_context(), uuid4(), [[HumanMessage("hi")]])
@@ -468,6 +470,25 @@ def test_tools_and_images_have_no_bound(messages, invocation):
     assert (None, 18) == (run.prompt_bound(), plain.prompt_bound())
     for one in (run, plain):
         discard(one)
+
+
+class Forecast(BaseModel):
+    """What a structured answer is to have."""
+
+    place: str
+    highest_temperature_in_degrees_celsius: int
+    lowest_temperature_in_degrees_celsius: int
+    probability_of_precipitation: float
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_the_schema_of_a_structured_answer(ledger, api):
+    """It is sent and billed with the prompt, and so it is reserved."""
+    model = chat(ledger, use_responses_api=api == "responses").with_structured_output(Forecast)
+    with track_tokens(budget=Budget(max_tokens=60)), pytest.raises(BudgetExceeded):
+        model.invoke("hi")
+
+    assert 0 == ledger.total().requests
 
 
 @pytest.mark.parametrize("way", ["invoke", "streaming", "generate", "ainvoke"])

@@ -1,9 +1,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from token_handlers.tokenizer import estimate_prompt
-from token_handlers.tokenizer.tool_schemas import render_tools
+from token_handlers.tokenizer.tool_schemas import render_tools, sent_tools
 
 WEATHER = {
     "name": "get_current_weather",
@@ -56,6 +57,40 @@ unit?: "celsius" | "fahrenheit",
 def test_every_providers_schemas_are_read(tool):
     """One function reads the same, whichever provider's way it is written."""
     assert RENDERED == render_tools([tool])
+
+
+class Place(BaseModel):
+    latitude: float
+
+
+SCHEMA = Place.model_json_schema()
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"response_format": Place},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "Place", "schema": SCHEMA}}},
+        {"text": {"format": {"type": "json_schema", "name": "Place", "schema": SCHEMA}}},
+        {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+        {"response_json_schema": SCHEMA},
+        {"response_schema": Place},
+    ],
+    ids=["langchain's", "chat", "responses", "anthropic", "gemini", "google"],
+)
+def test_a_structured_answers_schema_is_sent_as_a_tool_is(parameters):
+    """Whoever's parameter has it, it costs as much as the tool of that name, beside the tools that are sent."""
+    tool = {"name": "Place", "parameters": SCHEMA}
+    assert render_tools([WEATHER, tool]) == render_tools(sent_tools({"tools": [WEATHER], **parameters}))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"tools": None, "text": "a"}, {"response_format": {"type": "json_object"}}, {"text": {"verbosity": "low"}}],
+)
+def test_what_has_no_schema_sends_none(parameters):
+    """An answer of any form, and settings of another kind, cost no tokens."""
+    assert [] == sent_tools(parameters)
 
 
 @pytest.mark.parametrize(

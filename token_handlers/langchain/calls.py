@@ -15,6 +15,7 @@ from token_handlers.langchain.cache import has_answer
 from token_handlers.langchain.labels import INTERNAL_KEYS, LS_KEYS, with_metadata, with_run_name
 from token_handlers.langchain.text import message_pairs, message_text
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
+from token_handlers.tokenizer.tool_schemas import SENT_BESIDE, sent_tools
 from token_handlers.tracking.call import Call, bound_tokens, open_calls, watch_task
 from token_handlers.tracking.frames import callers
 from token_handlers.tracking.recorder import task_ended
@@ -27,7 +28,6 @@ _PLACES = frozenset({*_BASE_URLS, "location", "region_name", "deployment_name"})
 _MAX_TOKENS = dict.fromkeys(
     ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
 ).keys()
-_TOOLS = frozenset({"tools", "functions"})
 _ANSWERS = frozenset({"n", "best_of"})
 _content, _tool_calls = itemgetter("content"), methodcaller("get", "tool_calls")
 ENDS = frozenset({"finish_reason", "stop_reason", "stopReason", "done_reason"})
@@ -153,24 +153,23 @@ class Run(Call):
         return {"input_tokens": prompt.tokens, "output_tokens": answer}, prompt.method
 
     def estimate_input(self) -> Estimate:
-        """Return the prompt's estimated tokens, tools included."""
+        """Return the prompt's estimated tokens, tools and schemas included."""
         self.describe()
         prepare(self.counted_as)
         first = self.prompt[0] if self.prompt else ""
         if isinstance(first, str):
             return estimate_tokens(first, self.counted_as)
         pairs, media = message_pairs(first)
-        tools = (self.invocation or {}).get("tools") or (self.invocation or {}).get("functions") or ()
-        return estimate_prompt(pairs, tools, self.counted_as, media=media)
+        return estimate_prompt(pairs, sent_tools(self.invocation or {}), self.counted_as, media=media)
 
     def estimate_prompt(self) -> int:
         """Return the prompt's estimated tokens."""
         return self.estimate_input().tokens
 
     def prompt_bound(self) -> int | None:
-        """Return what a prompt of plain text can't exceed; None with tools or images."""
+        """Return what a prompt of plain text can't exceed; None with tools, schemas or images."""
         invocation = self.invocation
-        if invocation and not _TOOLS.isdisjoint(invocation) and any(map(invocation.get, _TOOLS)):
+        if invocation and not SENT_BESIDE.isdisjoint(invocation) and any(map(invocation.get, SENT_BESIDE)):
             return None
         try:
             messages = [*map(vars, self.prompt[0])]  # pydantic takes long to say that a message has no attribute

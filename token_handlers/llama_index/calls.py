@@ -11,16 +11,9 @@ from pydantic import BaseModel
 from token_handlers.budget.tool_fees import NO_FEES, AllowedFees, allowed_fees
 from token_handlers.llama_index.by_type import ByType
 from token_handlers.llama_index.model_names import base_url, model_name, takes_stream_options
-from token_handlers.llama_index.text import (
-    SENT_BESIDE,
-    message_pairs,
-    plain_texts,
-    response_text,
-    sent_tools,
-    split_tokens,
-    states_usage,
-)
+from token_handlers.llama_index.text import message_pairs, plain_texts, response_text, split_tokens, states_usage
 from token_handlers.tokenizer.estimates import Estimate, estimate_prompt, estimate_tokens, prepare
+from token_handlers.tokenizer.tool_schemas import SENT_BESIDE, sent_tools
 from token_handlers.tracking.call import Call, bound_tokens
 from token_handlers.tracking.frames import callers
 

@@ -1,6 +1,6 @@
 """The text in LlamaIndex's messages and responses, which is used for estimates alone."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -68,25 +68,6 @@ def plain_texts(messages: Any) -> list[str] | None:
     if {*map(len, each)} == {1}:  # as nearly always
         return texts
     return ["\n".join(map(_text_of, own)) for own in each]
-
-
-SENT_BESIDE = ("tools", "functions", "response_format")
-"""The arguments whose tools and schemas are sent with a prompt; see `sent_tools`."""
-
-
-def sent_tools(kwargs: Mapping[str, Any]) -> Sequence[Any]:
-    """Return the tools that are sent with a prompt, and the schema of a structured answer as one."""
-    tools = kwargs.get("tools") or kwargs.get("functions") or ()
-    tools = list(tools) if isinstance(tools, Sequence) and not isinstance(tools, str) else []
-    return [*tools, *_schemas(kwargs.get("response_format"))]
-
-
-def _schemas(response_format: Any) -> list[dict[str, Any]]:
-    """Return the schema of a structured answer as the tool that it costs as much as."""
-    named = response_format.get("json_schema") if isinstance(response_format, Mapping) else None
-    if not isinstance(named, Mapping):
-        return []
-    return [{"type": "function", "function": {"name": named.get("name"), "parameters": named.get("schema")}}]
 
 
 def _older_calls(kwargs: Any) -> Iterable[str]:

@@ -1,8 +1,8 @@
-"""Tool schemas as OpenAI's models read them: functions of a TypeScript namespace."""
+"""Tool schemas as OpenAI's models read them: functions of a TypeScript namespace; and which are sent with a prompt."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeGuard
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
 
 _DEEPEST = 8  # levels of nesting
 _LARGEST = 2_000  # properties, of all tools together
@@ -120,3 +120,28 @@ def render_tools(tools: Iterable[object]) -> str:
             more, room = _rendered(function, room)
             lines += more
     return "\n".join(["namespace functions {", "", *lines, "} // namespace functions"]) if lines else ""
+
+
+_ANSWERS = ("response_format", "text", "output_config", "response_schema", "response_json_schema")
+"""The parameters of OpenAI's APIs, of Anthropic's and of Google's that have the schema of a structured answer."""
+SENT_BESIDE = frozenset({"tools", "functions", *_ANSWERS})
+"""The parameters whose tools and schemas are sent with a prompt; see `sent_tools`."""
+
+
+def sent_tools(parameters: Mapping[str, Any]) -> Sequence[Any]:
+    """Return the tools that are sent with a prompt, and the schema of a structured answer as one that costs as much."""
+    tools = _listed(parameters.get("tools")) or _listed(parameters.get("functions"))
+    return [*tools, *(tool for name in _ANSWERS if (tool := _as_tool(parameters.get(name))) is not None)]
+
+
+def _as_tool(answer: object) -> Mapping[str, object] | None:
+    """Return the tool with an answer's schema, which may be a model of pydantic's; None where there is none."""
+    schema = answer.model_json_schema() if hasattr(answer, "model_json_schema") else answer
+    name: object = None
+    for key in ("format", "json_schema", "schema"):
+        if _is_mapping(schema):
+            name = schema.get("name") or name
+            schema = schema.get(key, schema)
+    if not _is_mapping(schema) or "properties" not in schema:
+        return None
+    return {"name": name or schema.get("title") or "answer", "parameters": schema}
