@@ -9,7 +9,7 @@ import pytest
 from anthropic import types as anthropic
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.payloads.test_junk import HOSTILE, Another, hostile_text
 from tests.support.payload_samples import SAMPLES, both
@@ -318,17 +318,26 @@ def completion(**message: object) -> ChatCompletion:
     return ChatCompletion.model_validate(body)
 
 
-def claude_s_answer(**usage: object) -> dict[str, Any]:
-    """What LlamaIndex makes of an answer of Anthropic's client."""
+def chunk(**delta: object) -> ChatCompletionChunk:
+    """The last chunk of a stream of OpenAI's client."""
+    choice = {"index": 0, "finish_reason": "stop", "delta": {"role": "assistant", "content": "hi", **delta}}
+    body = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    return ChatCompletionChunk.model_validate({**body, "usage": USAGE})
+
+
+def claude_s_answer(*blocks: dict[str, Any], **usage: object) -> dict[str, Any]:
+    """What LlamaIndex makes of an answer of Anthropic's client, whose own way it is to make a block's object."""
     body = {"id": "1", "type": "message", "role": "assistant", "model": "claude", "stop_reason": "end_turn"}
     content = [{"type": "text", "text": "hi"}, {"type": "tool_use", "id": "1", "name": "f", "input": {}}]
-    return dict(anthropic.Message.model_validate({**body, "content": content, "usage": CLAUDE | usage}))
+    answer = dict(anthropic.Message.model_validate({**body, "content": content, "usage": CLAUDE | usage}))
+    unlike = [anthropic.TextBlock.model_construct(**block) for block in blocks]
+    return {**answer, "content": [*answer["content"], *unlike]}
 
 
 def test_the_common_answers_are_plain():
     """What most calls end with is read the short way, to the same end as the long one."""
     tool = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    for answer in (completion(), completion(tool_calls=[tool]), completion().model_dump(exclude_none=True)):
+    for answer in (completion(), completion(tool_calls=[tool]), completion().model_dump(exclude_none=True), chunk()):
         assert ReportedUsage(COUNTS, None, None, "m") == read_plain(answer, "openai") == read_any(answer, "openai")
     answer = claude_s_answer()
     expected = ReportedUsage(CLAUDE_COUNTS, None, "standard", "claude")
@@ -353,14 +362,18 @@ def test_the_common_messages_are_plain():
     [
         completion(annotations=[{"type": "url_citation", "url_citation": dict.fromkeys(("title", "url"), "x")
                                  | dict.fromkeys(("start_index", "end_index"), 1)}]),
+        chunk(annotations=[{"type": "url_citation", "url_citation": {"url": "x"}}]),
         completion(executed_tools=[{"type": "search"}]),
+        chunk(executed_tools=[{"type": "search"}]),
         completion(tool_calls=[{"id": "1", "type": "function", "function": {"name": "$web_search", "arguments": ""}}]),
         claude_s_answer(server_tool_use={"web_search_requests": 1, "web_fetch_requests": 0}),
         claude_s_answer(speed="fast"),
         claude_s_answer(inference_geo="us"),
         claude_s_answer(iterations=[]),
+        claude_s_answer({"type": "compaction", "content": "so far"}),
     ],
-    ids=["citations", "tools that ran", "a built-in tool", "searches", "fast", "in one place", "iterations"],
+    ids=["citations", "a chunk's citations", "tools that ran", "tools that ran for a chunk", "a built-in tool",
+         "searches", "fast", "in one place", "iterations", "a block that the SDK does not know"],
 )  # fmt: skip
 def test_what_shows_more_than_tokens_is_not_plain(answer):
     """Whatever changes the price is left to the readers of every shape."""

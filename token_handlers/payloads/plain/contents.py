@@ -6,7 +6,9 @@ An SDK's object is known by the name of its type, so that its fields are read wi
 from typing import Any
 
 _BLOCKS = frozenset({"text", "tool_use", "thinking", "redacted_thinking", "reasoning", "refusal", "function_call",
-                     "tool_call", "TextBlock", "ToolUseBlock", "ThinkingBlock", "RedactedThinkingBlock"})  # fmt: skip
+                     "tool_call"})  # fmt: skip
+_FEES = frozenset({"annotations", "executed_tools"})
+_NOTHING: dict[str, Any] = {}
 
 _sdk_types: set[type] = set()
 """The types of the SDKs that have been seen, of which there are a few."""
@@ -32,16 +34,21 @@ def fields_of(value: Any, names: frozenset[str]) -> dict[str, Any] | None:
 
 
 def are_plain_blocks(content: Any) -> bool:
-    """Whether an answer is text, or its blocks show neither a tool that is billed nor an image."""
+    """Whether an answer is text, or its blocks show neither a tool that is billed nor an image.
+
+    An SDK makes a text's object of a block that it does not know: the ``type`` alone says which it is.
+    """
     if content is None or type(content) is str:
         return True
     if type(content) is not list:
         return False
     for block in content:
         kind = type(block)
-        name = block.get("type") if kind is dict else kind.__name__
-        if kind is not str and (type(name) is not str or name not in _BLOCKS):
-            return False
+        if kind is not str:
+            is_object = kind in _sdk_types or is_of_sdk(kind)
+            name = (block.__dict__ if is_object else block if kind is dict else _NOTHING).get("type")
+            if type(name) is not str or name not in _BLOCKS:
+                return False
     return True
 
 
@@ -51,8 +58,13 @@ def are_plain_choices(choices: list[Any]) -> bool:
         fields = choice if type(choice) is dict else _fields(choice)
         message: Any = fields["message"] if "message" in fields else fields.get("delta")
         fields = message if type(message) is dict else _fields(message)
-        if not fields or "executed_tools" in (fields if fields is message else message.__pydantic_extra__ or ()):
+        if not fields:
             return False
+        if fields is message:
+            if "executed_tools" in fields:
+                return False
+        elif message.__pydantic_extra__ and not _FEES.isdisjoint(message.__pydantic_extra__):
+            return False  # where an SDK keeps what it does not know, as a chunk's citations
         notes, calls = fields.get("annotations"), fields.get("tool_calls")
         if notes is not None and (type(notes) is not list or notes):
             return False
