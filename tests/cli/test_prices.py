@@ -386,7 +386,7 @@ def test_reprice_leaves_a_reported_cost(tmp_path, capsys):
 
     assert 0 == main(["reprice", "--ledger", str(path), "--dry-run"])
     assert 0 == main(["reprice", "--ledger", str(path)])
-    assert ["1 calls seen, 1 would change: 1 USD -> 1 USD.", "1 calls seen, 1 changed: 1 USD -> 1 USD."] == (
+    assert ["1 call seen, 1 would change: 1 USD -> 1 USD.", "1 call seen, 1 changed: 1 USD -> 1 USD."] == (
         capsys.readouterr().out.splitlines()
     )
     with SQLiteLedger(path, read_only=True) as ledger:

@@ -23,6 +23,7 @@ from token_handlers.errors import TokenHandlersError
 from token_handlers.pricing.calculator import set_price
 from token_handlers.pricing.price import Price
 from token_handlers.pricing.recorded import price_again
+from token_handlers.reporting.amounts import counted
 from token_handlers.usage import UsageRecord
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         print_json({"seen": seen, "changed": changed, "dry_run": options.dry_run, **costs})
     else:
         change = "would change" if options.dry_run else "changed"
-        print(f"{seen:,} calls seen, {changed:,} {change}: {money(before)} USD -> {money(after)} USD.")
+        print(f"{counted(seen, 'call')} seen, {changed:,} {change}: {money(before)} USD -> {money(after)} USD.")
     return 0
 
 

@@ -33,7 +33,8 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "run",
         help="run a Python program, unchanged, and say what it used",
-        usage="token-handlers run [OPTION ...] (SCRIPT | COMMAND | -m MODULE | -c CODE) [ARGUMENT ...]",
+        usage="token-handlers run [OPTION ...] (SCRIPT | COMMAND | -m MODULE | -c CODE)\n"
+        "                          [ARGUMENT ...]",
         description="Run a program with automatic tracking on: a script, an installed command such as uvicorn, or "
         "`python ...`. What its calls used and cost, those of the Python processes that it starts included, comes on "
         "stderr when it ends, however it ends; its exit status is its own. Our options stand before the program.",
