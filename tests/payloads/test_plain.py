@@ -1,8 +1,10 @@
 """A plain answer's reader says what the general readers say of it."""
 
 import copy
+import gc
 import itertools
 import sys
+import weakref
 from typing import Any
 
 import pytest
@@ -419,6 +421,19 @@ def test_few_readers_are_kept():
         assert ReportedUsage(both(3, 4)) == read_plain_message(usage, dict.fromkeys(keys), None, "hi", {})
 
     assert 256 >= max(len(plain._readers), len(plain._latest))
+
+
+def test_models_that_answers_are_parsed_into_are_freed():
+    """An application may make a model for each request: of the types that its answers have few are kept."""
+    kinds = weakref.WeakSet()
+    for number in range(1_000):
+        names = {"__module__": "openai.types.chat.parsed_chat_completion", "__pydantic_extra__": None}
+        kind = type(f"ParsedChatCompletion[Answer{number}]", (), names)
+        kinds.add(kind)
+        assert read_plain(kind(), "openai") is None
+    gc.collect()
+
+    assert len(kinds) <= 257  # the last one is a variable's, too
 
 
 def test_a_plain_message_takes_few_calls():

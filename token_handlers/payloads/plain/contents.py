@@ -10,8 +10,9 @@ _BLOCKS = frozenset({"text", "tool_use", "thinking", "redacted_thinking", "reaso
 _FEES = frozenset({"annotations", "executed_tools"})
 _NOTHING: dict[str, Any] = {}
 
+_MOST_TYPES = 256
 _sdk_types: set[type] = set()
-"""The types of the SDKs that have been seen, of which there are a few."""
+"""The types of the SDKs that have been seen: a few, and those of the models that answers are parsed into."""
 
 
 def is_of_sdk(kind: type) -> bool:
@@ -20,6 +21,8 @@ def is_of_sdk(kind: type) -> bool:
         return True
     if not kind.__module__.startswith(("openai.", "anthropic.")):
         return False
+    if len(_sdk_types) >= _MOST_TYPES:
+        _sdk_types.clear()  # or the models of an application that makes one a request would never be freed
     _sdk_types.add(kind)
     return True
 
