@@ -1,4 +1,5 @@
 import json
+import os
 from decimal import Decimal
 
 import pytest
@@ -48,6 +49,28 @@ def ended(verdict, *, answers=(), provider="openai", **block):
         call.answers, call.provider = answers, provider
         recorder.finish(call, verdict)
     return counter, records
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork():
+    """A call that is open goes on in the parent, which records it: in the child it is neither shown nor reserved."""
+    budget = Budget(max_requests=3)
+    with track_tokens(budget=budget) as counter:
+        call = Chat()
+        recorder.reserve(call)
+        recorder.show_estimate(call)
+        child = os.fork()
+        if child == 0:
+            found = counter.successful_requests, budget.held().requests, len(open_calls)
+            recorder.finish(call, CallResult(USAGE))
+            os._exit(0 if (0, 0, 0, 0) == (*found, counter.successful_requests) else 1)
+        _, status = os.waitpid(child, 0)
+        assert (1, 1) == (counter.successful_requests, budget.held().requests)
+        recorder.finish(call, CallResult(USAGE))
+
+    assert 0 == os.waitstatus_to_exitcode(status)
+    assert (120, 0, 1) == (counter.total_tokens, budget.held().requests, budget.spent().requests)
 
 
 @pytest.mark.parametrize(

@@ -418,6 +418,16 @@ def record_open_calls() -> None:
         record_estimate(call)
 
 
+def leave_to_parent() -> None:
+    """In a forked child, forget the open calls: they go on in the parent, which records them."""
+    for call in list(open_calls):
+        call.answers, call.is_begun = (), False
+        # what a fleet's store holds for a call, the parent releases
+        held = (call.reservations or {}).items()
+        call.reservations = {budget: reservation for budget, reservation in held if not budget.is_shared}
+        discard(call)
+
+
 def record_manual(
     record: UsageRecord,
     counters: Iterable[TokenCounter] = (),
@@ -442,4 +452,5 @@ def _warn_unreported(name: str, remedy: str) -> None:
 
 
 after_fork(renew_state)
+after_fork(leave_to_parent)
 at_exit(record_open_calls, first=True)  # the sinks, which flush themselves at exit, are still to get the open calls
