@@ -11,6 +11,8 @@ from tests.support.provider_answers import CHAT
 from token_handlers import Budget, track_tokens
 from token_handlers.http import ProviderAnswer, ProviderRequest
 from token_handlers.http.requests import read_request
+from token_handlers.langchain import owners as _langchain  # noqa: F401 (it is to know the list that a test replaces)
+from token_handlers.llama_index import hook as _llama_index  # noqa: F401 (as above)
 from token_handlers.payloads import ReportedUsage
 from token_handlers.tracking import answers as rules
 from token_handlers.tracking import recorder
