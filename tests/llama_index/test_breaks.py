@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 
 import httpx
 import pytest
@@ -65,6 +66,27 @@ def test_a_stream_broken_off_by_its_reader(ledger):
     assert (1, 1) == (counter.successful_requests, counter.estimated_requests)
     assert 5 < counter.prompt_tokens < 40
     assert 0 < counter.completion_tokens <= 8
+
+
+class Eager(OpenAI):
+    """An LLM that sends the request of a stream at once, as Anthropic's and Mistral's do."""
+
+    def _stream_chat(self, messages, **kwargs):
+        chunks = super()._stream_chat(messages, **kwargs)
+        first = next(chunks)
+        return (chunk for chunk in itertools.chain([first], chunks))
+
+
+def test_a_stream_that_was_sent_and_is_never_read(ledger):
+    """The provider bills what nobody reads, which is an estimate; what was not sent is no call."""
+    with track_tokens() as sent:
+        make_llm(ledger, Eager).stream_chat(MESSAGES)
+    with track_tokens() as unsent:
+        make_llm(ledger).stream_chat(MESSAGES)
+
+    assert (1, 1) == (sent.successful_requests, sent.estimated_requests)
+    assert sent.prompt_tokens > 5
+    assert 0 == unsent.successful_requests + unsent.estimated_requests
 
 
 def test_a_stream_that_the_connection_breaks(ledger):

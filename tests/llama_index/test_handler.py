@@ -7,6 +7,7 @@ import pytest
 from llama_index.core import Settings
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
+from llama_index.core.llms import ChatMessage, ChatResponse
 from llama_index.llms.openai import OpenAI
 from llama_index_instrumentation import root_dispatcher
 
@@ -173,6 +174,20 @@ def test_a_handler_that_alone_comes_in_the_middle():
     list(stream)
 
     assert (15, 1, 0) == (handler.total_llm_token_count, handler.successful_requests, handler.estimated_requests)
+
+
+@pytest.mark.parametrize(("cached", "estimated"), [({}, 1), ({"cache_read_input_tokens": 4}, 0)])
+def test_a_handler_that_comes_when_anthropic_s_stream_ends(cached, estimated):
+    """What its first event alone said of a cache nobody knows; a last one that says so is the whole bill."""
+    usage = {"input_tokens": 9, "output_tokens": 5, **cached}
+    response = ChatResponse(
+        message=ChatMessage(role="assistant", content="hi"), raw={"type": "message_delta", "usage": usage}
+    )
+    handler = LlamaIndexTokenHandler()
+    handler.on_event_end(CBEventType.LLM, {EventPayload.MESSAGES: MESSAGES, EventPayload.RESPONSE: response})
+
+    assert 9 + sum(cached.values()) == handler.prompt_tokens
+    assert (5, estimated) == (handler.completion_tokens, handler.estimated_requests)
 
 
 def test_ends_that_mean_nothing():

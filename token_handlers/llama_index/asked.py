@@ -7,7 +7,9 @@ from token_handlers.http import completed, read_parameters
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.payloads import ReportedUsage
 
-_CLIENT = "Anthropic_LLM"
+ANTHROPIC = "Anthropic_LLM"
+"""The class name of Anthropic's LLMs."""
+
 _UNSHOWN = (  # Anthropic's server tools: how their type begins, their field of Usage, and their name in a doubt
     ("web_search", "web_searches", "web searches"),
     ("code_execution", "code_executions", "code executions"),
@@ -48,7 +50,7 @@ def _of_stream(call: ModelCall, usage: ReportedUsage, asked: Mapping[str, Any]) 
 
     Their first event alone says how fast the call was served and where, and by older servers what was cached.
     """
-    if call.provider != _CLIENT:
+    if call.provider != ANTHROPIC:
         return usage
     context, doubts = dict(usage.context), [*usage.doubts]
     speed, place = asked.get("speed"), asked.get("inference_geo")

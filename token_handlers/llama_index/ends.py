@@ -76,6 +76,8 @@ def follow(call: ModelCall, stream: Any) -> None:
 def _unread(call: ModelCall) -> None:
     if call.answers:
         end(call, None)
+    elif call.is_begun:
+        recorder.record_estimate(call)
     else:
         recorder.discard(call)
 

@@ -16,6 +16,7 @@ from token_handlers.budget.budget import Budget
 from token_handlers.counter.counter import TokenCounter
 from token_handlers.errors import NoLangChainHandler, absorb, shielded
 from token_handlers.llama_index import calls, embeddings, filters, spans, workers
+from token_handlers.llama_index.asked import ANTHROPIC
 from token_handlers.llama_index.calls import ModelCall
 from token_handlers.llama_index.embeddings import EmbeddingBatch
 from token_handlers.llama_index.ends import end, fail
@@ -239,6 +240,9 @@ class LlamaIndexTokenHandler(CountsCalls, BaseCallbackHandler):
             call = ModelCall(None)
             call.operation = _operation(payload)
             call.prompt = calls.prompt_of(payload)
+            raw = getattr(response, "raw", None)
+            if isinstance(raw, dict) and raw.get("type") == "message_delta":  # of a stream whose start says more
+                call.model_dict, call.response = {"class_name": ANTHROPIC}, response
         self.count(call)
         return call
 
