@@ -173,7 +173,7 @@ def limit_tables(size: int) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("token_handlers."):
             for limit in {"MAX_APART", "MAX_OPEN_CALLS", "MAX_VALUES"}.intersection(vars(module)):
-                setattr(module, limit, size)
+                setattr(module, limit, min(size, getattr(module, limit)))
 
 
 def rows(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[int], None], int, int]]:
