@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from langchain_core.callbacks import UsageMetadataCallbackHandler
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_openai import ChatOpenAI
@@ -315,6 +316,17 @@ def test_a_counters_attributes():
     assert (handler.counter.by_model, 0) == (handler.by_model, handler.estimated_requests)
     with pytest.raises(AttributeError, match="no_such_number"):
         _ = handler.no_such_number  # type: ignore[attr-defined]
+
+
+def test_a_handler_is_no_reason_to_stream(monkeypatch):
+    """What is invoked is not streamed, as it is where a handler asks LangChain for the chunks."""
+    chunks = []
+    handler = LangChainTokenHandler()
+    monkeypatch.setattr(handler, "on_llm_new_token", lambda token, **_: chunks.append(token))
+    with track_tokens() as totals:
+        GenericFakeChatModel(messages=iter([AIMessage("one two three")])).invoke("hi", {"callbacks": [handler]})
+
+    assert (1, 1, []) == (handler.successful_requests, totals.successful_requests, chunks)
 
 
 def test_a_handler_is_truthy():

@@ -35,6 +35,8 @@ class RunRecorder(BaseCallbackHandler):
 
     run_inline = True
     raise_error = True  # for BudgetExceeded alone: every other error stops in `shielded`
+    # For each call LangChain asks whether it has these, and so streams: from Python 3.12 on this is the shortest no.
+    tap_output_iter = tap_output_aiter = None
     # The class itself has none, so that the class in a callbacks list is not passed over in silence.
     ignore_llm = ignore_chat_model = NoLangChainHandler()
 
