@@ -1,6 +1,7 @@
 """Shelf: the accounts of a budget that are out of use, in a temporary file instead of in memory."""
 
 import json
+import weakref
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import NamedTuple
@@ -31,6 +32,8 @@ class Shelf:
         self._connection = sqlite3.connect(
             "" if copy is None else ":memory:", isolation_level=None, check_same_thread=False
         )
+        closing = weakref.finalize(self, self._connection.close)  # or Python 3.13 and later warn of it
+        closing.atexit = False
         if copy is not None:
             self._connection.deserialize(copy)
         self._connection.execute(f"PRAGMA max_page_count = {MAX_PAGES}")
