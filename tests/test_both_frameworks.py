@@ -1,6 +1,9 @@
 import asyncio
+import os
+import signal
 import subprocess
 import sys
+import threading
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -29,8 +32,10 @@ from tests.support.provider_answers import (
     USAGE,
     chunk,
 )
-from token_handlers import Budget, BudgetExceeded, install, shared_counter, track_tokens, uninstall
+from token_handlers import Budget, BudgetExceeded, TokenCounter, install, shared_counter, track_tokens, uninstall
+from token_handlers.counter.totals import CallLabels, Increment
 from token_handlers.langchain import LangChainTokenHandler
+from token_handlers.llama_index import LlamaIndexTokenHandler
 from token_handlers.sinks.sqlite import SQLiteLedger
 from token_handlers.tokenizer import estimate_tokens
 
@@ -384,3 +389,43 @@ def test_an_output_of_zero_beside_text_is_estimated(framework, streamed):
 
     assert (1, 1, 100) == (counter.successful_requests, counter.estimated_requests, counter.prompt_tokens)
     assert counter.completion_tokens > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        TokenCounter,
+        lambda: LangChainTokenHandler().counter,
+        lambda: LlamaIndexTokenHandler().counter,
+    ],
+    ids=["a TokenCounter", "a LangChain handler's", "a LlamaIndex handler's"],
+)
+def test_a_fork_while_a_thread_reads_a_counter(make):
+    """The child reads any counter as well, though the thread that holds its lock does not exist there."""
+    counter = make()
+    entered, gate = threading.Event(), threading.Event()
+
+    class Slow(str):
+        __slots__ = ()
+
+        def __hash__(self):
+            if threading.get_ident() == reader.ident:
+                entered.set()
+                gate.wait()
+            return str.__hash__(self)
+
+    reader = threading.Thread(target=counter.by, args=("model",))
+    counter.apply(Increment({"input_tokens": 1}, labels=CallLabels(Slow("m"))))
+    reader.start()
+    entered.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # ends one that waits for the lock
+        os._exit(0 if counter.by("model")["m"].prompt_tokens == 1 else 1)
+    gate.set()
+    reader.join()
+    _, status = os.waitpid(child, 0)
+
+    assert 0 == os.waitstatus_to_exitcode(status)

@@ -6,8 +6,11 @@ lock is held, its holder makes the addition when it lets go.
 """
 
 import threading
+import weakref
 from collections.abc import Callable
 from types import TracebackType
+
+from token_handlers.lifecycle import after_fork
 
 
 class DeferredLock:
@@ -16,14 +19,17 @@ class DeferredLock:
     `run_soon` never waits: where the lock is held, what it was given runs when the holder lets go. ``rlock``, ``depth``
     and `leave` are for callers that can't afford a function for each addition: take ``rlock`` without blocking where
     ``depth`` is 0, add one to ``depth``, and `leave`; then `catch_up` with what is ``waiting``.
+
+    In a forked child all locks are free, as a thread of the parent that held one does not exist there.
     """
 
-    __slots__ = ("depth", "rlock", "waiting")
+    __slots__ = ("__weakref__", "depth", "rlock", "waiting")
 
     def __init__(self) -> None:
         self.rlock = threading.RLock()
         self.depth = 0
         self.waiting: list[Callable[[], object]] = []  # a deque takes ten times the memory
+        _locks.add(self)
 
     def run_soon(self, action: Callable[[], object]) -> None:
         """Do something while the lock is held, without waiting for it; who takes the lock after this sees it done."""
@@ -31,7 +37,7 @@ class DeferredLock:
         self.catch_up()
 
     def renew(self) -> None:
-        """Replace the lock: for a forked child, in which a thread that held it does not exist."""
+        """Replace the lock by one that nobody holds."""
         self.rlock, self.depth = threading.RLock(), 0
 
     def __enter__(self) -> None:
@@ -70,3 +76,14 @@ class DeferredLock:
         if self.depth == 1:
             while self.waiting:
                 self.waiting.pop(0)()
+
+
+_locks: "weakref.WeakSet[DeferredLock]" = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for lock in tuple(_locks):
+        lock.renew()
+
+
+after_fork(_renew_all)

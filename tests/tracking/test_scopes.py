@@ -1,8 +1,6 @@
 import asyncio
 import contextvars
 import gc
-import os
-import signal
 import threading
 from contextlib import contextmanager
 
@@ -10,7 +8,6 @@ import pytest
 
 from tests.support.one_token import spend
 from token_handlers import track_tokens
-from token_handlers.counter.totals import CallLabels, Increment
 from token_handlers.tracking.scopes import active_scopes
 
 
@@ -188,34 +185,3 @@ def test_leaving_in_another_context_closes_the_block():
 
     assert 0 == counter.prompt_tokens
     assert () == active_scopes()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_fork_while_a_thread_reads_a_blocks_counter():
-    """The child reads it as well, though the thread that holds its lock does not exist there."""
-    entered, gate = threading.Event(), threading.Event()
-
-    class Slow(str):
-        __slots__ = ()
-
-        def __hash__(self):
-            if threading.get_ident() == reader.ident:
-                entered.set()
-                gate.wait()
-            return str.__hash__(self)
-
-    with track_tokens() as counter:
-        reader = threading.Thread(target=counter.by, args=("model",))
-        counter.apply(Increment({"input_tokens": 1}, labels=CallLabels(Slow("m"))))
-        reader.start()
-        entered.wait()
-        child = os.fork()
-        if child == 0:
-            signal.alarm(10)  # ends one that waits for the lock
-            os._exit(0 if counter.by("model")["m"].prompt_tokens == 1 else 1)
-        gate.set()
-        reader.join()
-        _, status = os.waitpid(child, 0)
-
-    assert 0 == os.waitstatus_to_exitcode(status)

@@ -294,8 +294,7 @@ class LocalStore:
         self._copy = None
 
     def renew(self) -> None:
-        """In a forked child: replace the parent's file, and the lock, which a thread may hold that is not there."""
-        self._lock.renew()
+        """In a forked child: replace the parent's file."""
         if self._shelf is not None:
             self._shelf, self._copy = Shelf(self._copy), None
 

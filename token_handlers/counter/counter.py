@@ -113,11 +113,6 @@ class TokenCounter(Measures):
         """Subtract the estimate of a call that was never sent, or that another one includes."""
         self._sums.hide(call)
 
-    def renew_lock(self) -> None:
-        """Replace the lock: for a forked child, in which a thread that held it does not exist."""
-        if self._made_sums is not None:
-            self._made_sums.renew_lock()
-
     def _all_parts(self) -> list[Increment]:
         """Return what the totals are the sum of, as of one moment, with estimates of the open calls."""
         if self.open_calls:
@@ -304,7 +299,6 @@ _INTERNAL = frozenset(
         "numbers_by",
         "open_calls",
         "reading",
-        "renew_lock",
         "settle",
     }
     | {"show", "show_open"}

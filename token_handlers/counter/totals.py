@@ -231,10 +231,6 @@ class LabelSums:
             with self._lock:
                 pass
 
-    def renew_lock(self) -> None:
-        """Replace the lock: for a forked child, in which a thread that held it does not exist."""
-        self._lock.renew()
-
     def reading(self) -> tuple[list[Increment], int]:
         """Return the parts as of one moment, and how many times they were cleared before."""
         with self._lock:

@@ -29,8 +29,6 @@ from token_handlers.tracking.result import (
     Verdict,
 )
 from token_handlers.tracking.scopes import Budgets, Labels, Sinks
-from token_handlers.tracking.scopes import renew_locks as renew_blocks
-from token_handlers.tracking.state import renew_locks as renew_state
 from token_handlers.tracking.state import state
 from token_handlers.usage import CostPart, Operation, RecordFields, Usage, UsageRecord, new_event_id, new_tuple
 
@@ -452,7 +450,5 @@ def _warn_unreported(name: str, remedy: str) -> None:
     _unreported.warn(name, message, name, remedy, WHY)
 
 
-after_fork(renew_state)
-after_fork(renew_blocks)
 after_fork(leave_to_parent)
 at_exit(record_open_calls, first=True)  # the sinks, which flush themselves at exit, are still to get the open calls

@@ -182,14 +182,6 @@ def any_entered() -> bool:
     return any(scope.token is not None for living in [*_living] if (scope := living()) is not None)
 
 
-def renew_locks() -> None:
-    """Replace in a forked child the locks of the blocks' counters, which a thread of the parent may have held."""
-    for living in [*_living]:
-        scope = living()
-        if scope is not None:
-            scope.counter.renew_lock()
-
-
 def any_scope() -> bool:
     """Return whether a call that starts here may belong to a scope; cheap, for gates."""
     return bool(active.get() if not unusual else _in_generators or active_scopes())

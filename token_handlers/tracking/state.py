@@ -10,6 +10,7 @@ from collections.abc import Callable
 import wrapt
 
 from token_handlers.counter.counter import TokenCounter
+from token_handlers.lifecycle import after_fork
 from token_handlers.pricing import calculator
 from token_handlers.tracking.scopes import Budgets, Sinks
 
@@ -129,8 +130,10 @@ def unwatch_frameworks() -> None:
         state.watched = False
 
 
-def renew_locks() -> None:
-    """Replace in a forked child what a thread of the parent may have held."""
+def _renew() -> None:
+    """Replace in a forked child the lock, which a thread of the parent may have held."""
     global _watching  # noqa: PLW0603 (the one that there is)
     _watching = threading.RLock()
-    state.counter.renew_lock()
+
+
+after_fork(_renew)
