@@ -1,3 +1,5 @@
+import os
+import signal
 import threading
 
 import pytest
@@ -8,47 +10,101 @@ from token_handlers.locks import DeferredLock
 def test_one_after_the_other():
     """What is given in the middle of a turn is done at its end, in order."""
     lock, done = DeferredLock(), []
-    with lock:
+
+    def turn():
         lock.run_soon(lambda: done.append(1))
         lock.run_soon(lambda: done.append(2))
-        assert [] == done
+        return [*done]
 
+    assert [] == lock.run(turn)
+    assert [1, 2] == done
+
+
+def test_what_waits_is_done_first():
+    """A turn sees what was given before it, but not in the middle of another turn of the same thread."""
+    lock, done = DeferredLock(), []
+    lock.waiting.append(lambda: done.append(1))
+
+    def turn():
+        lock.waiting.append(lambda: done.append(2))
+        return lock.run(lambda: [*done])
+
+    assert [1] == lock.run(turn)
     assert [1, 2] == done
 
 
 def test_nobody_waits():
-    """An addition returns at once where another thread has its turn, which does it; who takes a turn then sees it."""
+    """An addition returns at once where another thread has its turn; who takes a turn after it sees it done."""
     lock, done = DeferredLock(), []
     inside, go_on = threading.Event(), threading.Event()
 
-    def hold():
-        with lock:
-            inside.set()
-            go_on.wait()
+    def turn():
+        inside.set()
+        go_on.wait()
 
-    holder = threading.Thread(target=hold)
+    holder = threading.Thread(target=lock.run, args=(turn,))
     holder.start()
     inside.wait()
     lock.run_soon(lambda: done.append(threading.current_thread()))
     assert [] == done
     go_on.set()
-    with lock:
-        assert [holder] == done
+    assert 1 == lock.run(lambda: len(done))
     holder.join()
 
 
-def test_an_interruption_lets_go():
-    """Where what waits is broken off as a turn begins, the lock is let go of, and others have their lock."""
-    lock, done = DeferredLock(), []
+@pytest.mark.parametrize("begin", [lambda lock: lock.run(int), lambda lock: lock.run_soon(int)], ids=["run", "soon"])
+def test_an_interruption_lets_go(begin):
+    """Where what waits is interrupted, the lock is let go of, and others have their lock and do it."""
+    lock, done, interrupts = DeferredLock(), [], [KeyboardInterrupt]
 
-    def interrupt():
-        raise KeyboardInterrupt
+    def action():
+        if interrupts:
+            raise interrupts.pop()
+        done.append("what waited")
 
-    lock.waiting.append(interrupt)
-    with pytest.raises(KeyboardInterrupt), lock:
-        done.append("in the turn")
+    lock.waiting.append(action)
+    with pytest.raises(KeyboardInterrupt):
+        begin(lock)
     thread = threading.Thread(target=lock.run_soon, args=(lambda: done.append("after it"),))
     thread.start()
     thread.join()
 
+    assert ["what waited", "after it"] == done
+
+
+def test_an_error_is_raised_once():
+    """What raises an error is not done again, and keeps nothing after it from being done."""
+    lock, done = DeferredLock(), []
+    lock.waiting.append(lambda: 1 / 0)
+    lock.waiting.append(lambda: done.append("after it"))
+    with pytest.raises(ZeroDivisionError):
+        lock.run_soon(int)
+    lock.run_soon(int)
+
     assert ["after it"] == done
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_frees_locks():
+    """A child has what a thread of its parent held, and does what waits."""
+    lock, done = DeferredLock(), []
+    inside, go_on = threading.Event(), threading.Event()
+
+    def turn():
+        inside.set()
+        go_on.wait()
+
+    holder = threading.Thread(target=lock.run, args=(turn,))
+    holder.start()
+    inside.wait()
+    lock.run_soon(lambda: done.append("waited"))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # ends one that waits for the lock
+        os._exit(0 if lock.run(lambda: done == ["waited"]) else 1)
+    go_on.set()
+    holder.join()
+    _, status = os.waitpid(child, 0)
+
+    assert 0 == os.waitstatus_to_exitcode(status)

@@ -9,7 +9,7 @@ import token_handlers
 ROOT = str(Path(token_handlers.__file__).parent)
 LEFT_ALONE = ("/counter/counter.py", "/counter/totals.py", "/locks.py", "/tracking/gates.py")
 """What is broken off at any line in these, or in http/, stays so for every test that comes after: the shared counter's
-lock, or whose request it is.
+sums, or whose request it is. An Interrupt comes only where Python looks for signals.
 """
 
 

@@ -128,6 +128,7 @@ class Reservation:
 
     ``account`` is the store's name of the account, "" until it is opened, and ``name`` the session, user or tag whose
     it is; ``id`` names the reservation in a fleet's store, and ``held`` is whether it may stand reserved there.
+    ``booked`` and ``in_minute`` are whether the call is in what was spent, and in what the last minute cost.
     ``unpriced`` is whether the model has no price. With ``is_bound`` the amounts are an upper bound that costs nothing
     to know, and `exact` estimates them.
     """
@@ -137,6 +138,7 @@ class Reservation:
     id: str | None = None
     held = False
     booked = False
+    in_minute = False
     unpriced = False
     is_bound = False
 

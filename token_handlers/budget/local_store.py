@@ -81,13 +81,21 @@ class _Account:
             total = _add(total, cost)
         return total
 
-    def spend_now(self, cost: Decimal) -> None:
-        """Note the USD of a call that ends now; those of one second are summed."""
+    def spend_now(self, cost: Decimal, reservation: Reservation) -> None:
+        """Note the USD of a call that ends now, once; those of one second are summed."""
+        if reservation.in_minute:
+            return
         time = monotonic()
         if self.minute and time - self.minute[-1][0] < 1:
-            time, before = self.minute.pop()
-            cost = _add(before, cost)
-        self.minute.append((time, cost))
+            time, before = self.minute[-1]
+            second = time, _add(before, cost)
+            # fmt: off
+            self.minute[-1] = second; reservation.in_minute = True  # noqa: E702
+        # fmt: on
+        else:
+            # fmt: off
+            self.minute += ((time, cost),); reservation.in_minute = True  # noqa: E702
+        # fmt: on
 
 
 def _too_fast(account: _Account, more: Amounts, per_minute: Decimal | int) -> ReservationResult | None:
@@ -125,28 +133,24 @@ class LocalStore:
         """Reserve what a call may use and return None, or return the refusal where the limits leave no room for it."""
         lock = self._lock
         with lock.rlock:  # in C, so that a signal's exception can't leave it taken
-            lock.depth = 1  # whatever such an exception left here: the store never takes its lock twice
-            try:
-                while lock.waiting:
-                    lock.waiting.pop(0)()
-                account = self._accounts.get(reservation.account)
-                if account is None or self._per is not None:
-                    account = self._account(reservation.account, refuses=not self._forgets)
-                spent, held = account.spent, account.held
-                more = reservation.amounts if held is NOTHING else held.plus(reservation.amounts)
-                refusal = None
-                for limit, position, maximum in checks:
-                    if _add(spent[position], more[position]) > maximum:
-                        refusal = ReservationResult(False, limit, spent, held)
-                        break
-                else:
-                    if per_minute is not None:
-                        refusal = _too_fast(account, more, per_minute)
-                if refusal is None:
-                    # One statement, so that neither a signal nor the garbage collector comes between; so below.
-                    account.held, account.under_way[reservation] = more, None
-            finally:
-                lock.depth = 0
+            if lock.waiting:
+                lock.work()
+            account = self._accounts.get(reservation.account)
+            if account is None or self._per is not None:
+                account = self._account(reservation.account, refuses=not self._forgets)
+            spent, held = account.spent, account.held
+            more = reservation.amounts if held is NOTHING else held.plus(reservation.amounts)
+            refusal: ReservationResult | None
+            for limit, position, maximum in checks:
+                if _add(spent[position], more[position]) > maximum:
+                    refusal = ReservationResult(False, limit, spent, held)
+                    break
+                refusal = None  # here, as a loop that ends with an `if` may hold no lock: see locks
+            else:
+                refusal = None if per_minute is None else _too_fast(account, more, per_minute)
+            if refusal is None:
+                # One statement, so that neither a signal nor the garbage collector comes between; so below.
+                account.held, account.under_way[reservation] = more, None
         if lock.waiting:
             lock.catch_up()
         return refusal
@@ -166,18 +170,21 @@ class LocalStore:
         what is returned may be without it.
         """
         lock = self._lock
-        if lock.depth or not lock.rlock.acquire(False):
-            lock.run_soon(functools.partial(self._book, reservation, amounts))
-            account = self._accounts.get(reservation.account)
-            return None if account is None else (account.spent, account.window)
-        lock.depth = 1
-        try:
-            return self._book(reservation, amounts)
-        finally:
-            lock.depth = 0
-            lock.rlock.release()
-            if lock.waiting:
-                lock.catch_up()
+        if not lock.is_mine():
+            try:
+                if lock.rlock.acquire(False):
+                    booked = self._book(reservation, amounts)
+                    lock.rlock.release()
+                    if lock.waiting:
+                        lock.catch_up()
+                    return booked
+            except BaseException:
+                if lock.is_mine():
+                    lock.rlock.release()
+                raise
+        lock.run_soon(functools.partial(self._book, reservation, amounts))
+        account = self._accounts.get(reservation.account)
+        return None if account is None else (account.spent, account.window)
 
     def release(self, reservation: Reservation, *, wait: bool = False) -> None:
         """Release what a call reserved."""
@@ -185,15 +192,7 @@ class LocalStore:
 
     def state(self, name: str) -> BudgetState:
         """Return what an account has spent in this window, and what its calls have reserved."""
-        lock = self._lock
-        with lock.rlock:
-            lock.depth = 1
-            try:
-                while lock.waiting:
-                    lock.waiting.pop(0)()
-                return self._state(name)
-            finally:
-                lock.depth = 0
+        return self._lock.run(lambda: self._state(name))
 
     def _state(self, name: str) -> BudgetState:
         account = self._accounts.get(name)
@@ -211,7 +210,7 @@ class LocalStore:
             spent = account.spent
         else:
             if self.keeps_minute and amounts.cost:
-                account.spend_now(amounts.cost)
+                account.spend_now(amounts.cost, reservation)
             cost, tokens, requests = amounts
             spent_cost, spent_tokens, spent_requests = account.spent
             spent = new_tuple(Amounts, (_add(spent_cost, cost), spent_tokens + tokens, spent_requests + requests))
@@ -286,8 +285,10 @@ class LocalStore:
 
     def copy_shelf(self) -> None:
         """Before a fork: copy the shelf, as a child can't use its parent's file."""
-        with self._lock:
-            self._copy = None if self._shelf is None else self._shelf.copy()
+        self._lock.run(self._copy_shelf)
+
+    def _copy_shelf(self) -> None:
+        self._copy = None if self._shelf is None else self._shelf.copy()
 
     def drop_copy(self) -> None:
         """In the parent, after a fork: drop the copy."""

@@ -99,15 +99,22 @@ class TokenCounter(Measures):
         parts = self._parts
         if len(parts) > MOST_PARTS:
             self._sums.catch_up()
-        parts.append(increment)  # at the end: what raises before has added nothing
+        parts += (increment,)  # at the end, and by no call: what raises before has added nothing, and nothing after
 
     def show(self, call: object, estimate: Increment) -> None:
         """Add what a call that is still open is estimated to be, until it is settled or hidden."""
         self._sums.show(call, estimate)
 
     def settle(self, call: object, increment: Increment) -> None:
-        """Add a call's increment in place of the estimate, atomically."""
+        """Add a call's increment in place of the estimate, when somebody reads or by `catch_up`.
+
+        An interrupt before it returns has added nothing.
+        """
         self._sums.settle(call, increment)
+
+    def catch_up(self) -> None:
+        """Add what was settled, and let go of its calls."""
+        self._sums.catch_up()
 
     def hide(self, call: object) -> None:
         """Subtract the estimate of a call that was never sent, or that another one includes."""
@@ -292,6 +299,7 @@ _INTERNAL = frozenset(
         "answers",
         "apply",
         "block",
+        "catch_up",
         "hide",
         "listen",
         "listeners",

@@ -100,7 +100,7 @@ class Increment(NamedTuple):
 
 NOTHING = Increment({})
 
-Tables = defaultdict[str, dict[str, Increment]]
+Tables = dict[str, dict[str, Increment]]
 """Sums by a label and its value."""
 
 
@@ -205,12 +205,12 @@ class LabelSums:
         self._lock = DeferredLock()
         self._parts = parts
         self._apart: dict[CallLabels | None, Increment] = {}
-        self._tables: Tables = defaultdict(dict)
+        self._tables: Tables = {}
         self._shown: dict[object, Increment] = {}
         self._resets = 0
 
     def catch_up(self) -> None:
-        """Sum up too many parts, or leave it to whoever has the lock."""
+        """Add what was settled and sum up too many parts, or leave it to whoever has the lock."""
         self._lock.run_soon(self._catch_up)
 
     def show(self, call: object, estimate: Increment) -> None:
@@ -218,60 +218,68 @@ class LabelSums:
         self._lock.run_soon(lambda: self._show(call, estimate))
 
     def settle(self, call: object, increment: Increment) -> None:
-        """Add a call's increment in place of the estimate, atomically."""
-        self._lock.run_soon(lambda: self._replace(call, increment))
+        """Add a call's increment in place of the estimate, when somebody reads or by `catch_up`.
+
+        An interrupt before it returns has added nothing.
+        """
+        added = [increment]
+        self._lock.defer(lambda: self._replace(call, added))
 
     def hide(self, call: object) -> None:
         """Subtract the estimate of a call that was never sent, or that another one includes."""
-        self._lock.run_soon(lambda: self._replace(call))
+        self._lock.run_soon(lambda: self._replace(call, []))
 
     def await_settled(self) -> None:
         """Wait until all that this thread has settled is in the parts, where another one that has the lock does it."""
-        if self._lock.waiting or self._lock.depth:  # in this order: what no longer waits is done at some depth
-            with self._lock:
-                pass
+        if self._lock.waiting:
+            self._lock.run(_nothing)
 
     def reading(self) -> tuple[list[Increment], int]:
         """Return the parts as of one moment, and how many times they were cleared before."""
-        with self._lock:
-            return [*self._parts], self._resets
+        return self._lock.run(lambda: ([*self._parts], self._resets))
 
     def by(self, label: str) -> dict[str, Increment]:
         """Return the sums by a label's values."""
-        with self._lock:
-            if self._lock.depth == 1:  # not in the middle of the same, in which the garbage collector asks
-                self._sum_up()
-                self._add_to_tables(len(self._apart))
-            tables = defaultdict(dict, {label: {**self._tables.get(label, {})}})
-            _add_to_tables(tables, [*self._apart.values(), *self._parts])
-        return tables[label]
+        self._lock.run_soon(self._sum_all)  # later, in the middle of the same, in which the garbage collector asks
+        return self._lock.run(lambda: {**self._tables.get(label, {}), **self._not_in_tables().get(label, {})})
 
     def names(self) -> set[str]:
         """Return the names of all labels."""
-        apart: Tables = defaultdict(dict)
-        with self._lock:
-            _add_to_tables(apart, [*self._apart.values(), *self._parts])
-            return {*apart, *self._tables}
+        return self._lock.run(lambda: {*self._tables, *self._not_in_tables()})
 
     def clear(self) -> Increment:
         """Remove all but the estimates of open calls, and return the sum of what was removed."""
-        with self._lock:
-            parts, shown = [*self._parts], [*self._shown.values()]
-            self._apart, self._tables, self._parts[: len(parts)] = {}, defaultdict(dict), shown
-            self._resets += 1
+        parts, shown = self._lock.run(self._clear)
         return summed([*parts, *(estimate.negated() for estimate in shown)])
+
+    # These change what belongs together by statements that call nothing, between which no interrupt comes.
+
+    def _clear(self) -> tuple[list[Increment], list[Increment]]:
+        parts, shown = [*self._parts], [*self._shown.values()]
+        done, apart, tables = slice(len(parts)), dict[CallLabels | None, Increment](), Tables()
+        self._parts[done] = shown
+        self._apart, self._tables = apart, tables
+        self._resets += 1
+        return parts, shown
 
     def _show(self, call: object, estimate: Increment) -> None:
         if getattr(call, "settled", False):
             return
-        self._replace(call, estimate)
+        self._catch_up()
+        before = self._shown.get(call)
+        self._parts += (estimate,) if before is None else (before.negated(), estimate)
         self._shown[call] = estimate
 
-    def _replace(self, call: object, *increments: Increment) -> None:
-        """Add increments in place of a call's estimate, where there is one."""
+    def _replace(self, call: object, added: list[Increment]) -> None:
+        """Add increments in place of a call's estimate, where there is one, and take them from the list."""
         self._catch_up()
-        estimate = self._shown.pop(call, None)
-        self._parts.extend(increments if estimate is None else (estimate.negated(), *increments))
+        estimate = self._shown.get(call)
+        if estimate is None:
+            self._parts += added
+        else:
+            self._parts += (estimate.negated(), *added)
+            del self._shown[call]
+        del added[:]
 
     def _catch_up(self) -> None:
         if len(self._parts) > MOST_PARTS:
@@ -279,13 +287,18 @@ class LabelSums:
             if len(self._apart) > MAX_APART:
                 self._add_to_tables(len(self._apart) - MAX_APART)
 
+    def _sum_all(self) -> None:
+        self._sum_up()
+        self._add_to_tables(len(self._apart))
+
     def _sum_up(self) -> None:
         parts = [*self._parts]
+        done = slice(len(parts))
         alike: defaultdict[CallLabels | None, list[Increment]] = defaultdict(list)
         for part in parts:
             alike[part.labels].append(part)
         if len(alike) == 1:  # such as a handler's of one model: their sum keeps the labels
-            self._parts[: len(parts)] = [summed(parts, parts[0].labels)]
+            self._parts[done] = [summed(parts, parts[0].labels)]
             return
         alike.pop(None, None)
         sums = {}
@@ -293,27 +306,45 @@ class LabelSums:
             if labels in self._apart:
                 added.append(self._apart[labels])
             sums[labels] = added[0] if len(added) == 1 else summed(added, labels)
-        self._apart.update(sums)
-        self._parts[: len(parts)] = [summed(parts)]
+        total = [summed(parts)]
+        self._apart |= sums
+        self._parts[done] = total
 
     def _add_to_tables(self, number: int) -> None:
         """Add the oldest sums of combinations to the tables of their labels."""
-        oldest = [self._apart.pop(labels) for labels in [*islice(self._apart, number)]]
-        _add_to_tables(self._tables, oldest)
+        oldest = {labels: self._apart[labels] for labels in [*islice(self._apart, number)]}
+        changed = _plus(self._tables, oldest.values())
+        removals = map(self._apart.__delitem__, oldest)
+        changes = map(dict.update, [self._tables.setdefault(label, {}) for label in changed], changed.values())
+        _ = [*changes, *removals]  # they are made here: in C, so that no interrupt comes between
+
+    def _not_in_tables(self) -> Tables:
+        """Return the sums that the tables would have if all were added to them, where these are others."""
+        return _plus(self._tables, [*self._apart.values(), *self._parts])
 
 
-def _add_to_tables(tables: Tables, parts: Iterable[Increment]) -> None:
-    """Add parts to the sums of their labels' values; these do not keep the parts' labels."""
-    repeated: defaultdict[tuple[str, str], list[Increment]] = defaultdict(list)
+def _nothing() -> None:
+    """Do nothing but have the lock."""
+
+
+def _plus(tables: Tables, parts: Iterable[Increment]) -> Tables:
+    """Return the sums of the values that parts are labelled with, by label, as they are with the parts added."""
+    added: defaultdict[str, defaultdict[str, list[Increment]]] = defaultdict(lambda: defaultdict(list))
     for numbers, cost, saved, labels, cache_saved, priced in parts:
         part = new_tuple(Increment, (numbers, cost, saved, None, cache_saved, priced))
         for label, value in () if labels is None else labels.pairs():
-            sums = tables[label]
-            if value in sums:
-                repeated[label, value].append(part)
-            elif len(sums) < MAX_VALUES:
-                sums[value] = part
-            else:
-                repeated[label, OTHER].append(part)
-    for (label, value), more in repeated.items():
-        tables[label][value] = summed((tables[label].get(value, NOTHING), *more))
+            added[label][value].append(part)
+    return {label: _plus_values(tables.get(label, {}), values) for label, values in added.items()}
+
+
+def _plus_values(sums: Mapping[str, Increment], added: dict[str, list[Increment]]) -> dict[str, Increment]:
+    """Return the sums of one label's values to which something is added; past MAX_VALUES it is added to OTHER."""
+    room = max(MAX_VALUES - len(sums), 0)
+    late = [value for value in added if value not in sums][room:]
+    if late:
+        beyond = [part for value in late for part in added.pop(value)]
+        added[OTHER] = [*added.get(OTHER, ()), *beyond]
+    return {
+        value: parts[0] if len(parts) == 1 and value not in sums else summed((sums.get(value, NOTHING), *parts))
+        for value, parts in added.items()
+    }

@@ -82,10 +82,12 @@ def _record(call: Call, verdict: CallResult | Incomplete, reached: list[None]) -
     context = call.context
     sinks = (*state.sinks, *context.sinks) if state.sinks else context.sinks
     for counter in context.counters:
-        # in one step: what a fault keeps from its counter is to be added after all, and nothing twice
+        # in one step, also for Ctrl-C: what a fault keeps from its counter is added after all, and nothing twice
         reached.append(counter.settle(call, added) if call.shown else counter.apply(added))  # type: ignore[func-returns-value]
         if counter.listeners:
             sinks = (*sinks, *counter.listeners)
+    if call.shown:
+        _catch_up(call)
     if call.budgets:
         reservations.settle(call, result, None if price is None else price.cost)
     if sinks:
@@ -145,6 +147,12 @@ def _count_the_rest(call: Call, verdict: CallResult | Incomplete, reached: list[
     added = _read(call, verdict)[2]
     for counter in call.context.counters[len(reached) :]:
         counter.settle(call, added)
+    _catch_up(call)
+
+
+def _catch_up(call: Call) -> None:
+    for counter in call.context.counters:
+        counter.catch_up()
 
 
 def discard(call: Call) -> None:
