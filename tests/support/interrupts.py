@@ -27,6 +27,7 @@ class Interrupt:
     def __enter__(self):
         self._handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         self._outer = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 gives no instructions if no frame has asked before
         sys.settrace(self._call)
         return self
 

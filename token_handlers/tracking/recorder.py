@@ -83,7 +83,10 @@ def _record(call: Call, verdict: CallResult | Incomplete, reached: list[None]) -
     sinks = (*state.sinks, *context.sinks) if state.sinks else context.sinks
     for counter in context.counters:
         # in one step, also for Ctrl-C: what a fault keeps from its counter is added after all, and nothing twice
-        reached.append(counter.settle(call, added) if call.shown else counter.apply(added))  # type: ignore[func-returns-value]
+        if call.shown:
+            reached.append(counter.settle(call, added))  # type: ignore[func-returns-value]
+        else:
+            reached.append(counter.apply(added))  # type: ignore[func-returns-value]
         if counter.listeners:
             sinks = (*sinks, *counter.listeners)
     if call.shown:
