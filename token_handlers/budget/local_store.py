@@ -4,7 +4,6 @@ import functools
 import logging
 import time
 import weakref
-from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -63,7 +62,7 @@ class _Account:
         self.window, self.spent, self.left = kept
         self.held = NOTHING
         self.under_way: dict[Reservation, None] = {}
-        self.minute: deque[tuple[float, Decimal]] = deque()
+        self.minute: list[tuple[float, Decimal]] = []
 
     def turn_to(self, window: str) -> None:
         """Begin another window, or return to the one before."""
@@ -75,7 +74,7 @@ class _Account:
         """Return the USD of the calls that ended in the last minute."""
         start = monotonic() - _MINUTE
         while self.minute and self.minute[0][0] <= start:
-            self.minute.popleft()
+            del self.minute[0]
         total = Decimal(0)
         for _, cost in self.minute:
             total = _add(total, cost)
@@ -85,17 +84,12 @@ class _Account:
         """Note the USD of a call that ends now, once; those of one second are summed."""
         if reservation.in_minute:
             return
-        time = monotonic()
-        if self.minute and time - self.minute[-1][0] < 1:
-            time, before = self.minute[-1]
-            second = time, _add(before, cost)
-            # fmt: off
-            self.minute[-1] = second; reservation.in_minute = True  # noqa: E702
-        # fmt: on
-        else:
-            # fmt: off
-            self.minute += ((time, cost),); reservation.in_minute = True  # noqa: E702
-        # fmt: on
+        time, end = monotonic(), len(self.minute)
+        if end and time - self.minute[-1][0] < 1:
+            end -= 1
+            time, before = self.minute[end]
+            cost = _add(before, cost)
+        self.minute[end:], reservation.in_minute = [(time, cost)], True
 
 
 def _too_fast(account: _Account, more: Amounts, per_minute: Decimal | int) -> ReservationResult | None:
