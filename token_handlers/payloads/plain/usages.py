@@ -60,7 +60,7 @@ class UsageForm(NamedTuple):
     adds_lifetimes: bool = False
 
 
-LIFETIMES: Mapping[str, str | None] = {
+LIFETIMES: Mapping[str, str] = {
     "ephemeral_5m_input_tokens": "cache_write_5m_tokens",
     "ephemeral_1h_input_tokens": "cache_write_1h_tokens",
 }
