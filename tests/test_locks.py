@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import threading
@@ -5,6 +6,25 @@ import threading
 import pytest
 
 from token_handlers.locks import DeferredLock
+
+
+@contextlib.contextmanager
+def held_elsewhere(lock):
+    """Have another thread hold a lock until the end, or until the event that this yields is set."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def turn():
+        inside.set()
+        go_on.wait()
+
+    holder = threading.Thread(target=lock.run, args=(turn,))
+    holder.start()
+    inside.wait()
+    try:
+        yield go_on
+    finally:
+        go_on.set()
+        holder.join()
 
 
 def test_one_after_the_other():
@@ -21,7 +41,7 @@ def test_one_after_the_other():
 
 
 def test_what_waits_is_done_first():
-    """A turn sees what was given before it, but not in the middle of another turn of the same thread."""
+    """A turn first does what waits; one in the middle of another turn of the same thread leaves it waiting."""
     lock, done = DeferredLock(), []
     lock.waiting.append(lambda: done.append(1))
 
@@ -36,20 +56,11 @@ def test_what_waits_is_done_first():
 def test_nobody_waits():
     """An addition returns at once where another thread has its turn; who takes a turn after it sees it done."""
     lock, done = DeferredLock(), []
-    inside, go_on = threading.Event(), threading.Event()
-
-    def turn():
-        inside.set()
-        go_on.wait()
-
-    holder = threading.Thread(target=lock.run, args=(turn,))
-    holder.start()
-    inside.wait()
-    lock.run_soon(lambda: done.append(threading.current_thread()))
-    assert [] == done
-    go_on.set()
-    assert 1 == lock.run(lambda: len(done))
-    holder.join()
+    with held_elsewhere(lock) as go_on:
+        lock.run_soon(lambda: done.append(threading.current_thread()))
+        assert [] == done
+        go_on.set()
+        assert 1 == lock.run(lambda: len(done))
 
 
 @pytest.mark.parametrize("begin", [lambda lock: lock.run(int), lambda lock: lock.run_soon(int)], ids=["run", "soon"])
@@ -89,22 +100,12 @@ def test_an_error_is_raised_once():
 def test_a_fork_frees_locks():
     """A child has what a thread of its parent held, and does what waits."""
     lock, done = DeferredLock(), []
-    inside, go_on = threading.Event(), threading.Event()
-
-    def turn():
-        inside.set()
-        go_on.wait()
-
-    holder = threading.Thread(target=lock.run, args=(turn,))
-    holder.start()
-    inside.wait()
-    lock.run_soon(lambda: done.append("waited"))
-    child = os.fork()
-    if child == 0:
-        signal.alarm(10)  # ends one that waits for the lock
-        os._exit(0 if lock.run(lambda: done == ["waited"]) else 1)
-    go_on.set()
-    holder.join()
+    with held_elsewhere(lock):
+        lock.run_soon(lambda: done.append("waited"))
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)  # ends one that waits for the lock
+            os._exit(0 if lock.run(lambda: done == ["waited"]) else 1)
     _, status = os.waitpid(child, 0)
 
     assert 0 == os.waitstatus_to_exitcode(status)

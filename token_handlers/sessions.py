@@ -36,8 +36,8 @@ def get_llm_token_usage_for_session(
     ``session`` is by default that of the block which is active here. LangChain's and LlamaIndex's calls of one model
     are one row: the provider is named as genai-prices names it, whatever the framework calls it.
 
-    Embedding models have outputTokens 0. Calls from before a restart are in a ledger: in ``ledger``, in the one that
-    AGENTSIGHT_TOKEN_LEDGER names, or in those that `add_sink` was given. Without a ledger the answer is from memory,
+    Embedding models have outputTokens 0. Calls from before a restart are read from ``ledger``, from the ledger that
+    AGENTSIGHT_TOKEN_LEDGER names, or from the ledgers given to `add_sink`. Without a ledger the answer is from memory,
     which holds 10,000 pairs of session and model.
     """
     if session is None:

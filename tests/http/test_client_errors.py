@@ -18,7 +18,7 @@ def error(*names, **attributes):
 
 @pytest.mark.parametrize("name", [*sorted(NEVER_CONNECTED), "SSLError", "TooManyRedirects"])
 def test_errors_of_connecting(name):
-    """A client that could not connect has sent nothing, whichever error of its own says so."""
+    """A client that could not connect has sent nothing, whatever its error is called."""
     assert not was_sent(error(name))
     assert not was_sent(error("APIConnectionError", __cause__=error(name)))
 

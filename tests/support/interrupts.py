@@ -13,9 +13,9 @@ _LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
 
 
 class Interrupt:
-    """Sends SIGINT before one instruction in these files, of those that look for signals when they are done.
+    """Sends SIGINT before one instruction in these files that looks for signals when it is done.
 
-    These call something, begin a function, or repeat a loop. ``place`` is where that was, empty where fewer such
+    Such an instruction calls something, begins a function, or repeats a loop. ``place`` is where that was, empty where fewer such
     instructions than ``position`` were executed.
     """
 

@@ -62,7 +62,7 @@ class Budget:
     ``per`` is 'hour', 'day' or 'month' (UTC): the other limits then hold in each. ``each`` is 'session', 'user' or the
     name of a tag, such as 'thread_id': the limits then hold for each of its values, as the blocks around a call name
     them; calls without one share an account. Each has an account of its own, however many there are: those out of use
-    wait in a temporary file. If the disk is full, those that made no call for the longest time begin again at 0, with a
+    wait in a temporary file. If the disk is full, the accounts that were unused the longest begin again at 0, with a
     warning, or with ``on_outage='fail_closed'`` new ones are refused.
 
     ``on_warning`` is called with a BudgetWarning when the share ``warn_at`` of a limit is spent, or each of several

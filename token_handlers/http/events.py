@@ -334,7 +334,7 @@ class StatedIncrements:
 
     @property
     def are_increments(self) -> bool:
-        """Whether the chunks' usages are to be added up."""
+        """Whether the usages of the chunks must be summed."""
         return self._usages > 1 and not (self._prompts > 1 and self._first == self._last)
 
 

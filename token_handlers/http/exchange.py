@@ -26,7 +26,7 @@ class ProviderAnswer(NamedTuple):
     the bill only if ``is_final``, as otherwise more was generated after it. ``is_lost``: the request was sent and none
     of its answer was read, so the provider may have billed it. ``lost_attempts`` is how many attempts were lost before
     this one and repeated by botocore; other SDKs' retries are requests of their own. ``is_relayed``: the request went
-    to a server in this process that sent a provider its own, whose answer counts; this one is to be dropped. ``model``
+    to a server in this process, such as a proxy, whose own request to the provider is counted instead of this one. ``model``
     is the one that answered. ``error`` is the class name of the exception that ended the request. ``chunk_seconds`` are
     the seconds from the sending to each chunk of a stream; empty unless somebody asks for them by `time_chunks`.
     """
@@ -346,7 +346,7 @@ class Exchange:
 
 @cache
 def _header_names(api: str, provider: str | None) -> tuple[tuple[str, ...], str, str]:
-    """Return the headers with a request's id, its organization and its project; "" for those that are not sent."""
+    """Return the names of the headers with a request's id, organization and project; "" where an API sends none."""
     ids = _REQUEST_IDS.get(api, _OTHER_REQUEST_IDS)
     if provider == "openrouter":
         ids = ()  # its bill and its /generation know a call by the answer's own id

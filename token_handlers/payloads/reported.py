@@ -27,8 +27,8 @@ class ReportedUsage(NamedTuple):
     """What one payload reports.
 
     ``counts`` are keyed by Usage's fields and inclusive: a reported 0 is there as 0, what was not reported is absent.
-    ``cost`` is the USD that the biller itself stated; ``billed`` are the counts that price the call where they differ
-    from those that it used, as at Cohere.
+    ``cost`` is the USD that the biller itself stated; ``billed`` are the counts that price the call if they differ
+    from the counts that it used, as at Cohere.
 
     ``context`` is what was served and changes the price, beside the tier: ``speed`` (such as "fast"),
     ``inference_geo``, ``region``, ``search_context_size`` ("low", "medium", "high"), ``latency`` (such as

@@ -270,7 +270,7 @@ class CostFormula(NamedTuple):
             sum(map(abs, weights)) + per_call for weights, per_call in zip(self.weights, self.per_call, strict=True)
         )
         bits = max(ROUNDED // max(most, 1), 1).bit_length() - 1
-        # a shift leaves bits of large counts and of negative ones; of those that must be 0 any bit is too much
+        # a shift leaves bits of large counts and of negative ones; counts that must be 0 are not shifted
         within = " | ".join(f"n{at}" for at in counts if at not in self.empty)
         found = [f"({within}) >> {bits}"] if within else []
         reasons = [" | ".join(found + [f"n{at}" for at in sorted(self.empty)])]

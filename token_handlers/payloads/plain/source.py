@@ -28,8 +28,8 @@ def make_reader(kind: AnswerKind, provider: str | None, parts: Parts, others: Se
 class _ReaderSource:
     """The source of a reader, which takes a third of the steps of loops.
 
-    The reader opens dict by dict, and sees for itself that types and keys are those that it was made for: a dict of as
-    many keys, of which none is missing, has no others. A dict is opened once its type is known, so that no code of the
+    The reader opens one dict after the other, and checks that types and keys are those of its shape: a dict of as many
+    keys, of which none is missing, has no others. A dict is opened once its type is known, so that no code of the
     application runs.
     """
 

@@ -161,7 +161,7 @@ class CountedUsage(NamedTuple):
 def counted(form: UsageForm, usage: Variables, details: Mapping[str, Variables]) -> CountedUsage:
     """Return how a usage of a form is counted where all details fit into their wholes, which is more than they must.
 
-    Raises NotPlain where it has other keys, or where what is to be a number is none.
+    Raises NotPlain if the usage has other keys, or if a count is not an int.
     """
     if not form.keys >= usage.keys():
         raise NotPlain

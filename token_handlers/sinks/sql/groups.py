@@ -98,8 +98,8 @@ def _of_all_time(
 ) -> tuple[dict[str, str], tuple[str, str]]:
     """Return the tables that have all calls of a label's most expensive values, and the number and sums of all values.
 
-    Later calls make no value cheaper: the most expensive are among those that were the most expensive before, and those
-    that the later calls have.
+    Later calls make no value cheaper. So the most expensive values are among the most expensive before them, and the
+    values of the later calls.
     """
     sums, names, order = ", ".join(used), ["best"], ", ".join((*MOST_EXPENSIVE, "value"))
     best = (
