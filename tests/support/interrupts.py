@@ -15,8 +15,8 @@ _LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
 class Interrupt:
     """Sends SIGINT before one instruction in these files that looks for signals when it is done.
 
-    Such an instruction calls something, begins a function, or repeats a loop. ``place`` is where that was, empty where fewer such
-    instructions than ``position`` were executed.
+    Such an instruction calls something, begins a function, or repeats a loop. ``place`` is where that was, empty where
+    fewer of them than ``position`` were executed.
     """
 
     def __init__(self, position, *files):

@@ -130,7 +130,7 @@ class Run(Call):
         if usage:
             self.note({**usage})  # langchain-core before 0.3.9 adds up a stream's usages in the first of them
             self.counted_parts = len(self.parts)
-        if not ENDS.isdisjoint(message.response_metadata):
+        if not ENDS.isdisjoint(message.response_metadata or ()):
             self.finished = True
 
     def note(self, usage: Mapping[str, Any]) -> None:

@@ -120,7 +120,8 @@ class RunRecorder(BaseCallbackHandler):
                 message = chunk.message
             except AttributeError:  # a legacy LLM's
                 return
-            if message.usage_metadata or message.tool_call_chunks or not ENDS.isdisjoint(message.response_metadata):
+            said = message.response_metadata or ()
+            if message.usage_metadata or message.tool_call_chunks or not ENDS.isdisjoint(said):
                 run.add_chunk(message)
         except Exception as error:  # noqa: BLE001 - as above
             absorb(error, "on_llm_new_token")
