@@ -26,8 +26,8 @@ class ProviderAnswer(NamedTuple):
     the bill only if ``is_final``, as otherwise more was generated after it. ``is_lost``: the request was sent and none
     of its answer was read, so the provider may have billed it. ``lost_attempts`` is how many attempts were lost before
     this one and repeated by botocore; other SDKs' retries are requests of their own. ``is_relayed``: the request went
-    to a server in this process, such as a proxy, whose own request to the provider is counted in its place. ``model`` is
-    the one that answered. ``error`` is the class name of the exception that ended the request. ``chunk_seconds`` are the
+    to a server in this process, such as a proxy, whose own request to the provider is counted instead. ``model`` is the
+    one that answered. ``error`` is the class name of the exception that ended the request. ``chunk_seconds`` are the
     seconds from the sending to each chunk of a stream; empty unless somebody asks for them by `time_chunks`.
     """
 
